@@ -1,0 +1,43 @@
+# A thin front for people; CMake does the work.
+
+.PHONY: all demo check install uninstall bench coverage tables valgrind clean
+
+all: build/CMakeCache.txt
+	cmake --build build --parallel
+
+build/CMakeCache.txt:
+	scripts/setup.sh build
+	cmake --preset release
+
+# The main job on real data that ships with the project.
+demo: all
+	build/tqkv eval --plot build/demo.svg data/smollm2-135m
+	@echo "Error against bytes: build/demo.svg"
+
+# Everything that CI runs.
+check:
+	scripts/setup.sh check
+	scripts/check.sh
+
+install uninstall: all
+	cmake --build build --target $@
+
+# Speed, beside ggml's own functions with GGML=1 (downloads and builds them).
+bench: all
+	$(if $(GGML),scripts/build-ggml.sh build/ggml)
+	build/tqkv bench $(if $(GGML),--ggml build/ggml/bin)
+
+coverage:
+	scripts/setup.sh check
+	scripts/coverage.sh
+
+valgrind:
+	scripts/setup.sh check
+	scripts/valgrind.sh
+
+# Trains the trellis tables again; takes about half an hour.
+tables: all
+	scripts/train-tables.sh
+
+clean:
+	rm -rf build

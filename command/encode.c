@@ -1,0 +1,141 @@
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "npy.h"
+#include "output.h"
+
+static const char help[] =
+    "usage: tqkv encode [OPTION]... IN.npy OUT.tqkv\n"
+    "\n"
+    "Encodes an array of [tokens, heads, head_dim], or with a leading layer axis,\n"
+    "into a container of rows. \"-\" is standard input or output.\n"
+    "\n"
+    "  -f, --format F     format of the rows (default tq4); see 'tqkv formats'\n"
+    "  -p, --profile P    key profile made by 'tqkv fit'; the array must be keys\n"
+    "      --bf16         uint16 in IN.npy is bfloat16\n"
+    "  -h, --help         this text\n";
+
+typedef struct options {
+    const char *format, *profile, *in, *out;
+    int bf16;
+} options;
+
+enum { CHUNK_BYTES = 1 << 20 };
+
+static int encode_rows(npy *in, tqkv_writer *writer, const char *out_path)
+{
+    size_t row = in->head_dim * npy_element_size(in->type);
+    size_t per_chunk = CHUNK_BYTES / row;
+    void *chunk = allocate(per_chunk, row);
+    int ok = chunk != NULL;
+    for (uint64_t done = 0; ok && done < in->n_rows;) {
+        uint64_t left = in->n_rows - done;
+        size_t count = left < per_chunk ? (size_t)left : per_chunk;
+        ok = npy_read_rows(in, chunk, count);
+        if (ok) {
+            tqkv_status status = tqkv_writer_append(writer, chunk, in->type, count);
+            if (status != TQKV_OK)
+                ok = !failed_status(out_path, status);
+        }
+        done += count;
+        progress("encoding", done, in->n_rows);
+    }
+    free(chunk);
+    ok = ok && npy_check_end(in);
+    tqkv_status status = ok ? tqkv_writer_finish(writer) : TQKV_OK;
+    if (status != TQKV_OK)
+        ok = !failed_status(out_path, status);
+    progress_end();
+    return ok;
+}
+
+static int encode_to(npy *in, const tqkv_container_info *info,
+                     const tqkv_profile *profile, const char *path)
+{
+    output out;
+    tqkv_writer *writer = NULL;
+    if (!output_open(&out, path))
+        return EXIT_FAILED;
+    tqkv_status status = tqkv_writer_create(info, profile, output_write, &out, &writer);
+    int ok = status == TQKV_OK ? encode_rows(in, writer, out.path)
+                               : !failed_status(out.path, status);
+    tqkv_writer_free(writer);
+    if (ok)
+        ok = output_commit(&out);
+    else
+        output_discard(&out);
+    return ok ? EXIT_OK : EXIT_FAILED;
+}
+
+static int check_profile(const options *o, const npy *in, const tqkv_profile *p)
+{
+    if (tqkv_profile_n_layers(p) == in->n_layers && tqkv_profile_n_heads(p) == in->n_heads &&
+        tqkv_profile_head_dim(p) == in->head_dim)
+        return 1;
+    failed("%s: is for %" PRIu32 " layers, %" PRIu32 " heads, head_dim %" PRIu32
+           "; %s has %" PRIu64 ", %" PRIu64 ", %" PRIu32,
+           o->profile, tqkv_profile_n_layers(p), tqkv_profile_n_heads(p),
+           tqkv_profile_head_dim(p), in->path, in->n_layers, in->n_heads, in->head_dim);
+    return 0;
+}
+
+static int run(const options *o, npy *in)
+{
+    tqkv_container_info info = {0};
+    tqkv_profile *profile = NULL;
+    if (!npy_open(in, o->in, o->bf16))
+        return EXIT_FAILED;
+    tqkv_status status = tqkv_format_parse(o->format, in->head_dim, &info.format);
+    if (status == TQKV_ERROR_FORMAT_NAME)
+        return misused("--format %s: %s", o->format, tqkv_status_string(status));
+    if (status != TQKV_OK)
+        return failed("%s: head_dim %" PRIu32 ": %s", in->path, in->head_dim,
+                      tqkv_status_string(status));
+    info.n_layers = in->n_layers;
+    info.n_tokens = in->n_tokens;
+    info.n_heads = in->n_heads;
+    info.type = (uint8_t)in->type;
+    info.has_layer_axis = (uint8_t)in->has_layer_axis;
+    if (o->profile &&
+        (!profile_load(o->profile, &profile) || !check_profile(o, in, profile))) {
+        tqkv_profile_free(profile);
+        return EXIT_FAILED;
+    }
+    int result = encode_to(in, &info, profile, o->out);
+    tqkv_profile_free(profile);
+    return result;
+}
+
+int command_encode(int argc, char **argv)
+{
+    static const struct option names[] = {
+        {"format", required_argument, NULL, 'f'}, {"profile", required_argument, NULL, 'p'},
+        {"bf16", no_argument, NULL, 'b'}, {"help", no_argument, NULL, 'h'}, {0}};
+    options o = {.format = "tq4"};
+    int option;
+    while ((option = getopt_long(argc, argv, "f:p:h", names, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return EXIT_OK;
+        }
+        if (option == 'f')
+            o.format = optarg;
+        else if (option == 'p')
+            o.profile = optarg;
+        else if (option == 'b')
+            o.bf16 = 1;
+        else
+            return misused_option("encode", argv);
+    }
+    if (argc - optind != 2)
+        return misused("encode takes IN.npy and OUT.tqkv; see 'tqkv encode --help'");
+    o.in = argv[optind];
+    o.out = argv[optind + 1];
+    npy in;
+    int result = run(&o, &in);
+    npy_close(&in);
+    return result;
+}

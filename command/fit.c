@@ -1,0 +1,141 @@
+#include "fit.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "output.h"
+
+static const char help[] =
+    "usage: tqkv fit [OPTION]... DIR OUT.profile\n"
+    "       tqkv fit [OPTION]... Q.npy K.npy V.npy OUT.profile\n"
+    "\n"
+    "Fits a key profile - for each layer and KV head a balance and centres - to\n"
+    "captured keys and queries, as the cache sees them (DIR: q.npy, k.npy, v.npy).\n"
+    "\n"
+    "  -m, --centres N       centres for each head, 1 to 256 (default 16)\n"
+    "  -t, --tokens N        use only the first N tokens\n"
+    "  -s, --seed N          of the clustering (default 1)\n"
+    "      --fingerprint T   text that says which model this is for\n"
+    "      --bf16            uint16 in the arrays is bfloat16\n"
+    "  -h, --help            this text\n";
+
+/* The queries of one KV head's group, one after the other. */
+static void gather_queries(const capture *c, uint64_t layer, uint32_t kv_head,
+                           uint64_t n_tokens, float *queries)
+{
+    size_t group = (size_t)c->group * c->head_dim;
+    for (uint64_t t = 0; t < n_tokens; t++)
+        memcpy(queries + t * group,
+               c->queries + ((layer * c->n_tokens + t) * c->n_heads) * c->head_dim +
+                   kv_head * group,
+               group * sizeof *queries);
+}
+
+int fit_profile(const capture *c, uint64_t n_tokens, uint64_t seed, tqkv_profile *profile)
+{
+    float *queries = allocate((size_t)n_tokens * c->group, c->head_dim * sizeof *queries);
+    int ok = queries != NULL;
+    for (uint64_t layer = 0; ok && layer < c->n_layers; layer++)
+        for (uint32_t h = 0; ok && h < c->n_kv_heads; h++) {
+            const float *keys =
+                c->keys + (layer * c->n_tokens * c->n_kv_heads + h) * c->head_dim;
+            progress("fitting the profile", layer * c->n_kv_heads + h,
+                     c->n_layers * c->n_kv_heads);
+            gather_queries(c, layer, h, n_tokens, queries);
+            tqkv_status status = tqkv_profile_fit(
+                profile, (uint32_t)layer, h, keys, n_tokens,
+                (size_t)c->n_kv_heads * c->head_dim, queries, n_tokens * c->group, 0,
+                seed);
+            if (status != TQKV_OK)
+                ok = !failed("layer %u, head %u: fitting failed: %s", (unsigned)layer,
+                             (unsigned)h, tqkv_status_string(status));
+        }
+    progress_end();
+    free(queries);
+    return ok;
+}
+
+typedef struct options {
+    uint64_t centres, tokens, seed;
+    const char *fingerprint;
+    int bf16;
+} options;
+
+static int write_profile(const tqkv_profile *profile, const char *path)
+{
+    output out;
+    size_t size;
+    tqkv_profile_size(profile, &size);
+    void *data = allocate(size, 1);
+    int ok = data && output_open(&out, path);
+    if (ok) {
+        tqkv_profile_write(profile, data, size);
+        output_write(&out, data, size); /* a failure shows at commit */
+        ok = output_commit(&out);
+    }
+    free(data);
+    return ok;
+}
+
+static int run(const options *o, char **paths, int n_paths, const char *out)
+{
+    capture c;
+    tqkv_profile *profile = NULL;
+    int ok = capture_load(&c, paths, n_paths, o->bf16);
+    if (ok) {
+        uint64_t tokens = o->tokens && o->tokens < c.n_tokens ? o->tokens : c.n_tokens;
+        tqkv_status status =
+            tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim,
+                                (uint32_t)o->centres, o->fingerprint, &profile);
+        ok = status == TQKV_OK ? fit_profile(&c, tokens, o->seed, profile)
+                               : !failed("head_dim %u: %s", (unsigned)c.head_dim,
+                                         tqkv_status_string(status));
+    }
+    ok = ok && write_profile(profile, out);
+    tqkv_profile_free(profile);
+    capture_free(&c);
+    return ok ? EXIT_OK : EXIT_FAILED;
+}
+
+int command_fit(int argc, char **argv)
+{
+    static const struct option names[] = {
+        {"centres", required_argument, NULL, 'm'}, {"tokens", required_argument, NULL, 't'},
+        {"seed", required_argument, NULL, 's'}, {"fingerprint", required_argument, NULL, 'F'},
+        {"bf16", no_argument, NULL, 'b'}, {"help", no_argument, NULL, 'h'}, {0}};
+    options o = {.centres = 16, .seed = 1};
+    int option, ok = 1;
+    while (ok && (option = getopt_long(argc, argv, "m:t:s:h", names, NULL)) != -1) {
+        switch (option) {
+        case 'h':
+            fputs(help, stdout);
+            return EXIT_OK;
+        case 'm':
+            ok = parse_number(optarg, 256, &o.centres) && o.centres;
+            break;
+        case 't':
+            ok = parse_number(optarg, UINT64_MAX, &o.tokens) && o.tokens;
+            break;
+        case 's':
+            ok = parse_number(optarg, UINT64_MAX, &o.seed);
+            break;
+        case 'F':
+            ok = strlen(optarg) <= TQKV_MAX_FINGERPRINT;
+            o.fingerprint = optarg;
+            break;
+        case 'b':
+            o.bf16 = 1;
+            break;
+        default:
+            return misused_option("fit", argv);
+        }
+    }
+    if (!ok)
+        return misused("'%s' is outside its option's range; see 'tqkv fit --help'", optarg);
+    int n_paths = argc - optind - 1;
+    if (n_paths != 1 && n_paths != 3)
+        return misused("fit takes DIR or Q.npy K.npy V.npy, then OUT; see 'tqkv fit --help'");
+    return run(&o, argv + optind, n_paths, argv[argc - 1]);
+}

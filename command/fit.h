@@ -1,0 +1,10 @@
+#ifndef TQKV_COMMAND_FIT_H
+#define TQKV_COMMAND_FIT_H
+
+#include "capture.h"
+
+/* Fits every head of profile to the first n_tokens tokens of a capture's keys
+ * and queries; 0 with a message. */
+int fit_profile(const capture *c, uint64_t n_tokens, uint64_t seed, tqkv_profile *profile);
+
+#endif

@@ -1,0 +1,91 @@
+#include <getopt.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+
+#include "command.h"
+#include "json.h"
+#include "rows_file.h"
+
+static const char help[] =
+    "usage: tqkv info [--json] FILE...\n"
+    "\n"
+    "Says what containers hold, from their headers (and profiles) alone; 'tqkv\n"
+    "verify' reads their rows.\n";
+
+static const char *const type_names[] = {"f32", "f16", "bf16"};
+
+static void print_text(const rows_file *in, const char *name, size_t row_bytes)
+{
+    const tqkv_container_info *i = in->info;
+    const tqkv_profile *p = tqkv_reader_profile(in->reader);
+    printf("%s\n", in->path);
+    printf("  format        %s, head_dim %u, %zu bytes a row\n", name,
+           (unsigned)i->format.head_dim, row_bytes);
+    printf("  shape         %" PRIu64 " layers, %" PRIu64 " tokens, %" PRIu64 " heads%s\n",
+           i->n_layers, i->n_tokens, i->n_heads,
+           i->has_layer_axis ? "" : " (no layer axis)");
+    printf("  encoded from  %s\n", type_names[i->type]);
+    if (p)
+        printf("  key profile   %" PRIu32 " centres, \"%s\"\n", tqkv_profile_n_centres(p),
+               tqkv_profile_fingerprint(p));
+    else
+        printf("  key profile   none\n");
+}
+
+static void print_json(const rows_file *in, const char *name, size_t row_bytes)
+{
+    const tqkv_container_info *i = in->info;
+    const tqkv_profile *p = tqkv_reader_profile(in->reader);
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddStringToObject(object, "file", in->path);
+    cJSON_AddStringToObject(object, "format", name);
+    cJSON_AddNumberToObject(object, "head_dim", i->format.head_dim);
+    cJSON_AddNumberToObject(object, "row_bytes", (double)row_bytes);
+    cJSON_AddNumberToObject(object, "layers", (double)i->n_layers);
+    cJSON_AddNumberToObject(object, "tokens", (double)i->n_tokens);
+    cJSON_AddNumberToObject(object, "heads", (double)i->n_heads);
+    cJSON_AddStringToObject(object, "type", type_names[i->type]);
+    cJSON_AddNumberToObject(object, "centres", tqkv_profile_n_centres(p));
+    cJSON_AddStringToObject(object, "fingerprint", tqkv_profile_fingerprint(p));
+    json_print_line(object);
+}
+
+static int describe(const char *path, int json)
+{
+    rows_file in;
+    int ok = rows_file_open(&in, path);
+    if (ok) {
+        char name[TQKV_FORMAT_NAME_SIZE];
+        size_t row_bytes;
+        int centres = tqkv_profile_n_centres(tqkv_reader_profile(in.reader)) > 1;
+        tqkv_format_name(&in.info->format, name, sizeof name);
+        tqkv_format_row_bytes(&in.info->format, centres, &row_bytes);
+        (json ? print_json : print_text)(&in, name, row_bytes);
+    }
+    rows_file_close(&in);
+    return ok;
+}
+
+int command_info(int argc, char **argv)
+{
+    static const struct option names[] = {{"json", no_argument, NULL, 'j'},
+                                          {"help", no_argument, NULL, 'h'}, {0}};
+    int option, json = 0, result = EXIT_OK;
+    while ((option = getopt_long(argc, argv, "h", names, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return EXIT_OK;
+        }
+        if (option != 'j')
+            return misused_option("info", argv);
+        json = 1;
+    }
+    if (optind == argc)
+        return misused("info takes at least one container; see 'tqkv info --help'");
+    for (; optind < argc; optind++)
+        if (!describe(argv[optind], json))
+            result = EXIT_FAILED;
+    return result;
+}

@@ -1,0 +1,135 @@
+#include <string.h>
+
+#include "codec/row.h"
+#include "common/f16.h"
+#include "format/format.h"
+#include "format/mlx.h"
+
+typedef struct decoder {
+    row_codec codec;
+    const lloyd_code *lloyd;
+    const float *mlx_codebook;
+} decoder;
+
+static void rotate_row(const row_codec *c, float *x)
+{
+    const rotation *r = &c->rotation;
+    if (!r->active)
+        return;
+    if (r->has_signs)
+        flip_signs(r, x);
+    c->kernels->hadamard(x, r, 0, r->inverse_root);
+}
+
+/* Undoes rotation; x *= factor on the way. */
+static void unrotate(const row_codec *c, float *x, float factor)
+{
+    const rotation *r = &c->rotation;
+    c->kernels->hadamard(x, r, 1, factor);
+    if (r->has_signs)
+        flip_signs(r, x);
+}
+
+static void decode_mlx(const decoder *d, const uint8_t *codes,
+                       const uint8_t *scale, tqkv_domain domain, float *dst)
+{
+    const row_codec *c = &d->codec;
+    float norms[MAX_DIM / 256];
+    memcpy(norms, scale, c->scale_bytes);
+    c->kernels->mlx_decode(codes, norms, c->format.head_dim, c->format.rate / 16u,
+                           d->mlx_codebook, 1, dst);
+    if (domain == TQKV_ORIGINAL)
+        unrotate(c, dst, c->rotation.inverse_root);
+}
+
+/* The scale is applied after the inverse rotation, whose sums of levels are
+ * then exact. */
+static void decode_stream(const decoder *d, const uint8_t *codes,
+                          const uint8_t *scale_bytes, tqkv_domain domain,
+                          float *dst)
+{
+    const row_codec *c = &d->codec;
+    int8_t levels[MAX_DIM];
+    unsigned n = c->format.head_dim;
+    int rotated = domain == TQKV_ORIGINAL && c->rotation.active;
+    float scale = f16_to_f32((uint16_t)(scale_bytes[0] | scale_bytes[1] << 8));
+    float first = rotated ? 1 : scale;
+    c->kernels->levels(codes, &c->stream, levels);
+    if (d->lloyd)
+        c->kernels->lloyd_values(levels, n, d->lloyd, first, dst);
+    else
+        c->kernels->scale_levels(levels, n, first, dst);
+    if (rotated)
+        unrotate(c, dst, scale * c->rotation.inverse_root);
+}
+
+static void add_centre(const tqkv_key_profile *profile, const uint8_t *centre,
+                       float *x)
+{
+    unsigned n = profile->head_dim, id = centre ? *centre : 0;
+    if (id >= profile->n_centres)
+        id = profile->n_centres - 1;
+    const float *c = profile->centres + (size_t)id * n;
+    for (unsigned i = 0; i < n; i++)
+        x[i] = (x[i] + c[i]) / profile->balance[i];
+}
+
+tqkv_status tqkv_decode(const tqkv_format *format,
+                        const tqkv_key_profile *profile, const tqkv_rows *rows,
+                        size_t n_rows, tqkv_domain domain, float *dst,
+                        size_t dst_stride)
+{
+    decoder d;
+    tqkv_status status = row_codec_init(&d.codec, format, profile, rows, n_rows);
+    if (status != TQKV_OK)
+        return status;
+    if (domain != TQKV_ORIGINAL && domain != TQKV_ROTATED)
+        return TQKV_ERROR_ARGUMENT;
+    size_t stride;
+    status = row_extent(format, dst_stride, n_rows, sizeof *dst, &stride);
+    if (status != TQKV_OK || n_rows == 0)
+        return status;
+    if (!dst)
+        return TQKV_ERROR_ARGUMENT;
+    d.lloyd = format->codebook == TQKV_CODEBOOK_LLOYD_MAX
+                  ? lloyd_code_of(format->rate / 16u)
+                  : NULL;
+    d.mlx_codebook = mlx_codebook(format->rate / 16u);
+    for (size_t r = 0; r < n_rows; r++) {
+        const uint8_t *codes = rows->codes + r * rows->code_stride;
+        const uint8_t *scale = rows->scales + r * rows->scale_stride;
+        float *x = dst + r * (stride / sizeof *dst);
+        if (d.mlx_codebook && format->codebook == TQKV_CODEBOOK_MLX)
+            decode_mlx(&d, codes, scale, domain, x);
+        else
+            decode_stream(&d, codes, scale, domain, x);
+        if (profile && domain == TQKV_ORIGINAL)
+            add_centre(profile, rows->centres ? rows->centres + r * rows->centre_stride : NULL, x);
+    }
+    return TQKV_OK;
+}
+
+tqkv_status tqkv_rotate(const tqkv_format *format, const float *src,
+                        size_t src_stride, size_t n_rows, float *dst,
+                        size_t dst_stride)
+{
+    row_codec c;
+    size_t in, out;
+    tqkv_status status = tqkv_format_check(format);
+    if (status == TQKV_OK)
+        status = row_extent(format, src_stride, n_rows, sizeof *src, &in);
+    if (status == TQKV_OK)
+        status = row_extent(format, dst_stride, n_rows, sizeof *dst, &out);
+    if (status != TQKV_OK || n_rows == 0)
+        return status;
+    if (!src || !dst)
+        return TQKV_ERROR_ARGUMENT;
+    c.kernels = codec_kernels_get();
+    rotation_init(&c.rotation, format->head_dim, format->rotation);
+    for (size_t r = 0; r < n_rows; r++) {
+        float *x = dst + r * (out / sizeof *dst);
+        memmove(x, src + r * (in / sizeof *src), format->head_dim * sizeof *x);
+        rotate_row(&c, x);
+    }
+    return TQKV_OK;
+}

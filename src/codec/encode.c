@@ -1,0 +1,208 @@
+#include <math.h>
+#include <string.h>
+
+#include "codec/kernels.h"
+#include "codec/row.h"
+#include "common/f16.h"
+#include "format/format.h"
+#include "format/mlx.h"
+
+/* Levels for a row's root mean square, up to 5 bits, and for its largest
+ * magnitude, above: finer codes lose more to overload than to a coarser step.
+ * The tables are trained for these gains (tools/train_trellis.c). */
+#define RMS_GAIN 37.0f
+#define PEAK_GAIN 127.0f
+enum { LAST_RMS_RATE = 84 };
+
+#define LARGEST_INPUT 0x1p40f
+/* Under this sum of squares every scale rounds to 0 in f16. */
+#define SMALLEST_SQUARE 0x1p-60f
+
+typedef struct encoder {
+    row_codec codec;
+    trellis_plan trellis;
+    const lloyd_code *lloyd;
+    const float *mlx_codebook;
+    uint8_t survivors[SURVIVOR_BYTES];
+} encoder;
+
+static float made_finite(float x)
+{
+    if (!(x == x))
+        return 0;
+    return x > LARGEST_INPUT ? LARGEST_INPUT : x < -LARGEST_INPUT ? -LARGEST_INPUT : x;
+}
+
+/* Sum of squares of x, made finite first if it has to be: with no NaN and no
+ * magnitude beyond the limit, the sum says so. */
+static float clean_row(const codec_kernels *k, unsigned n, float *x)
+{
+    float square, peak;
+    k->moments(x, n, &square, &peak);
+    if (square <= LARGEST_INPUT * LARGEST_INPUT) /* false for NaN */
+        return square;
+    for (unsigned i = 0; i < n; i++)
+        x[i] = made_finite(x[i]);
+    k->moments(x, n, &square, &peak);
+    return square;
+}
+
+/* The number of the centre nearest to the balanced key, and what remains. */
+static unsigned subtract_centre(const tqkv_key_profile *profile, float *x)
+{
+    unsigned n = profile->head_dim, nearest = 0;
+    float least = INFINITY;
+    for (unsigned i = 0; i < n; i++)
+        x[i] *= profile->balance[i];
+    for (unsigned c = 0; c < profile->n_centres && profile->n_centres > 1; c++) {
+        const float *centre = profile->centres + (size_t)c * n;
+        float lane[16] = {0}, distance = 0;
+        for (unsigned i = 0; i < n; i += 16)
+            for (unsigned j = 0; j < 16; j++) {
+                float difference = x[i + j] - centre[i + j];
+                lane[j] += difference * difference;
+            }
+        for (unsigned j = 0; j < 16; j++)
+            distance += lane[j];
+        if (distance < least) {
+            least = distance;
+            nearest = c;
+        }
+    }
+    const float *centre = profile->centres + (size_t)nearest * n;
+    for (unsigned i = 0; i < n; i++)
+        x[i] -= centre[i];
+    return nearest;
+}
+
+/* The least-squares scale xl / ll, times the unit of x, in f16. 0 makes a row
+ * of zeros. */
+static uint16_t scale_of(float xl, float ll, float unit)
+{
+    if (!(ll > 0) || !(xl > 0))
+        return 0;
+    float scale = xl / ll * unit;
+    return f16_from_f32(scale > F16_MAX ? F16_MAX : scale);
+}
+
+/* Codes of a row and its scale in units of x; root is its root mean square. */
+static uint16_t encode_trellis(encoder *e, const float *x, float root, float unit,
+                               uint8_t *codes)
+{
+    const codec_kernels *k = e->codec.kernels;
+    const stream_plan *stream = &e->codec.stream;
+    unsigned n = stream->head_dim;
+    uint8_t windows[MAX_DIM];
+    int8_t levels[MAX_DIM];
+    int16_t targets[MAX_DIM];
+    float gain = 2 * RMS_GAIN / root, square, peak;
+    if (stream->rate > LAST_RMS_RATE) {
+        k->moments(x, n, &square, &peak);
+        gain = 2 * PEAK_GAIN / peak;
+    }
+    if (stream->rate == 128) {
+        k->quantize(x, n, gain / 2, 127, targets);
+        for (unsigned i = 0; i < n; i++)
+            windows[i] = (uint8_t)targets[i];
+    } else {
+        k->quantize(x, n, gain, TARGET_LIMIT, targets);
+        k->viterbi(&e->trellis, targets, windows, e->survivors);
+    }
+    codes_pack(windows, stream, codes);
+    k->levels(codes, stream, levels);
+    float xl;
+    int32_t ll;
+    k->project_levels(x, levels, n, &xl, &ll);
+    return scale_of(xl, (float)ll, unit);
+}
+
+static uint16_t encode_lloyd(encoder *e, const float *x, float root, float unit,
+                             uint8_t *codes)
+{
+    const codec_kernels *k = e->codec.kernels;
+    unsigned n = e->codec.stream.head_dim;
+    uint8_t index[MAX_DIM];
+    float values[MAX_DIM], xv, vv;
+    k->lloyd_index(x, n, (float)LLOYD_UNIT / root, e->lloyd, index);
+    codes_pack(index, &e->codec.stream, codes);
+    k->lloyd_values((const int8_t *)index, n, e->lloyd, 1, values);
+    k->project(x, values, n, &xv, &vv);
+    return scale_of(xv, vv, unit);
+}
+
+static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,
+                       uint8_t *codes, uint8_t *scale, uint8_t *centre)
+{
+    const row_codec *c = &e->codec;
+    unsigned n = c->format.head_dim;
+    if (profile) {
+        clean_row(c->kernels, n, x);
+        unsigned nearest = subtract_centre(profile, x);
+        if (centre)
+            *centre = (uint8_t)nearest;
+    }
+    if (c->format.codebook == TQKV_CODEBOOK_MLX) {
+        clean_row(c->kernels, n, x);
+        float norms[MAX_DIM / 256];
+        c->kernels->mlx_encode(x, n, c->format.rate / 16u, e->mlx_codebook, codes,
+                               norms);
+        memcpy(scale, norms, c->scale_bytes);
+        return;
+    }
+    /* The rotation is left unnormalised, sqrt(n) too large, which gain and
+     * scale make up for: the root mean square of H x is then |x|. */
+    float square = clean_row(c->kernels, n, x), unit = 1, root;
+    if (c->rotation.active) {
+        if (c->rotation.has_signs)
+            flip_signs(&c->rotation, x);
+        c->kernels->hadamard(x, &c->rotation, 0, 1);
+        unit = c->rotation.inverse_root;
+        root = sqrtf(square);
+    } else {
+        root = sqrtf(square / (float)n);
+    }
+    uint16_t half = 0;
+    if (square >= SMALLEST_SQUARE)
+        half = c->format.codebook == TQKV_CODEBOOK_TRELLIS
+                   ? encode_trellis(e, x, root, unit, codes)
+                   : encode_lloyd(e, x, root, unit, codes);
+    if (half == 0)
+        memset(codes, 0, c->code_bytes);
+    scale[0] = (uint8_t)half;
+    scale[1] = (uint8_t)(half >> 8);
+}
+
+tqkv_status tqkv_encode(const tqkv_format *format,
+                        const tqkv_key_profile *profile, const void *src,
+                        tqkv_type type, size_t src_stride, size_t n_rows,
+                        const tqkv_rows *rows)
+{
+    encoder e;
+    tqkv_status status = row_codec_init(&e.codec, format, profile, rows, n_rows);
+    if (status != TQKV_OK)
+        return status;
+    if (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16)
+        return TQKV_ERROR_ARGUMENT;
+    size_t stride;
+    status = row_extent(format, src_stride, n_rows,
+                        type == TQKV_F32 ? sizeof(float) : sizeof(uint16_t),
+                        &stride);
+    if (status != TQKV_OK || n_rows == 0)
+        return status;
+    if (!src)
+        return TQKV_ERROR_ARGUMENT;
+    if (format->codebook == TQKV_CODEBOOK_TRELLIS)
+        trellis_plan_init(&e.trellis, format);
+    e.lloyd = format->codebook == TQKV_CODEBOOK_LLOYD_MAX
+                  ? lloyd_code_of(format->rate / 16u)
+                  : NULL;
+    e.mlx_codebook = mlx_codebook(format->rate / 16u);
+    for (size_t r = 0; r < n_rows; r++) {
+        float x[MAX_DIM];
+        tqkv_to_f32((const uint8_t *)src + r * stride, type, format->head_dim, x);
+        encode_row(&e, profile, x, rows->codes + r * rows->code_stride,
+                   rows->scales + r * rows->scale_stride,
+                   rows->centres ? rows->centres + r * rows->centre_stride : NULL);
+    }
+    return TQKV_OK;
+}

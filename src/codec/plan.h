@@ -1,0 +1,54 @@
+/* What the kernels need to know of a format, worked out once a call. */
+#ifndef TQKV_CODEC_PLAN_H
+#define TQKV_CODEC_PLAN_H
+
+#include <stdint.h>
+
+#include "format/lloyd_max.h"
+#include "format/rotation.h"
+#include "format/trellis.h"
+#include "tqkv.h"
+
+enum {
+    MAX_DIM = TQKV_MAX_HEAD_DIM,
+    /* The pattern of windows repeats after 128 values, at a whole byte. */
+    PATTERN = 128,
+    /* Kernels may read this far past the last code byte. */
+    CODE_PADDING = 64,
+    /* Lead-in of the tail-biting search; head_dim is at least as much. */
+    LEAD = 16
+};
+
+/* Where 8 consecutive windows lie: window i begins at bit_offset[i] of the
+ * bytes from first_byte. Or: with those bytes shuffled by shuffle into 16-bit
+ * lanes, it is (lane i * multiplier[i]) >> 8 & 255. */
+typedef struct window_group {
+    uint8_t shuffle[16];
+    uint16_t multiplier[8];
+    uint8_t bit_offset[8];
+    uint16_t first_byte;
+} window_group;
+
+/* The bit stream of a row, for tq and lm. */
+typedef struct stream_plan {
+    unsigned head_dim, rate;
+    unsigned low_bits;            /* floor(rate) */
+    int mixed;                    /* two rates in the row */
+    int8_t a[2][16], b[2][16];    /* level tables: low rate, high rate */
+    window_group groups[PATTERN / 8];
+    uint8_t is_high[PATTERN];     /* if mixed: 0xFF for values of the high rate */
+} stream_plan;
+
+/* The search for codes: the trellis of section "Encoding" in doc/format.md. */
+typedef struct trellis_plan {
+    unsigned head_dim, rate;
+    unsigned low_bits;
+    int mixed;
+    const trellis_table *table[2]; /* of the low and the high rate */
+    int16_t level[2][256];         /* twice the level of each window */
+} trellis_plan;
+
+void stream_plan_init(stream_plan *p, const tqkv_format *format);
+void trellis_plan_init(trellis_plan *p, const tqkv_format *format);
+
+#endif

@@ -1,0 +1,86 @@
+#include "codec/row.h"
+
+#include <string.h>
+
+#include "common/checked.h"
+#include "format/format.h"
+
+static tqkv_status check_extent(size_t stride, size_t n_rows, size_t row)
+{
+    size_t extent;
+    if (n_rows > 1 && stride < row)
+        return TQKV_ERROR_BUFFER;
+    if (!size_multiply(n_rows, stride, &extent) || !size_add(extent, row, &extent) ||
+        extent > PTRDIFF_MAX)
+        return TQKV_ERROR_OVERFLOW;
+    return TQKV_OK;
+}
+
+static tqkv_status check_rows(const row_codec *c, const tqkv_rows *rows,
+                              size_t n_rows)
+{
+    if (!rows)
+        return TQKV_ERROR_ARGUMENT;
+    if (n_rows == 0)
+        return TQKV_OK;
+    if (!rows->codes || !rows->scales)
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_status status = check_extent(rows->code_stride, n_rows, c->code_bytes);
+    if (status == TQKV_OK)
+        status = check_extent(rows->scale_stride, n_rows, c->scale_bytes);
+    if (status == TQKV_OK && rows->centres)
+        status = check_extent(rows->centre_stride, n_rows, 1);
+    return status;
+}
+
+static tqkv_status check_profile(const tqkv_format *format,
+                                 const tqkv_key_profile *profile,
+                                 const tqkv_rows *rows, size_t n_rows)
+{
+    if (!profile)
+        return TQKV_OK;
+    if (profile->head_dim != format->head_dim)
+        return TQKV_ERROR_PROFILE;
+    if (!profile->balance || !profile->centres || profile->n_centres < 1 ||
+        profile->n_centres > 256)
+        return TQKV_ERROR_ARGUMENT;
+    return profile->n_centres > 1 && n_rows && !rows->centres ? TQKV_ERROR_ARGUMENT
+                                                              : TQKV_OK;
+}
+
+tqkv_status row_codec_init(row_codec *c, const tqkv_format *format,
+                           const tqkv_key_profile *profile,
+                           const tqkv_rows *rows, size_t n_rows)
+{
+    tqkv_status status = tqkv_format_check(format);
+    if (status != TQKV_OK)
+        return status;
+    c->format = *format;
+    c->code_bytes = format_code_bytes(format);
+    c->scale_bytes = format_scale_bytes(format);
+    status = check_rows(c, rows, n_rows);
+    if (status == TQKV_OK)
+        status = check_profile(format, profile, rows, n_rows);
+    if (status != TQKV_OK)
+        return status;
+    c->kernels = codec_kernels_get();
+    rotation_init(&c->rotation, format->head_dim, format->rotation);
+    if (format->codebook != TQKV_CODEBOOK_MLX)
+        stream_plan_init(&c->stream, format);
+    return TQKV_OK;
+}
+
+tqkv_status row_extent(const tqkv_format *format, size_t stride_elements,
+                       size_t n_rows, size_t element, size_t *stride)
+{
+    size_t elements = stride_elements ? stride_elements : format->head_dim;
+    if (!size_multiply(elements, element, stride))
+        return TQKV_ERROR_OVERFLOW;
+    return check_extent(*stride, n_rows, format->head_dim * element);
+}
+
+void flip_signs(const rotation *r, float *x)
+{
+    for (unsigned i = 0; i < r->head_dim; i++)
+        x[i] = r->signs[i / 64] >> i % 64 & 1 ? -x[i] : x[i];
+}

@@ -1,0 +1,200 @@
+/* The reference kernels: what every other table must equal. */
+#include <math.h>
+#include <string.h>
+
+#include "codec/kernels.h"
+#include "format/trellis.h"
+
+#define TARGET
+#include "codec/generic.h"
+
+static void moments(const float *x, unsigned n, float *sum_of_squares, float *peak)
+{
+    float lane[16] = {0}, largest = 0;
+    for (unsigned i = 0; i < n; i += 16)
+        for (unsigned j = 0; j < 16; j++) {
+            lane[j] += x[i + j] * x[i + j];
+            float magnitude = fabsf(x[i + j]);
+            largest = magnitude > largest ? magnitude : largest;
+        }
+    *sum_of_squares = lanes_sum(lane);
+    *peak = largest;
+}
+
+static void quantize(const float *x, unsigned n, float gain, int limit, int16_t *t)
+{
+    for (unsigned i = 0; i < n; i++) {
+        int rounded = (int)rintf(x[i] * gain);
+        t[i] = (int16_t)(rounded > limit ? limit : rounded < -limit ? -limit : rounded);
+    }
+}
+
+/* ---- the trellis ----
+ *
+ * Window i is 8 bits of the stream. Its low bits, all but those that are new
+ * since window i - 1, are the node before it; its high bits, all but those
+ * that window i + 1 does not share, are the node after it. Where two rates are
+ * mixed, nodes have the low rate's 8 - low_bits bits; where the step to the
+ * next window is one bit longer, one bit less is kept, and the pairs of nodes
+ * that then coincide compete. */
+
+enum { BLOCKED = 1 << 21 /* more than 4 steps can cost */ };
+
+/* Bit 7 of a survivor: the odd node of its pair won. */
+enum { ODD_NODE = 0x80 };
+
+static void viterbi_step(const trellis_plan *p, const int16_t *level, int target,
+                         unsigned new_bits, int long_step, int32_t *cost,
+                         uint8_t *survivor)
+{
+    unsigned nodes = 256u >> p->low_bits, branches = 1u << p->low_bits;
+    unsigned before = (256u >> new_bits) - 1;
+    int32_t best[64];
+    for (unsigned n = 0; n < nodes; n++) {
+        unsigned first = n << p->low_bits, winner = 0;
+        int32_t least = INT32_MAX;
+        for (unsigned j = 0; j < branches; j++) {
+            int32_t error = target - level[first | j];
+            int32_t total = cost[(first | j) & before] + error * error;
+            if (total < least) {
+                least = total;
+                winner = j;
+            }
+        }
+        best[n] = least;
+        survivor[n] = (uint8_t)winner;
+    }
+    if (long_step) {
+        for (unsigned n = 0; n < nodes / 2; n++) {
+            int odd = best[2 * n + 1] < best[2 * n];
+            cost[n] = best[2 * n + (unsigned)odd];
+            survivor[n] = (uint8_t)(survivor[2 * n + (unsigned)odd] | (odd ? ODD_NODE : 0));
+        }
+    } else {
+        memcpy(cost, best, nodes * sizeof *cost);
+    }
+}
+
+/* Steps over count positions from first, around the end of the row. */
+static void viterbi_run(const trellis_plan *p, const int16_t *t, unsigned first,
+                        unsigned count, int32_t *cost, uint8_t *survivors)
+{
+    unsigned nodes = 256u >> p->low_bits;
+    for (unsigned s = 0; s < count; s++) {
+        unsigned i = (first + s) % p->head_dim, bits = trellis_bits(p->rate, i);
+        int long_step = trellis_step(p->rate, i) > p->low_bits;
+        viterbi_step(p, p->level[bits > p->low_bits], t[i], bits, long_step, cost,
+                     survivors + s * nodes);
+    }
+}
+
+static unsigned cheapest(const int32_t *cost, unsigned nodes)
+{
+    unsigned best = 0;
+    for (unsigned n = 1; n < nodes; n++)
+        if (cost[n] < cost[best])
+            best = n;
+    return best;
+}
+
+static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+                    uint8_t *survivors)
+{
+    unsigned n = p->head_dim, nodes = 256u >> p->low_bits;
+    unsigned live = nodes >> (trellis_step(p->rate, LEAD - 1) - p->low_bits);
+    int32_t cost[64] = {0};
+    /* The lead-in runs over the seam with both ends free. */
+    viterbi_run(p, t, n - LEAD, 2 * LEAD, cost, survivors);
+    unsigned seam = viterbi_trace(p, survivors + LEAD * nodes, 0, LEAD,
+                                  cheapest(cost, live), windows);
+    /* The row starts and ends in the node found there. */
+    for (unsigned i = 0; i < nodes; i++)
+        cost[i] = BLOCKED;
+    cost[seam] = 0;
+    viterbi_run(p, t, 0, n, cost, survivors);
+    viterbi_trace(p, survivors, 0, n, seam, windows);
+}
+
+/* ---- codes and values ---- */
+
+static void levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
+{
+    uint8_t padded[MAX_DIM + CODE_PADDING];
+    codes_pad(codes, p, padded);
+    for (unsigned i = 0; i < p->head_dim; i++) {
+        unsigned offset = trellis_offset(p->rate, i);
+        unsigned pair = padded[offset / 8] | (unsigned)padded[offset / 8 + 1] << 8;
+        unsigned window = pair >> offset % 8 & 255;
+        unsigned high = trellis_bits(p->rate, i) > p->low_bits;
+        out[i] = (int8_t)(p->a[high][window >> 4] + p->b[high][window & 15]);
+    }
+}
+
+static void scale_levels(const int8_t *in, unsigned n, float scale, float *dst)
+{
+    for (unsigned i = 0; i < n; i++)
+        dst[i] = (float)in[i] * scale;
+}
+
+static void project_levels(const float *x, const int8_t *in, unsigned n, float *xl,
+                           int32_t *ll)
+{
+    float lane[16] = {0};
+    int32_t sum = 0;
+    for (unsigned i = 0; i < n; i += 16)
+        for (unsigned j = 0; j < 16; j++) {
+            lane[j] += x[i + j] * (float)in[i + j];
+            sum += in[i + j] * in[i + j];
+        }
+    *xl = lanes_sum(lane);
+    *ll = sum;
+}
+
+static void lloyd_index(const float *x, unsigned n, float gain,
+                        const lloyd_code *code, uint8_t *index)
+{
+    int half = 1 << (code->bits - 1);
+    for (unsigned i = 0; i < n; i++) {
+        int t = (int)rintf(x[i] * gain), above = 0;
+        int magnitude = t < 0 ? -t : t;
+        magnitude = magnitude > INT16_MAX ? INT16_MAX : magnitude;
+        for (int k = 1; k < half; k++)
+            above += magnitude > code->thresholds[k];
+        index[i] = (uint8_t)(t < 0 ? half - 1 - above : half + above);
+    }
+}
+
+static void lloyd_values(const int8_t *index, unsigned n, const lloyd_code *code,
+                         float scale, float *dst)
+{
+    for (unsigned i = 0; i < n; i++)
+        dst[i] = code->values[index[i] & 15] * scale;
+}
+
+static void project(const float *x, const float *v, unsigned n, float *xv, float *vv)
+{
+    float lane[16] = {0}, square[16] = {0};
+    for (unsigned i = 0; i < n; i += 16)
+        for (unsigned j = 0; j < 16; j++) {
+            lane[j] += x[i + j] * v[i + j];
+            square[j] += v[i + j] * v[i + j];
+        }
+    *xv = lanes_sum(lane);
+    *vv = lanes_sum(square);
+}
+
+const codec_kernels codec_scalar = {
+    .name = "scalar",
+    .hadamard = hadamard,
+    .moments = moments,
+    .quantize = quantize,
+    .viterbi = viterbi,
+    .levels = levels,
+    .scale_levels = scale_levels,
+    .project_levels = project_levels,
+    .lloyd_index = lloyd_index,
+    .lloyd_values = lloyd_values,
+    .project = project,
+    .mlx_encode = mlx_encode,
+    .mlx_decode = mlx_decode,
+};

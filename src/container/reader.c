@@ -1,0 +1,205 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "container/container.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+struct tqkv_reader {
+    tqkv_container_info info;
+    tqkv_profile *profile;
+    tqkv_read_function read;
+    void *context;
+    uint64_t n_rows, done;
+    size_t row_bytes;
+    tqkv_status failed; /* the error that ended reading, if any */
+    int finished;
+    uint8_t *section; /* the current one's rows */
+    size_t capacity, held, taken; /* bytes; rows; rows */
+};
+
+static tqkv_status get(tqkv_reader *r, void *data, size_t size)
+{
+    return r->read(r->context, data, size) == size ? TQKV_OK : TQKV_ERROR_TRUNCATED;
+}
+
+typedef struct section {
+    unsigned kind;
+    uint64_t size;
+    XXH64_state_t hash;
+} section;
+
+static tqkv_status get_section_header(tqkv_reader *r, section *s)
+{
+    uint8_t header[SECTION_HEADER_BYTES];
+    tqkv_status status = get(r, header, sizeof header);
+    if (status != TQKV_OK)
+        return status;
+    s->kind = (unsigned)load_le(header, 4);
+    s->size = load_le(header + 8, 8);
+    XXH64_reset(&s->hash, 0);
+    XXH64_update(&s->hash, header, sizeof header);
+    return load_le(header + 4, 4) ? TQKV_ERROR_CORRUPT : TQKV_OK;
+}
+
+/* Grows the buffer by what has really come, so that a false size in a short
+ * file cannot ask for much memory. */
+static tqkv_status get_payload(tqkv_reader *r, section *s)
+{
+    enum { STEP = 1 << 20 };
+    uint8_t checksum[CHECKSUM_BYTES];
+    size_t size = (size_t)s->size;
+    for (size_t done = 0; done < size;) {
+        size_t step = size - done < STEP ? size - done : STEP;
+        if (done + step > r->capacity) {
+            size_t wanted = done + step > 2 * r->capacity ? done + step : 2 * r->capacity;
+            uint8_t *grown = realloc(r->section, wanted);
+            if (!grown)
+                return TQKV_ERROR_MEMORY;
+            r->section = grown;
+            r->capacity = wanted;
+        }
+        tqkv_status status = get(r, r->section + done, step);
+        if (status != TQKV_OK)
+            return status;
+        done += step;
+    }
+    XXH64_update(&s->hash, r->section, size);
+    tqkv_status status = get(r, checksum, sizeof checksum);
+    if (status != TQKV_OK)
+        return status;
+    return XXH64_digest(&s->hash) == load_le(checksum, 8) ? TQKV_OK : TQKV_ERROR_CHECKSUM;
+}
+
+static tqkv_status read_profile(tqkv_reader *r)
+{
+    section s;
+    tqkv_status status = get_section_header(r, &s);
+    if (status != TQKV_OK)
+        return status;
+    if (s.kind != SECTION_PROFILE || s.size == 0 || s.size > PROFILE_LIMIT_BYTES)
+        return TQKV_ERROR_CORRUPT;
+    status = get_payload(r, &s);
+    if (status == TQKV_OK)
+        status = tqkv_profile_read(r->section, (size_t)s.size, &r->profile);
+    if (status == TQKV_OK)
+        status = container_check_profile(&r->info, r->profile);
+    return status;
+}
+
+static tqkv_status start(tqkv_reader *r)
+{
+    uint8_t header[HEADER_BYTES];
+    size_t got = r->read(r->context, header, sizeof header);
+    if (got < 8)
+        return TQKV_ERROR_MAGIC;
+    memset(header + got, 0, sizeof header - got);
+    tqkv_status status = container_header_read(header, &r->info);
+    if (got < sizeof header && status != TQKV_ERROR_MAGIC)
+        return TQKV_ERROR_TRUNCATED;
+    if (status != TQKV_OK)
+        return status;
+    status = container_shape(&r->info, &r->n_rows, &r->row_bytes);
+    if (status == TQKV_OK && r->info.has_profile)
+        status = read_profile(r);
+    r->row_bytes += tqkv_profile_n_centres(r->profile) > 1;
+    return status;
+}
+
+tqkv_status tqkv_reader_create(tqkv_read_function read, void *context,
+                               tqkv_reader **reader)
+{
+    if (!read || !reader)
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_reader *r = calloc(1, sizeof *r);
+    if (!r)
+        return TQKV_ERROR_MEMORY;
+    r->read = read;
+    r->context = context;
+    tqkv_status status = start(r);
+    if (status != TQKV_OK) {
+        tqkv_reader_free(r);
+        return status;
+    }
+    *reader = r;
+    return TQKV_OK;
+}
+
+const tqkv_container_info *tqkv_reader_info(const tqkv_reader *reader)
+{
+    return reader ? &reader->info : NULL;
+}
+
+const tqkv_profile *tqkv_reader_profile(const tqkv_reader *reader)
+{
+    return reader ? reader->profile : NULL;
+}
+
+/* The end's total must be right, and nothing may follow. */
+static tqkv_status check_end(tqkv_reader *r, section *s)
+{
+    uint8_t extra;
+    if (s->size != 8)
+        return TQKV_ERROR_CORRUPT;
+    tqkv_status status = get_payload(r, s);
+    if (status != TQKV_OK)
+        return status;
+    if (load_le(r->section, 8) != r->n_rows || r->done != r->n_rows)
+        return TQKV_ERROR_CORRUPT;
+    if (r->read(r->context, &extra, 1) != 0)
+        return TQKV_ERROR_CORRUPT;
+    r->finished = 1;
+    return TQKV_OK;
+}
+
+static tqkv_status next_section(tqkv_reader *r)
+{
+    section s;
+    tqkv_status status = get_section_header(r, &s);
+    if (status != TQKV_OK)
+        return status;
+    if (s.kind == SECTION_END)
+        return check_end(r, &s);
+    if (s.kind != SECTION_ROWS || s.size == 0 || s.size > ROWS_LIMIT_BYTES ||
+        s.size % r->row_bytes || s.size / r->row_bytes > r->n_rows - r->done)
+        return TQKV_ERROR_CORRUPT;
+    r->taken = r->held = 0;
+    status = get_payload(r, &s);
+    if (status == TQKV_OK)
+        r->held = (size_t)s.size / r->row_bytes;
+    return status;
+}
+
+tqkv_status tqkv_reader_next(tqkv_reader *r, float *dst, size_t max_rows,
+                             size_t *n_rows)
+{
+    if (!r || !dst || !n_rows || !max_rows)
+        return TQKV_ERROR_ARGUMENT;
+    if (r->failed != TQKV_OK)
+        return r->failed;
+    if (r->taken == r->held && !r->finished)
+        r->failed = next_section(r);
+    if (r->failed != TQKV_OK)
+        return r->failed;
+    size_t left = r->finished ? 0 : r->held - r->taken;
+    size_t count = left < max_rows ? left : max_rows;
+    r->failed = container_decode(&r->info, r->profile, r->done, count,
+                                 r->section + r->taken * r->row_bytes, dst);
+    if (r->failed != TQKV_OK)
+        return r->failed;
+    r->taken += count;
+    r->done += count;
+    *n_rows = count;
+    return TQKV_OK;
+}
+
+void tqkv_reader_free(tqkv_reader *r)
+{
+    if (!r)
+        return;
+    tqkv_profile_free(r->profile);
+    free(r->section);
+    free(r);
+}

@@ -1,0 +1,196 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "container/container.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+struct tqkv_writer {
+    tqkv_container_info info;
+    tqkv_profile *profile;
+    tqkv_write_function write;
+    void *context;
+    uint64_t n_rows, done;
+    size_t row_bytes, rows_per_section;
+    int failed, finished;
+    uint8_t *buffer; /* one section's rows */
+    size_t buffered; /* rows */
+};
+
+static tqkv_status put(tqkv_writer *w, const void *data, size_t size)
+{
+    if (w->write(w->context, data, size) == size)
+        return TQKV_OK;
+    w->failed = 1; /* what has been written is no prefix of a container */
+    return TQKV_ERROR_IO;
+}
+
+static tqkv_status put_section(tqkv_writer *w, unsigned kind, const void *data,
+                               size_t size)
+{
+    uint8_t header[SECTION_HEADER_BYTES] = {0}, checksum[CHECKSUM_BYTES];
+    XXH64_state_t state;
+    store_le(header, kind, 4);
+    store_le(header + 8, size, 8);
+    XXH64_reset(&state, 0);
+    XXH64_update(&state, header, sizeof header);
+    XXH64_update(&state, data, size);
+    store_le(checksum, XXH64_digest(&state), 8);
+    tqkv_status status = put(w, header, sizeof header);
+    if (status == TQKV_OK)
+        status = put(w, data, size);
+    if (status == TQKV_OK)
+        status = put(w, checksum, sizeof checksum);
+    return status;
+}
+
+static tqkv_status put_profile(tqkv_writer *w)
+{
+    size_t size;
+    tqkv_status status = tqkv_profile_size(w->profile, &size);
+    if (status != TQKV_OK)
+        return status;
+    if (size > PROFILE_LIMIT_BYTES)
+        return TQKV_ERROR_OVERFLOW;
+    uint8_t *data = malloc(size);
+    if (!data)
+        return TQKV_ERROR_MEMORY;
+    status = tqkv_profile_write(w->profile, data, size);
+    if (status == TQKV_OK)
+        status = put_section(w, SECTION_PROFILE, data, size);
+    free(data);
+    return status;
+}
+
+static tqkv_status copy_profile(const tqkv_profile *profile, tqkv_profile **copy)
+{
+    size_t size;
+    tqkv_status status = tqkv_profile_size(profile, &size);
+    if (status != TQKV_OK)
+        return status;
+    void *data = malloc(size);
+    if (!data)
+        return TQKV_ERROR_MEMORY;
+    status = tqkv_profile_write(profile, data, size);
+    if (status == TQKV_OK)
+        status = tqkv_profile_read(data, size, copy);
+    free(data);
+    return status;
+}
+
+static tqkv_status start(tqkv_writer *w, const tqkv_profile *profile)
+{
+    uint8_t header[HEADER_BYTES];
+    tqkv_status status = TQKV_OK;
+    if (profile) {
+        status = container_check_profile(&w->info, profile);
+        if (status == TQKV_OK)
+            status = copy_profile(profile, &w->profile);
+    }
+    if (status != TQKV_OK)
+        return status;
+    w->info.has_profile = profile != NULL;
+    w->row_bytes += tqkv_profile_n_centres(w->profile) > 1;
+    w->rows_per_section = ROWS_TARGET_BYTES / w->row_bytes;
+    w->buffer = malloc(w->rows_per_section * w->row_bytes);
+    if (!w->buffer)
+        return TQKV_ERROR_MEMORY;
+    container_header_write(&w->info, header);
+    status = put(w, header, sizeof header);
+    return status == TQKV_OK && w->profile ? put_profile(w) : status;
+}
+
+tqkv_status tqkv_writer_create(const tqkv_container_info *info,
+                               const tqkv_profile *profile,
+                               tqkv_write_function write, void *context,
+                               tqkv_writer **writer)
+{
+    uint64_t n_rows;
+    size_t row_bytes;
+    if (!info || !write || !writer)
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_status status = container_shape(info, &n_rows, &row_bytes);
+    if (status != TQKV_OK)
+        return status;
+    if (!info->has_layer_axis && info->n_layers != 1)
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_writer *w = calloc(1, sizeof *w);
+    if (!w)
+        return TQKV_ERROR_MEMORY;
+    w->info = *info;
+    w->write = write;
+    w->context = context;
+    w->n_rows = n_rows;
+    w->row_bytes = row_bytes;
+    status = start(w, profile);
+    if (status != TQKV_OK) {
+        tqkv_writer_free(w);
+        return status;
+    }
+    *writer = w;
+    return TQKV_OK;
+}
+
+static tqkv_status flush(tqkv_writer *w)
+{
+    tqkv_status status = put_section(w, SECTION_ROWS, w->buffer, w->buffered * w->row_bytes);
+    w->buffered = 0;
+    return status;
+}
+
+tqkv_status tqkv_writer_append(tqkv_writer *w, const void *src, tqkv_type type,
+                               size_t n_rows)
+{
+    if (!w || (!src && n_rows))
+        return TQKV_ERROR_ARGUMENT;
+    if (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16)
+        return TQKV_ERROR_ARGUMENT;
+    if (w->failed || w->finished || n_rows > w->n_rows - w->done)
+        return TQKV_ERROR_STATE;
+    const uint8_t *in = src;
+    size_t row = (size_t)w->info.format.head_dim * (type == TQKV_F32 ? 4 : 2);
+    while (n_rows) {
+        size_t room = w->rows_per_section - w->buffered;
+        size_t count = n_rows < room ? n_rows : room;
+        tqkv_status status =
+            container_encode(&w->info, w->profile, w->done, count, in, type,
+                             w->buffer + w->buffered * w->row_bytes);
+        if (status != TQKV_OK)
+            return status;
+        w->buffered += count;
+        w->done += count;
+        n_rows -= count;
+        in += count * row;
+        if (w->buffered == w->rows_per_section)
+            status = flush(w);
+        if (status != TQKV_OK)
+            return status;
+    }
+    return TQKV_OK;
+}
+
+tqkv_status tqkv_writer_finish(tqkv_writer *w)
+{
+    uint8_t total[8];
+    if (!w)
+        return TQKV_ERROR_ARGUMENT;
+    if (w->failed || w->finished || w->done != w->n_rows)
+        return TQKV_ERROR_STATE;
+    tqkv_status status = w->buffered ? flush(w) : TQKV_OK;
+    store_le(total, w->n_rows, 8);
+    if (status == TQKV_OK)
+        status = put_section(w, SECTION_END, total, sizeof total);
+    w->finished = status == TQKV_OK;
+    return status;
+}
+
+void tqkv_writer_free(tqkv_writer *w)
+{
+    if (!w)
+        return;
+    tqkv_profile_free(w->profile);
+    free(w->buffer);
+    free(w);
+}
