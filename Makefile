@@ -25,7 +25,7 @@ install uninstall: all
 # Speed, beside ggml's own functions with GGML=1 (downloads and builds them).
 bench: all
 	$(if $(GGML),scripts/build-ggml.sh build/ggml)
-	build/tqkv bench $(if $(GGML),--ggml build/ggml/bin)
+	build/tqkv bench $(if $(GGML),--ggml build/ggml/build/bin)
 
 coverage:
 	scripts/setup.sh check

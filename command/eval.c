@@ -54,7 +54,7 @@ typedef struct result {
     double bytes, ratio, k_error, v_error;
     double attention, top1, attention_profile, top1_profile;
     double encode_speed, decode_speed; /* values a second */
-} result;
+} measurement;
 
 typedef struct span {
     double encode_seconds, decode_seconds, values;
@@ -102,7 +102,7 @@ static double relative_error(const float *x, const float *y, size_t n)
 }
 
 static tqkv_status measure(bench_data *b, const tqkv_format *fk, const tqkv_format *fv,
-                           result *r)
+                           measurement *r)
 {
     const capture *c = b->c;
     size_t k_row, v_row, rows = (size_t)c->k.n_rows;
@@ -134,7 +134,7 @@ static tqkv_status measure(bench_data *b, const tqkv_format *fk, const tqkv_form
     return TQKV_OK;
 }
 
-static void report_json(const result *r, uint32_t head_dim)
+static void report_json(const measurement *r, uint32_t head_dim)
 {
     cJSON *object = cJSON_CreateObject();
     cJSON_AddStringToObject(object, "format", r->name);
@@ -152,7 +152,7 @@ static void report_json(const result *r, uint32_t head_dim)
     json_print_line(object);
 }
 
-static void report_row(table *t, const result *r)
+static void report_row(table *t, const measurement *r)
 {
     table_row(t);
     table_cell(t, 0, "%s", r->name);
@@ -194,7 +194,7 @@ static int run_formats(bench_data *b, const options *o)
     for (char *name = strtok(o->formats, ","); name && status == EXIT_OK;
          name = strtok(NULL, ","), done++) {
         tqkv_format fk, fv;
-        result r;
+        measurement r;
         progress("measuring", (uint64_t)done, (uint64_t)total);
         tqkv_status s = tqkv_format_parse(name, c->head_dim, &fk);
         if (s == TQKV_OK)
@@ -254,7 +254,7 @@ static int run(const options *o, char **paths, int n_paths)
     capture c;
     tqkv_profile *profile = NULL;
     bench_data b = {.c = &c};
-    int status = EXIT_FAILED, ok = capture_load(&c, paths, n_paths, o->bf16);
+    int result = EXIT_FAILED, ok = capture_load(&c, paths, n_paths, o->bf16);
     if (ok) {
         tqkv_status status = tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim,
                                                  (uint32_t)o->centres, NULL, &profile);

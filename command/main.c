@@ -1,3 +1,4 @@
+#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,7 @@ static void print_help(void)
 
 int main(int argc, char **argv)
 {
+    opterr = 0; /* misused_option says it */
     if (argc < 2) {
         print_help();
         return EXIT_USAGE;

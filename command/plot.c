@@ -37,7 +37,7 @@ static void print_script(FILE *to, const char *path, const char *file,
             svg ? "svg background '#ffffff'" : "pngcairo", svg ? 14 : 11);
     print_quoted(to, file);
     fputs("\nset xlabel 'bytes a token'\nset ylabel 'relative error of the attention output'\n"
-          "set logscale y\nset grid\nset key top right\nset offsets graph 0.05, 0.1, 0.1, 0.05\n"
+          "set logscale y\nset grid\nset key top right\nset offsets graph 0.05, graph 0.1, graph 0.1, graph 0.05\n"
           "$data << END\n", to);
     for (int i = 0; i < n_points; i++)
         fprintf(to, "%s %g %g %g\n", points[i].name, points[i].bytes, points[i].error,
@@ -53,7 +53,7 @@ int plot_write(const char *path, const plot_point *points, int n_points)
     output out;
     if (!output_open(&out, path))
         return 0;
-    FILE *gnuplot = popen("gnuplot", "w");
+    FILE *gnuplot = popen("gnuplot 2>/dev/null", "w");
     if (gnuplot)
         print_script(gnuplot, path, out.partial ? out.partial : path, points, n_points);
     if (!gnuplot || pclose(gnuplot)) {

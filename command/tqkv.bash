@@ -1,0 +1,45 @@
+# bash completion for tqkv
+_tqkv()
+{
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
+    local formats="tq2 tq3 tq4 tq4.25 tq4.5 tq5 tq6 tq7 tq8 lm2 lm3 lm4 mlx4 mlx5 mlx6 mlx8"
+    if [ "$COMP_CWORD" = 1 ]; then
+        COMPREPLY=($(compgen -W "formats eval fit encode decode info verify bench
+            --help --version" -- "$current"))
+        return
+    fi
+    case $previous in
+    -f | --format | --formats)
+        COMPREPLY=($(compgen -W "$formats" -- "$current"))
+        return
+        ;;
+    -t | --type)
+        if [ "${COMP_WORDS[1]}" = decode ]; then
+            COMPREPLY=($(compgen -W "f32 f16 bf16" -- "$current"))
+            return
+        fi
+        ;;
+    --isa)
+        COMPREPLY=($(compgen -W "scalar avx2 avx512 avx512vbmi neon neon-dotprod" -- "$current"))
+        return
+        ;;
+    esac
+    if [[ $current == -* ]]; then
+        local options="--help"
+        case ${COMP_WORDS[1]} in
+        formats) options+=" --head-dim --samples --json" ;;
+        eval) options+=" --formats --centres --queries --plot --bf16 --json" ;;
+        fit) options+=" --centres --tokens --seed --fingerprint --bf16" ;;
+        encode) options+=" --format --profile --bf16" ;;
+        decode) options+=" --type" ;;
+        info) options+=" --json" ;;
+        bench) options+=" --head-dim --rows --isa --ggml --json" ;;
+        esac
+        COMPREPLY=($(compgen -W "$options" -- "$current"))
+    elif [ "${COMP_WORDS[1]}" = formats ] || [ "${COMP_WORDS[1]}" = bench ]; then
+        COMPREPLY=($(compgen -W "$formats" -- "$current"))
+    else
+        COMPREPLY=($(compgen -f -- "$current"))
+    fi
+}
+complete -o filenames -F _tqkv tqkv

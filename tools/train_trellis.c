@@ -359,12 +359,12 @@ static double descend(const problem *p, table *t, double gain)
     return best;
 }
 
-static void print_table(const char *name, const float *values)
+static void print_values(const char *before, const float *values, const char *after)
 {
-    printf("    .%s = {", name);
+    fputs(before, stdout);
     for (int i = 0; i < 16; i++)
         printf("%s%d", i ? ", " : "", (int)values[i]);
-    printf("},\n");
+    fputs(after, stdout);
 }
 
 int main(int argc, char **argv)
@@ -419,10 +419,11 @@ int main(int argc, char **argv)
             best = integers;
         }
     }
-    printf("/* rate %d: mean squared error %.6f on other rows */\n", rate,
-           scaled_error(&check, &best, gain));
-    print_table("a", best.a);
-    print_table("b", best.b);
+    fprintf(stderr, "rate %d: mean squared error %.6f on other rows\n", rate,
+            scaled_error(&check, &best, gain));
+    printf("    /* %d bits */\n", rate);
+    print_values("    {.a = {", best.a, "},\n");
+    print_values("     .b = {", best.b, "}},\n");
     problem_free(&small);
     problem_free(&large);
     problem_free(&check);

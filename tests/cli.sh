@@ -1,0 +1,289 @@
+#!/bin/bash
+# The command from outside: cli.sh TQKV PYTHON DATA
+# Each check prints what failed; the end counts them.
+tqkv=$(realpath "$1") python=$2 data=$(realpath "$3")
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 2
+passed=0 failed=0
+
+check() # NAME CONDITION...
+{
+    local name=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $name"
+        sed 's/^/    /' err
+    fi
+}
+
+# Runs a command; $status, out and err say what it did.
+try()
+{
+    "$@" > out 2> err < /dev/null
+    status=$?
+}
+
+# fails NAME STATUS PATTERN COMMAND...: exits with STATUS, says PATTERN, on stderr alone
+fails()
+{
+    local name=$1 expected=$2 pattern=$3
+    shift 3
+    try "$@"
+    check "$name: exits with $expected, not $status" [ "$status" = "$expected" ]
+    check "$name: says '$pattern'" grep -q -- "$pattern" err
+    check "$name: one line that begins with tqkv:" [ "$(grep -c '^tqkv: ' err)" = "$(wc -l < err)" ]
+}
+
+# ---- help and wrong use ----
+try "$tqkv" --help
+check "help" [ $status = 0 ]
+try "$tqkv" --version
+check "version" grep -q '^tqkv [0-9]' out
+for c in formats eval fit encode decode info verify bench; do
+    try "$tqkv" $c --help
+    check "$c --help" [ $status = 0 -a ! -s err ]
+    check "$c --help says usage" grep -q "^usage: tqkv $c" out
+    fails "$c --nonsense" 2 "nonsense" "$tqkv" $c --nonsense
+done
+try "$tqkv"
+check "no command" [ $status = 2 ]
+fails "unknown command" 2 "no command 'xyz'" "$tqkv" xyz
+fails "encode without arguments" 2 "takes IN.npy and OUT.tqkv" "$tqkv" encode
+fails "bad format" 2 "no format has this name" "$tqkv" encode -f tq99 "$data/k.npy" x.tqkv
+fails "bad number" 2 "whole number" "$tqkv" formats -d abc
+fails "bad centres" 2 "outside" "$tqkv" eval -m 0 "$data"
+fails "bad plot" 2 ".svg or .png" "$tqkv" eval --plot x.pdf "$data"
+fails "bad type" 2 "f32, f16 or bf16" "$tqkv" decode -t f64 a b
+
+# ---- the main jobs ----
+try "$tqkv" formats -n 20000
+check "formats lists 18 and a head" [ $status = 0 -a "$(wc -l < out)" = 19 ]
+try "$tqkv" formats -n 20000 -d 80
+check "formats without mlx for 80" [ $status = 0 -a "$(wc -l < out)" = 15 ]
+fails "formats of a bad size" 2 "odd part" "$tqkv" formats -d 176 tq4
+try "$tqkv" formats -n 20000 --json tq4 lm4
+check "formats --json" "$python" -c '
+import json
+rows = [json.loads(line) for line in open("out")]
+assert [r["format"] for r in rows] == ["tq4", "lm4"]
+assert set(rows[0]) == {"format", "bits", "head_dim", "row_bytes", "mse"}
+assert rows[0]["row_bytes"] == 66 and rows[0]["bits"] == 4 and rows[0]["mse"] < .0066'
+try "$tqkv" eval -q 16 --json -f tq3,tq4,mlx4 "$data"
+check "eval --json" "$python" -c '
+import json
+rows = [json.loads(line) for line in open("out")]
+keys = {"format", "head_dim", "bytes_per_token", "ratio", "k_rel_err", "v_rel_err",
+        "attn_rel_err", "top1"}
+assert len(rows) == 3 and all(keys <= set(r) for r in rows)
+assert rows[1]["attn_rel_err"] < rows[0]["attn_rel_err"] < 1
+assert rows[1]["attn_rel_err_profile"] < rows[1]["attn_rel_err"]
+assert rows[1]["bytes_per_token"] == 4 * 3 * 2 * 34'
+try "$tqkv" eval -q 4 -f tq4 --plot plot.svg "$data/q.npy" "$data/k.npy" "$data/v.npy"
+check "eval of three files, with a picture" grep -q "</svg>" plot.svg
+try "$tqkv" eval -q 4 -f tq4 --plot "it's.png" "$data"
+check "a picture as PNG, quoted name" [ "$(head -c 4 "it's.png" | tail -c 3)" = PNG ]
+try "$tqkv" bench -n 8 --json tq4
+check "bench --json" "$python" -c '
+import json
+rows = [json.loads(line) for line in open("out")]
+keys = {"what", "format", "head_dim", "gqa", "context", "threads", "isa", "ns"}
+assert len(rows) == 4 and all(set(r) == keys and r["ns"] > 0 for r in rows)'
+try "$tqkv" bench -n 8 --isa scalar tq4
+check "bench --isa scalar" grep -q scalar out
+fails "bench with no such ggml" 1 "libggml" "$tqkv" bench --ggml /nonexistent tq4
+
+# ---- round trips ----
+cat > make.py <<'END'
+import numpy as np
+rng = np.random.default_rng(2)
+x = rng.standard_normal((2, 37, 3, 96)).astype("f4")
+np.save("f32.npy", x)
+np.save("f16.npy", x.astype("f2"))
+np.save("bf16.npy", (x.view("u4") >> 16).astype("u2"))
+np.save("three.npy", x[0])
+np.save("v2.npy", x)
+np.save("fortran.npy", np.asfortranarray(x))
+np.save("big.npy", x.astype(">f4"))
+np.save("f64.npy", x.astype("f8"))
+np.save("int.npy", (x * 9).astype("i4"))
+np.save("two.npy", x[0, 0])
+np.save("five.npy", x[None])
+np.save("empty.npy", x[:, :0])
+np.save("d100.npy", x[..., :48].repeat(3, -1)[..., :100])
+x[1, 2, 0, 5] = np.nan
+x[1, 3, 0, 5] = np.inf
+np.save("nan.npy", x)
+END
+"$python" make.py
+same='
+import sys, numpy as np
+a, b = np.load(sys.argv[1]), np.load(sys.argv[2])
+if a.dtype == np.uint16: a = (a.astype("u4") << 16).view("f4")
+if b.dtype == np.uint16: b = (b.astype("u4") << 16).view("f4")
+a, b = a.astype("f4"), b.astype("f4")
+assert a.shape == b.shape
+assert np.linalg.norm(a - b) < float(sys.argv[3]) * np.linalg.norm(a)'
+for f in f32 f16 three; do
+    try "$tqkv" encode -f tq6 $f.npy x.tqkv
+    check "encode $f" [ $status = 0 -a ! -s err ]
+    try "$tqkv" decode x.tqkv y.npy
+    check "decode $f" "$python" -c "$same" $f.npy y.npy 0.03
+    try "$tqkv" verify x.tqkv
+    check "verify $f" grep -q whole out
+    try "$tqkv" info --json x.tqkv
+    check "info $f" "$python" -c 'import json; r = json.load(open("out")); assert r["format"] == "tq6" and r["head_dim"] == 96 and r["heads"] == 3'
+done
+try "$tqkv" encode --bf16 -f tq8 bf16.npy x.tqkv
+try "$tqkv" decode x.tqkv y.npy
+check "bf16 round trip" "$python" -c "$same" bf16.npy y.npy 0.02
+"$tqkv" encode -f tq4 - - < f32.npy 2> err | "$tqkv" decode -t f16 - - > y.npy 2>> err
+check "through pipes" "$python" -c "$same" f32.npy y.npy 0.1
+try "$tqkv" fit -m 4 --fingerprint "some model" f32.npy f32.npy f32.npy p
+check "fit" [ $status = 0 -a -s p ]
+try "$tqkv" encode -p p f32.npy x.tqkv
+try "$tqkv" info x.tqkv
+check "info names the profile" grep -q '4 centres, "some model"' out
+try "$tqkv" decode x.tqkv y.npy
+check "decode with a profile" "$python" -c "$same" f32.npy y.npy 0.1
+fails "a profile of another shape" 1 "is for 2 layers" "$tqkv" encode -p p three.npy x.tqkv
+try "$tqkv" encode nan.npy nan.tqkv
+check "NaN and infinity encode" [ $status = 0 ]
+try "$tqkv" verify nan.tqkv
+check "and decode to finite values" [ $status = 0 ]
+
+# ---- bad input: a message, no output ----
+bad() # NAME PATTERN FILE
+{
+    rm -f none.tqkv
+    fails "$1" 1 "$2" "$tqkv" encode "$3" none.tqkv
+    check "$1: names the file" grep -q "$3" err
+    check "$1: no output" [ ! -e none.tqkv -a ! -e none.tqkv.partial ]
+}
+bad "missing" "No such file" missing.npy
+bad "directory" "is a directory" .
+bad "fortran order" "Fortran" fortran.npy
+bad "big endian" "big-endian" big.npy
+bad "f64" "float16, float32" f64.npy
+bad "int32" "float16, float32" int.npy
+bad "bf16 not told" "--bf16" bf16.npy
+bad "two dimensions" "fewer than 3" two.npy
+bad "five dimensions" "more than 4" five.npy
+bad "zero tokens" "a dimension is 0" empty.npy
+bad "head_dim 100" "multiple of 16" d100.npy
+head -c 5000 f32.npy > cut.npy
+bad "truncated" "cut short" cut.npy
+head -c 60 f32.npy > cut2.npy
+bad "truncated header" "cut short" cut2.npy
+(cat f32.npy; echo more) > long.npy
+bad "oversized" "follows the array" long.npy
+head -c 3000 /dev/urandom > random.npy
+bad "random bytes" "does not begin" random.npy
+: > null.npy
+bad "empty file" "does not begin" null.npy
+"$python" - <<'END'
+def header(shape):
+    text = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }" % shape
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+open("huge.npy", "wb").write(header("(4294967295, 4294967295, 4294967295, 64)"))
+open("huge2.npy", "wb").write(header("(99999999999999999999999, 3, 64)"))
+open("minus.npy", "wb").write(header("(-1, 3, 64)"))
+open("wide.npy", "wb").write(header("(1, 1, 70000)"))
+open("open.npy", "wb").write(header("(1, 1, 64"))
+END
+bad "overflowing product" "too large" huge.npy
+bad "overflowing number" "whole numbers" huge2.npy
+bad "negative" "whole numbers" minus.npy
+bad "absurd head_dim" "1024" wide.npy
+bad "unclosed shape" "whole numbers" open.npy
+
+"$tqkv" encode f32.npy good.tqkv
+broken() # NAME PATTERN FILE
+{
+    for c in "decode $3 none.npy" "verify $3"; do
+        rm -f none.npy
+        # shellcheck disable=SC2086
+        fails "$1: $c" 1 "$2" "$tqkv" $c
+        check "$1: no output" [ ! -e none.npy -a ! -e none.npy.partial ]
+    done
+}
+head -c 3000 good.tqkv > cut.tqkv
+broken "truncated container" "ends before" cut.tqkv
+head -c 30 good.tqkv > cut2.tqkv
+broken "truncated container header" "ends before\|damaged" cut2.tqkv
+(cat good.tqkv; echo more) > long.tqkv
+broken "oversized container" "contradicts" long.tqkv
+"$python" - <<'END'
+data = bytearray(open("good.tqkv", "rb").read())
+def write(name, at, value):
+    copy = bytearray(data)
+    copy[at:at + len(value)] = value
+    open(name, "wb").write(copy)
+write("flip.tqkv", 2000, bytes([data[2000] ^ 1]))
+write("version.tqkv", 8, b"\x02\x00")
+write("endian.tqkv", 10, b"\x12\x34")
+END
+broken "bit flip" "damaged" flip.tqkv
+broken "wrong version" "version" version.tqkv
+broken "wrong endianness" "reversed byte order" endian.tqkv
+broken "not a container" "does not begin" f32.npy
+broken "a directory" "is a directory" .
+broken "missing" "No such file" missing.tqkv
+fails "a broken profile" 1 "not a usable profile" "$tqkv" encode -p good.tqkv f32.npy x.tqkv
+fails "info of a broken file" 1 "does not begin" "$tqkv" info f32.npy
+fails "eval of differing shapes" 1 "tokens differ\|layers differ" "$tqkv" eval f32.npy "$data/k.npy" f32.npy
+
+# ---- outputs that cannot be written ----
+fails "a directory as output" 1 "is a directory" "$tqkv" encode f32.npy .
+fails "a missing folder" 1 "cannot be written" "$tqkv" encode f32.npy no/such/x.tqkv
+if [ -e /dev/full ]; then
+    fails "a full device" 1 "/dev/full" "$tqkv" encode f32.npy /dev/full
+    fails "a full device, decoding" 1 "/dev/full" "$tqkv" decode good.tqkv /dev/full
+    "$tqkv" encode f32.npy - > /dev/full 2> err
+    check "a full pipe" [ $? = 1 ]
+    "$tqkv" formats -n 1000 tq4 > /dev/full 2> err
+    check "a full standard output" [ $? = 1 ]
+fi
+echo old > x.tqkv
+fails "a failure leaves the old file" 1 "cut short" "$tqkv" encode cut.npy x.tqkv
+check "old file is whole" [ "$(cat x.tqkv)" = old ]
+
+# two commands writing one output: one is told, the other's file is whole
+mkfifo pipe
+"$tqkv" encode - shared.tqkv < pipe 2> err.first &
+first=$!
+exec 9> pipe
+head -c 4000 f32.npy >&9
+for _ in $(seq 100); do [ -e shared.tqkv.partial ] && break; sleep 0.05; done
+fails "a second writer" 1 "another command is writing it" "$tqkv" encode three.npy shared.tqkv
+tail -c +4001 f32.npy >&9
+exec 9>&-
+wait $first
+check "the first writer finishes" [ $? = 0 ]
+try "$tqkv" verify shared.tqkv
+check "its file is whole" [ $status = 0 ]
+
+# killed at any moment: nothing, or a whole file, under the final name
+"$python" -c '
+import numpy as np
+np.save("large.npy", np.random.default_rng(0).standard_normal((400, 8, 128)).astype("f4"))'
+for i in $(seq 12); do
+    "$tqkv" encode -f tq2 large.npy killed.tqkv 2> /dev/null &
+    sleep "0.0$((i % 10))"
+    kill -9 $! 2> /dev/null
+    wait $! 2> /dev/null
+    if [ -e killed.tqkv ]; then
+        try "$tqkv" verify killed.tqkv
+        check "whole after kill" [ $status = 0 ]
+    fi
+done
+try "$tqkv" encode -f tq2 large.npy killed.tqkv
+check "a leftover partial file is no obstacle" [ $status = 0 -a ! -e killed.tqkv.partial ]
+"$tqkv" encode - terminated.tqkv < /dev/zero > /dev/null 2> err
+check "endless garbage ends" [ $? = 1 ]
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

@@ -1,0 +1,45 @@
+#!/bin/sh
+# tests/decoder.py and tqkv decode agree: second_decoder.sh TQKV PYTHON SOURCE
+set -eu
+tqkv=$1 python=$2 source=$3
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cat > "$dir/make.py" <<'END'
+import sys, numpy as np
+rng = np.random.default_rng(1)
+for d in (16, 48, 64, 80, 112, 128, 144):
+    np.save(f"{sys.argv[1]}/x{d}.npy", rng.standard_normal((2, 4, 3, d)).astype("f4") + 2)
+np.save(f"{sys.argv[1]}/x3.npy", rng.standard_normal((4, 3, 64)).astype("f4"))
+END
+cat > "$dir/compare.py" <<'END'
+import sys, numpy as np
+a, b = np.load(sys.argv[1]), np.load(sys.argv[2])
+exact = sys.argv[3] == "exact"
+assert a.shape == b.shape and a.dtype == b.dtype, (a.shape, b.shape)
+assert np.array_equal(a, b) if exact else np.allclose(a, b, rtol=1e-5, atol=1e-5), sys.argv
+END
+"$python" "$dir/make.py" "$dir"
+count=0
+compare()
+{
+    "$tqkv" decode "$1" "$dir/a.npy"
+    "$python" "$source/tests/decoder.py" "$1" "$dir/b.npy"
+    "$python" "$dir/compare.py" "$dir/a.npy" "$dir/b.npy" "$2"
+    count=$((count + 1))
+}
+for d in 16 48 64 80 112 128 144 3; do
+    for f in tq2 tq2.5 tq3 tq3.4375 tq4 tq4.0625 tq5 tq6 tq6.5 tq7 tq7.75 tq8 tq4s tq3n; do
+        "$tqkv" encode -f $f "$dir/x$d.npy" "$dir/x.tqkv"
+        compare "$dir/x.tqkv" exact
+    done
+    for f in lm2 lm3 lm4 lm4s; do
+        "$tqkv" encode -f $f "$dir/x$d.npy" "$dir/x.tqkv"
+        compare "$dir/x.tqkv" close
+    done
+done
+for m in 1 5; do
+    "$tqkv" fit -m $m "$dir/x64.npy" "$dir/x64.npy" "$dir/x64.npy" "$dir/p"
+    "$tqkv" encode -p "$dir/p" "$dir/x64.npy" "$dir/x.tqkv"
+    compare "$dir/x.tqkv" exact
+done
+echo "$count passed, 0 failed"
