@@ -14,7 +14,7 @@
 #include "codec/plan.h"
 
 /* Bytes of survivors that viterbi needs at most: one a position and node. */
-enum { SURVIVOR_BYTES = (MAX_DIM + LEAD) * 64 };
+enum { SURVIVOR_BYTES = (MAX_DIM + 2 * MAX_LEAD) * 64 };
 
 typedef struct codec_kernels {
     const char *name;

@@ -15,8 +15,8 @@ enum {
     PATTERN = 128,
     /* Kernels may read this far past the last code byte. */
     CODE_PADDING = 64,
-    /* Lead-in of the tail-biting search; head_dim is at least as much. */
-    LEAD = 16
+    /* Longest lead-in of the tail-biting search; no head_dim is less. */
+    MAX_LEAD = 16
 };
 
 /* Where 8 consecutive windows lie: window i begins at bit_offset[i] of the
@@ -25,7 +25,6 @@ enum {
 typedef struct window_group {
     uint8_t shuffle[16];
     uint16_t multiplier[8];
-    uint8_t bit_offset[8];
     uint16_t first_byte;
 } window_group;
 
@@ -37,6 +36,9 @@ typedef struct stream_plan {
     int8_t a[2][16], b[2][16];    /* level tables: low rate, high rate */
     window_group groups[PATTERN / 8];
     uint8_t is_high[PATTERN];     /* if mixed: 0xFF for values of the high rate */
+    /* The same for 64 windows at once: the bytes of each group, relative to the
+     * first of 8 groups, and the bits where windows begin there. */
+    uint8_t group_bytes[PATTERN], group_bits[PATTERN];
 } stream_plan;
 
 /* The search for codes: the trellis of section "Encoding" in doc/format.md. */
@@ -47,6 +49,13 @@ typedef struct trellis_plan {
     const trellis_table *table[2]; /* of the low and the high rate */
     int16_t level[2][256];         /* twice the level of each window */
 } trellis_plan;
+
+/* Values before and after the seam that the search looks at to choose the node
+ * there: enough for a path to forget where it began (doc/quality.md). */
+static inline unsigned trellis_lead(unsigned low_bits)
+{
+    return low_bits < 4 ? MAX_LEAD : MAX_LEAD / 2;
+}
 
 void stream_plan_init(stream_plan *p, const tqkv_format *format);
 void trellis_plan_init(trellis_plan *p, const tqkv_format *format);

@@ -10,6 +10,7 @@
  *   vec_operand(v)       lanes of 16-bit ints as vec_multiply_add takes them
  *   vec_multiply_add(x, y, sum)        x * y + sum, x and y as operands
  *   vec_store_bytes(p, v)              the low bytes of LANES lanes
+ *   vec_least(v)                       the least lane
  *
  * Window w of node n (after) is w = n << low | branch, and its level is
  * a[w >> 4] + b[w & 15]. With A = w >> 4, q = w & 15 and u = target - 2 a[A],
@@ -88,19 +89,38 @@ TARGET INLINE void all_windows(const step_tables *s, int target, int is_high,
     }
 }
 
+/* all_windows for one group, into registers: several minima side by side,
+ * because a chain of 16 would be what the step waits for. */
+TARGET INLINE void best_of_16(const step_tables *s, int target, int is_high,
+                              const int32_t *cost, vec *best)
+{
+    enum { CHAINS = LANES == 4 ? 1 : LANES / 4 };
+    vec u[VECTORS], square[VECTORS], least[VECTORS][CHAINS];
+    for (unsigned v = 0; v < VECTORS; v++) {
+        vec x = vec_sub(vec_set1(target), vec_load(s->a[is_high] + v * LANES));
+        u[v] = vec_operand(x);
+        square[v] = vec_multiply_add(u[v], vec_operand(vec_times_16(x)), vec_set1(0));
+    }
+    for (unsigned q = 0; q < 16; q++) {
+        vec old = vec_set1(cost[q]), b = vec_load(s->minus_b[is_high][q]);
+        for (unsigned v = 0; v < VECTORS; v++) {
+            vec c = vec_multiply_add(u[v], b, old);
+            least[v][q % CHAINS] = q < CHAINS ? c : vec_min(least[v][q % CHAINS], c);
+        }
+    }
+    for (unsigned v = 0; v < VECTORS; v++) {
+        vec m = least[v][0];
+        for (unsigned c = 1; c < CHAINS; c++)
+            m = vec_min(m, least[v][c]);
+        best[v] = vec_add(m, square[v]);
+    }
+}
+
 /* From best to nodes in order: node_cost[n] = cost * 16, survivor[n] = branch. */
 TARGET INLINE void into_nodes(const int32_t *best, int32_t *node_cost,
                               uint8_t *survivor, const unsigned low)
 {
     const unsigned nodes = 256u >> low;
-    if (low == 4) {
-        for (unsigned v = 0; v < VECTORS; v++) {
-            vec packed = vec_load(best + v * LANES);
-            vec_store_bytes(survivor + v * LANES, vec_and(packed, vec_set1(15)));
-            vec_store(node_cost + v * LANES, vec_and(packed, vec_set1(~15)));
-        }
-        return;
-    }
     for (unsigned n = 0; n < nodes; n++) {
         if (low < 4) {
             unsigned groups = 16u >> low;
@@ -149,14 +169,6 @@ TARGET INLINE void into_old(const int32_t *node_cost, const int32_t *b_square,
                             int32_t *cost, const unsigned low)
 {
     const unsigned nodes = 256u >> low, width = nodes > 16 ? nodes / 16 : 1;
-    if (low == 4) {
-        for (unsigned q = 0; q < 16; q += LANES)
-            vec_store(cost + q, vec_add(vec_load(node_cost + q), vec_load(b_square + q)));
-        /* Costs come back one by one from memory, which is cheaper than to
-         * shuffle them out of a register as compilers would. */
-        __asm__ volatile("" : : "r"(cost) : "memory");
-        return;
-    }
     for (unsigned q = 0; q < 16; q++)
         for (unsigned r = 0; r < width; r++)
             cost[q * width + r] = node_cost[(r * 16 + q) % nodes] + b_square[q];
@@ -172,6 +184,50 @@ TARGET INLINE int long_step(const trellis_plan *p, unsigned i)
     return p->mixed && trellis_step(p->rate, i) > p->low_bits;
 }
 
+/* 16 nodes, the commonest case, stay in registers from step to step; only the
+ * costs go through memory once, to come back one by one. */
+TARGET INLINE void vector_run_16(const trellis_plan *p, const step_tables *s,
+                                 const int16_t *t, unsigned first, unsigned count,
+                                 int32_t *node_cost, uint8_t *survivors)
+{
+    unsigned i = first;
+    int32_t cost[16];
+    vec node[VECTORS];
+    for (unsigned v = 0; v < VECTORS; v++)
+        node[v] = vec_load(node_cost + v * LANES);
+    for (unsigned step = 0; step < count; step++, survivors += 16) {
+        int is_high = high_rate(p, i);
+        for (unsigned v = 0; v < VECTORS; v++)
+            vec_store(cost + v * LANES,
+                      vec_add(node[v], vec_load(s->b_square[is_high] + v * LANES)));
+        /* From memory, because compilers would shuffle them out of registers. */
+        __asm__ volatile("" : : "r"(cost) : "memory");
+        best_of_16(s, t[i], is_high, cost, node);
+        for (unsigned v = 0; v < VECTORS; v++) {
+            vec_store_bytes(survivors + v * LANES, vec_and(node[v], vec_set1(15)));
+            node[v] = vec_and(node[v], vec_set1(~15));
+        }
+        if (long_step(p, i)) {
+            for (unsigned v = 0; v < VECTORS; v++)
+                vec_store(node_cost + v * LANES, node[v]);
+            merge_pairs(node_cost, survivors, 16);
+            for (unsigned v = 0; v < VECTORS; v++)
+                node[v] = vec_load(node_cost + v * LANES);
+        }
+        if (step % RENORMALISE == RENORMALISE - 1) {
+            vec least = node[0];
+            for (unsigned v = 1; v < VECTORS; v++)
+                least = vec_min(least, node[v]);
+            least = vec_set1(vec_least(least));
+            for (unsigned v = 0; v < VECTORS; v++)
+                node[v] = vec_sub(node[v], least);
+        }
+        i = i + 1 == p->head_dim ? 0 : i + 1;
+    }
+    for (unsigned v = 0; v < VECTORS; v++)
+        vec_store(node_cost + v * LANES, node[v]);
+}
+
 TARGET INLINE void vector_run(const trellis_plan *p, const step_tables *s,
                               const int16_t *t, unsigned first, unsigned count,
                               int32_t *node_cost, uint8_t *survivors,
@@ -180,6 +236,10 @@ TARGET INLINE void vector_run(const trellis_plan *p, const step_tables *s,
     const unsigned nodes = 256u >> low;
     unsigned i = first;
     int32_t cost[64], best[64];
+    if (low == 4) {
+        vector_run_16(p, s, t, first, count, node_cost, survivors);
+        return;
+    }
     for (unsigned step = 0; step < count; step++) {
         int is_high = high_rate(p, i);
         into_old(node_cost, s->b_square[is_high], cost, low);
@@ -198,15 +258,16 @@ TARGET INLINE void viterbi_rate(const trellis_plan *p, const int16_t *t,
                                 const unsigned low)
 {
     const unsigned nodes = 256u >> low;
-    unsigned live = p->mixed ? nodes / 2 : nodes, cheapest = 0;
+    const unsigned lead = trellis_lead(low);
+    unsigned live = long_step(p, lead - 1) ? nodes / 2 : nodes, cheapest = 0;
     int32_t cost[64] = {0};
     step_tables s;
     step_tables_init(&s, p);
-    vector_run(p, &s, t, p->head_dim - LEAD, 2 * LEAD, cost, survivors, low);
+    vector_run(p, &s, t, p->head_dim - lead, 2 * lead, cost, survivors, low);
     for (unsigned n = 1; n < live; n++)
         if (cost[n] < cost[cheapest])
             cheapest = n;
-    unsigned seam = viterbi_trace(p, survivors + LEAD * nodes, 0, LEAD, cheapest,
+    unsigned seam = viterbi_trace(p, survivors + lead * nodes, 0, lead, cheapest,
                                   windows);
     for (unsigned n = 0; n < nodes; n++) {
         int free = n == seam || (p->mixed && n == seam + nodes / 2);

@@ -172,6 +172,7 @@ typedef int32x4_t vec;
 #define vec_sub vsubq_s32
 #define vec_and vandq_s32
 #define vec_min vminq_s32
+#define vec_least vminvq_s32
 #define vec_repeat_4 vld1q_s32
 TARGET static inline vec vec_repeat_2(const int32_t *p)
 {

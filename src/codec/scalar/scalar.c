@@ -101,11 +101,12 @@ static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *windows,
                     uint8_t *survivors)
 {
     unsigned n = p->head_dim, nodes = 256u >> p->low_bits;
-    unsigned live = nodes >> (trellis_step(p->rate, LEAD - 1) - p->low_bits);
+    unsigned lead = trellis_lead(p->low_bits);
+    unsigned live = nodes >> (trellis_step(p->rate, lead - 1) - p->low_bits);
     int32_t cost[64] = {0};
     /* The lead-in runs over the seam with both ends free. */
-    viterbi_run(p, t, n - LEAD, 2 * LEAD, cost, survivors);
-    unsigned seam = viterbi_trace(p, survivors + LEAD * nodes, 0, LEAD,
+    viterbi_run(p, t, n - lead, 2 * lead, cost, survivors);
+    unsigned seam = viterbi_trace(p, survivors + lead * nodes, 0, lead,
                                   cheapest(cost, live), windows);
     /* The row starts and ends in the node found there. */
     for (unsigned i = 0; i < nodes; i++)

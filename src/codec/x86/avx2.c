@@ -244,6 +244,12 @@ TARGET static inline vec vec_repeat_4(const int32_t *p)
 {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
 }
+TARGET static inline int32_t vec_least(vec v)
+{
+    __m128i x = _mm_min_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    x = _mm_min_epi32(x, _mm_shuffle_epi32(x, 0x4E));
+    return _mm_cvtsi128_si32(_mm_min_epi32(x, _mm_shuffle_epi32(x, 0xB1)));
+}
 #define vec_add _mm256_add_epi32
 #define vec_sub _mm256_sub_epi32
 #define vec_and _mm256_and_si256

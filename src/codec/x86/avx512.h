@@ -138,6 +138,7 @@ TARGET static inline vec vec_repeat_4(const int32_t *p)
 {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
 }
+#define vec_least _mm512_reduce_min_epi32
 #define vec_add _mm512_add_epi32
 #define vec_sub _mm512_sub_epi32
 #define vec_and _mm512_and_si512

@@ -30,46 +30,41 @@ TARGET static inline __m512i look_up(__m512i window, __m512i a, __m512i b)
                            _mm512_shuffle_epi8(b, _mm512_and_si512(window, nibble)));
 }
 
-/* Where the 8 groups of 64 windows begin, relative to the first, as the
- * indices of their 8 bytes each; and the windows' bits there. */
-typedef struct cut {
-    __m512i bytes, bits;
-    unsigned first_byte;
-} cut;
-
-TARGET static inline cut cut_of(const window_group *g)
+/* The 64 bytes of codes from first on, of which there may be fewer; behind the
+ * last comes the first again. */
+TARGET static inline __m512i bytes_from(const uint8_t *codes, unsigned first, unsigned size)
 {
-    uint64_t begin[8], bits[8];
-    for (int i = 0; i < 8; i++) {
-        begin[i] = (uint64_t)(g[i].first_byte - g[0].first_byte) * 0x0101010101010101u;
-        memcpy(&bits[i], g[i].bit_offset, sizeof bits[i]);
-    }
-    cut c = {.first_byte = g[0].first_byte};
-    c.bytes = _mm512_add_epi8(_mm512_loadu_si512(begin), _mm512_set1_epi64(0x0706050403020100));
-    c.bits = _mm512_loadu_si512(bits);
-    return c;
+    unsigned left = size - first;
+    if (left >= 64)
+        return _mm512_loadu_si512(codes + first);
+    __m512i bytes = _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes + first);
+    return _mm512_mask_mov_epi8(bytes, (__mmask64)1 << left, _mm512_set1_epi8((char)codes[0]));
 }
 
 /* A group's windows span at most 7 steps and 8 bits: over 7 bits a value, with
- * two rates, that can be more than the 64 bits of a lane. */
+ * two rates, that can be more than the 64 bits of a lane. Where the row ends
+ * inside a byte, a copy joins end and beginning. */
 TARGET static void levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
-    if (p->low_bits == 7 && p->mixed) {
+    unsigned bits = p->head_dim / 16 * p->rate, size = (bits + 7) / 8;
+    uint8_t padded[MAX_DIM + CODE_PADDING];
+    if ((p->low_bits == 7 && p->mixed) || (p->rate == 64 && p->head_dim % 32 == 0)) {
         avx2_levels(codes, p, out);
         return;
     }
-    uint8_t padded[MAX_DIM + CODE_PADDING];
-    codes_pad(codes, p, padded);
-    cut cuts[2] = {cut_of(p->groups), cut_of(p->groups + 8)};
+    if (bits % 8) {
+        codes_pad(codes, p, padded);
+        codes = padded;
+        size += 64;
+    }
     __m512i a = table_64(p->a[0]), b = table_64(p->b[0]);
     __m512i a_high = table_64(p->a[p->mixed]), b_high = table_64(p->b[p->mixed]);
     for (unsigned i = 0; i < p->head_dim; i += 64) {
         unsigned k = i % PATTERN, left = p->head_dim - i;
         __mmask64 wanted = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
-        const cut *c = &cuts[k / 64];
-        __m512i bytes = _mm512_loadu_si512(padded + i / PATTERN * p->rate + c->first_byte);
-        __m512i window = _mm512_multishift_epi64_epi8(
-            c->bits, _mm512_permutexvar_epi8(c->bytes, bytes));
+        __m512i bytes = bytes_from(codes, i / PATTERN * p->rate + p->groups[k / 8].first_byte, size);
+        __m512i lanes = _mm512_permutexvar_epi8(_mm512_loadu_si512(p->group_bytes + k), bytes);
+        __m512i window = _mm512_multishift_epi64_epi8(_mm512_loadu_si512(p->group_bits + k), lanes);
         __m512i level = look_up(window, a, b);
         if (p->mixed) {
             __mmask64 high = _mm512_movepi8_mask(_mm512_loadu_si512(p->is_high + k));
