@@ -214,7 +214,7 @@ static void run_quantize(const codec_kernels *k, const input *in, void *out)
 {
     float square, peak;
     k->moments(in->x, in->n, &square, &peak);
-    k->quantize(in->x, in->n, peak > 0 ? 400 / peak : 1, TARGET_LIMIT, out);
+    k->quantize(in->x, in->n, peak > 1e-30f ? 400 / peak : 1, TARGET_LIMIT, out);
 }
 
 static void run_viterbi(const codec_kernels *k, const input *in, void *out)
@@ -246,7 +246,7 @@ static void run_lloyd_index(const codec_kernels *k, const input *in, void *out)
     float square, peak;
     k->moments(in->x, in->n, &square, &peak);
     float root = sqrtf(square / (float)in->n);
-    k->lloyd_index(in->x, in->n, root > 0 ? LLOYD_UNIT / root : 1, in->lloyd, out);
+    k->lloyd_index(in->x, in->n, root > 1e-15f ? LLOYD_UNIT / root : 1, in->lloyd, out);
 }
 
 static void run_lloyd_values(const codec_kernels *k, const input *in, void *out)
