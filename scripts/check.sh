@@ -5,11 +5,16 @@ set -eu
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
 
+unset MAKEFLAGS # of the make that may have called
+
 configure_and_build()
 {
-    cmake --preset "$1" >/dev/null
-    cmake --build "build/$1" --parallel "$jobs" | grep -v '^\[' || true
-    cmake --build "build/$1" --parallel "$jobs" >/dev/null
+    mkdir -p build
+    if ! { cmake --preset "$1" && cmake --build "build/$1" --parallel "$jobs"; } \
+        > "build/$1.log" 2>&1; then
+        cat "build/$1.log"
+        exit 1
+    fi
 }
 
 echo "== gcc, warnings as errors"
