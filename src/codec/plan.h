@@ -57,6 +57,25 @@ static inline unsigned trellis_lead(unsigned low_bits)
     return low_bits < 4 ? MAX_LEAD : MAX_LEAD / 2;
 }
 
+/* At 4 bits each of the 16 nodes has its own centre, a[node]. A search that
+ * goes on only from the NARROW nodes whose centres are nearest to the target
+ * loses nothing that can be measured (doc/quality.md) and takes a third less. */
+enum { NARROW = 10 };
+
+static inline int trellis_is_narrow(const trellis_plan *p)
+{
+    return p->rate == 64;
+}
+
+/* The first of the nodes from which the search goes on after a target. */
+static inline unsigned trellis_first_node(const trellis_plan *p, int target)
+{
+    unsigned first = 0;
+    for (unsigned i = NARROW / 2; i < 16 - NARROW / 2; i++)
+        first += target > 2 * p->table[0]->a[i];
+    return first;
+}
+
 void stream_plan_init(stream_plan *p, const tqkv_format *format);
 void trellis_plan_init(trellis_plan *p, const tqkv_format *format);
 

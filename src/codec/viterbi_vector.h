@@ -89,10 +89,11 @@ TARGET INLINE void all_windows(const step_tables *s, int target, int is_high,
     }
 }
 
-/* all_windows for one group, into registers: several minima side by side,
- * because a chain of 16 would be what the step waits for. */
+/* all_windows for one group, into registers, from `width` old nodes: several
+ * minima side by side, because one chain would be what the step waits for. */
 TARGET INLINE void best_of_16(const step_tables *s, int target, int is_high,
-                              const int32_t *cost, vec *best)
+                              const int32_t *cost, unsigned from, vec *best,
+                              const unsigned width)
 {
     enum { CHAINS = LANES == 4 ? 1 : LANES / 4 };
     vec u[VECTORS], square[VECTORS], least[VECTORS][CHAINS];
@@ -101,8 +102,8 @@ TARGET INLINE void best_of_16(const step_tables *s, int target, int is_high,
         u[v] = vec_operand(x);
         square[v] = vec_multiply_add(u[v], vec_operand(vec_times_16(x)), vec_set1(0));
     }
-    for (unsigned q = 0; q < 16; q++) {
-        vec old = vec_set1(cost[q]), b = vec_load(s->minus_b[is_high][q]);
+    for (unsigned q = 0; q < width; q++) {
+        vec old = vec_set1(cost[from + q]), b = vec_load(s->minus_b[is_high][from + q]);
         for (unsigned v = 0; v < VECTORS; v++) {
             vec c = vec_multiply_add(u[v], b, old);
             least[v][q % CHAINS] = q < CHAINS ? c : vec_min(least[v][q % CHAINS], c);
@@ -184,30 +185,32 @@ TARGET INLINE int long_step(const trellis_plan *p, unsigned i)
     return p->mixed && trellis_step(p->rate, i) > p->low_bits;
 }
 
-/* 16 nodes, the commonest case, stay in registers from step to step; only the
- * costs go through memory once, to come back one by one. */
+/* 16 nodes stay in registers from step to step; only the costs go through
+ * memory once, to come back one by one. With first, the search goes on only
+ * from `width` old nodes, those from first[position before] on. */
 TARGET INLINE void vector_run_16(const trellis_plan *p, const step_tables *s,
-                                 const int16_t *t, unsigned first, unsigned count,
-                                 int32_t *node_cost, uint8_t *survivors)
+                                 const int16_t *t, const uint16_t *first, unsigned i,
+                                 unsigned count, int32_t *node_cost,
+                                 uint8_t *survivors, const unsigned width)
 {
-    unsigned i = first;
+    unsigned from = first ? first[(i ? i : p->head_dim) - 1] : 0;
     int32_t cost[16];
     vec node[VECTORS];
     for (unsigned v = 0; v < VECTORS; v++)
         node[v] = vec_load(node_cost + v * LANES);
     for (unsigned step = 0; step < count; step++, survivors += 16) {
-        int is_high = high_rate(p, i);
+        int is_high = !first && high_rate(p, i);
         for (unsigned v = 0; v < VECTORS; v++)
             vec_store(cost + v * LANES,
                       vec_add(node[v], vec_load(s->b_square[is_high] + v * LANES)));
         /* From memory, because compilers would shuffle them out of registers. */
         __asm__ volatile("" : : "r"(cost) : "memory");
-        best_of_16(s, t[i], is_high, cost, node);
+        best_of_16(s, t[i], is_high, cost, from, node, width);
         for (unsigned v = 0; v < VECTORS; v++) {
             vec_store_bytes(survivors + v * LANES, vec_and(node[v], vec_set1(15)));
             node[v] = vec_and(node[v], vec_set1(~15));
         }
-        if (long_step(p, i)) {
+        if (!first && long_step(p, i)) {
             for (unsigned v = 0; v < VECTORS; v++)
                 vec_store(node_cost + v * LANES, node[v]);
             merge_pairs(node_cost, survivors, 16);
@@ -222,6 +225,7 @@ TARGET INLINE void vector_run_16(const trellis_plan *p, const step_tables *s,
             for (unsigned v = 0; v < VECTORS; v++)
                 node[v] = vec_sub(node[v], least);
         }
+        from = first ? first[i] : 0;
         i = i + 1 == p->head_dim ? 0 : i + 1;
     }
     for (unsigned v = 0; v < VECTORS; v++)
@@ -237,7 +241,7 @@ TARGET INLINE void vector_run(const trellis_plan *p, const step_tables *s,
     unsigned i = first;
     int32_t cost[64], best[64];
     if (low == 4) {
-        vector_run_16(p, s, t, first, count, node_cost, survivors);
+        vector_run_16(p, s, t, NULL, first, count, node_cost, survivors, 16);
         return;
     }
     for (unsigned step = 0; step < count; step++) {
@@ -277,9 +281,36 @@ TARGET INLINE void viterbi_rate(const trellis_plan *p, const int16_t *t,
     viterbi_trace(p, survivors, 0, p->head_dim, seam, windows);
 }
 
+/* 4 bits: the search goes on only from the nodes that targets allow. */
+TARGET static void viterbi_narrow(const trellis_plan *p, const int16_t *t,
+                                  uint8_t *windows, uint8_t *survivors)
+{
+    const unsigned n = p->head_dim, lead = trellis_lead(4);
+    uint16_t first[MAX_DIM] = {0};
+    int32_t cost[16] = {0};
+    step_tables s;
+    step_tables_init(&s, p);
+    for (unsigned k = NARROW / 2; k < 16 - NARROW / 2; k++)
+        for (unsigned i = 0; i < n; i++)
+            first[i] = (uint16_t)(first[i] + (t[i] > s.a[0][k]));
+    vector_run_16(p, &s, t, first, n - lead, 2 * lead, cost, survivors, NARROW);
+    unsigned cheapest = first[lead - 1];
+    for (unsigned i = cheapest; i < first[lead - 1] + (unsigned)NARROW; i++)
+        cheapest = cost[i] < cost[cheapest] ? i : cheapest;
+    unsigned seam = viterbi_trace(p, survivors + lead * 16, 0, lead, cheapest, windows);
+    for (unsigned i = 0; i < 16; i++)
+        cost[i] = i == seam ? 0 : BLOCKED_COST * 16;
+    vector_run_16(p, &s, t, first, 0, n, cost, survivors, NARROW);
+    viterbi_trace(p, survivors, 0, n, seam, windows);
+}
+
 TARGET static void viterbi(const trellis_plan *p, const int16_t *t,
                            uint8_t *windows, uint8_t *survivors)
 {
+    if (trellis_is_narrow(p)) {
+        viterbi_narrow(p, t, windows, survivors);
+        return;
+    }
     switch (p->low_bits) {
     case 2:
         viterbi_rate(p, t, windows, survivors, 2);

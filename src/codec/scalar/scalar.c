@@ -88,17 +88,17 @@ static void viterbi_run(const trellis_plan *p, const int16_t *t, unsigned first,
     }
 }
 
-static unsigned cheapest(const int32_t *cost, unsigned nodes)
+static unsigned cheapest(const int32_t *cost, unsigned first, unsigned end)
 {
-    unsigned best = 0;
-    for (unsigned n = 1; n < nodes; n++)
+    unsigned best = first;
+    for (unsigned n = first; n < end; n++)
         if (cost[n] < cost[best])
             best = n;
     return best;
 }
 
-static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *windows,
-                    uint8_t *survivors)
+static void viterbi_full(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+                         uint8_t *survivors)
 {
     unsigned n = p->head_dim, nodes = 256u >> p->low_bits;
     unsigned lead = trellis_lead(p->low_bits);
@@ -107,13 +107,58 @@ static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *windows,
     /* The lead-in runs over the seam with both ends free. */
     viterbi_run(p, t, n - lead, 2 * lead, cost, survivors);
     unsigned seam = viterbi_trace(p, survivors + lead * nodes, 0, lead,
-                                  cheapest(cost, live), windows);
+                                  cheapest(cost, 0, live), windows);
     /* The row starts and ends in the node found there. */
     for (unsigned i = 0; i < nodes; i++)
         cost[i] = BLOCKED;
     cost[seam] = 0;
     viterbi_run(p, t, 0, n, cost, survivors);
     viterbi_trace(p, survivors, 0, n, seam, windows);
+}
+
+/* The same at 4 bits, going on only from the nodes that each target allows. */
+static void narrow_run(const trellis_plan *p, const int16_t *t, unsigned first,
+                       unsigned count, int32_t *cost, uint8_t *survivors)
+{
+    for (unsigned s = 0; s < count; s++) {
+        unsigned i = (first + s) % p->head_dim;
+        unsigned from = trellis_first_node(p, t[(i ? i : p->head_dim) - 1]);
+        int32_t best[16];
+        for (unsigned n = 0; n < 16; n++) {
+            best[n] = INT32_MAX;
+            for (unsigned old = from; old < from + NARROW; old++) {
+                int32_t error = t[i] - p->level[0][n << 4 | old];
+                int32_t total = cost[old] + error * error;
+                if (total < best[n]) {
+                    best[n] = total;
+                    survivors[s * 16 + n] = (uint8_t)old;
+                }
+            }
+        }
+        memcpy(cost, best, sizeof best);
+    }
+}
+
+static void viterbi_narrow(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+                           uint8_t *survivors)
+{
+    unsigned n = p->head_dim, lead = trellis_lead(4);
+    unsigned first = trellis_first_node(p, t[lead - 1]);
+    int32_t cost[16] = {0};
+    narrow_run(p, t, n - lead, 2 * lead, cost, survivors);
+    unsigned seam = viterbi_trace(p, survivors + lead * 16, 0, lead,
+                                  cheapest(cost, first, first + NARROW), windows);
+    for (unsigned i = 0; i < 16; i++)
+        cost[i] = BLOCKED;
+    cost[seam] = 0;
+    narrow_run(p, t, 0, n, cost, survivors);
+    viterbi_trace(p, survivors, 0, n, seam, windows);
+}
+
+static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+                    uint8_t *survivors)
+{
+    (trellis_is_narrow(p) ? viterbi_narrow : viterbi_full)(p, t, windows, survivors);
 }
 
 /* ---- codes and values ---- */
