@@ -120,7 +120,7 @@ typedef struct input {
     const lloyd_code *lloyd;
     unsigned mlx_bits;
     const float *codebook;
-    float x[MAX_DIM], v[MAX_DIM], norms[4], factor;
+    float x[MAX_DIM], norms[4], factor;
     int8_t levels[MAX_DIM], index[MAX_DIM];
     int16_t targets[MAX_DIM];
     uint8_t codes[MAX_DIM];
@@ -178,6 +178,16 @@ static output_shape floats(const input *in)
 static output_shape bytes(const input *in)
 {
     return (output_shape){in->n, 1};
+}
+
+static output_shape half_bytes(const input *in)
+{
+    return (output_shape){in->n / 2, 1};
+}
+
+static output_shape sums_and_bytes(const input *in)
+{
+    return (output_shape){2 * sizeof(int32_t) + in->n, sizeof(int32_t)};
 }
 
 static output_shape words(const input *in)
@@ -244,20 +254,21 @@ static void run_project_levels(const codec_kernels *k, const input *in, void *ou
 static void run_lloyd_index(const codec_kernels *k, const input *in, void *out)
 {
     float square, peak;
+    int32_t *sums = out;
     k->moments(in->x, in->n, &square, &peak);
     float root = sqrtf(square / (float)in->n);
-    k->lloyd_index(in->x, in->n, root > 1e-15f ? LLOYD_UNIT / root : 1, in->lloyd, out);
+    k->lloyd_index(in->x, in->n, root > 1e-15f ? LLOYD_UNIT / root : 1, in->lloyd,
+                   (uint8_t *)(sums + 2), sums, sums + 1);
+}
+
+static void run_pack_nibbles(const codec_kernels *k, const input *in, void *out)
+{
+    k->pack_nibbles((const uint8_t *)in->levels, in->n, out);
 }
 
 static void run_lloyd_values(const codec_kernels *k, const input *in, void *out)
 {
     k->lloyd_values(in->index, in->n, in->lloyd, in->factor, out);
-}
-
-static void run_project(const codec_kernels *k, const input *in, void *out)
-{
-    float *o = out;
-    k->project(in->x, in->v, in->n, o, o + 1);
 }
 
 static void run_mlx_encode(const codec_kernels *k, const input *in, void *out)
@@ -281,9 +292,9 @@ static const check checks[] = {
     {"levels", bytes, run_levels, is_stream},
     {"scale_levels", floats, run_scale_levels, is_trellis},
     {"project_levels", two_floats, run_project_levels, is_trellis},
-    {"lloyd_index", bytes, run_lloyd_index, is_lloyd},
+    {"lloyd_index", sums_and_bytes, run_lloyd_index, is_lloyd},
+    {"pack_nibbles", half_bytes, run_pack_nibbles, is_lloyd},
     {"lloyd_values", floats, run_lloyd_values, is_lloyd},
-    {"project", two_floats, run_project, is_lloyd},
     {"mlx_encode", mlx_row, run_mlx_encode, is_mlx},
     {"mlx_decode", floats, run_mlx_decode, is_mlx},
 };
@@ -320,7 +331,6 @@ static void fill_input(input *in, const char *format, unsigned head_dim)
         in->codebook = mlx_codebook(in->mlx_bits);
     }
     random_row(in->x, head_dim);
-    random_row(in->v, head_dim);
     for (unsigned i = 0; i < 4; i++)
         in->norms[i] = fabsf(gaussian());
     random_bytes(in->levels, sizeof in->levels);

@@ -3,29 +3,12 @@
 #include "codec/kernels.h"
 #include "format/trellis.h"
 
-/* Rates that fill bytes evenly. */
-static void pack_2(const uint8_t *w, unsigned n, uint8_t *codes)
-{
-    for (unsigned i = 0; i < n / 4; i++)
-        codes[i] = (uint8_t)((w[4 * i] & 3) | (w[4 * i + 1] & 3) << 2 |
-                             (w[4 * i + 2] & 3) << 4 | w[4 * i + 3] << 6);
-}
-
-static void pack_4(const uint8_t *w, unsigned n, uint8_t *codes)
-{
-    for (unsigned i = 0; i < n / 2; i++)
-        codes[i] = (uint8_t)((w[2 * i] & 15) | w[2 * i + 1] << 4);
-}
-
-void codes_pack(const uint8_t *windows, const stream_plan *p, uint8_t *codes)
+void codes_pack(const codec_kernels *k, const uint8_t *windows,
+                const stream_plan *p, uint8_t *codes)
 {
     unsigned n = p->head_dim;
-    if (p->rate == 32) {
-        pack_2(windows, n, codes);
-        return;
-    }
     if (p->rate == 64) {
-        pack_4(windows, n, codes);
+        k->pack_nibbles(windows, n, codes);
         return;
     }
     uint64_t pending = 0;

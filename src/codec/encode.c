@@ -108,7 +108,7 @@ static uint16_t encode_trellis(encoder *e, const float *x, float root, float uni
         k->quantize(x, n, gain, TARGET_LIMIT, targets);
         k->viterbi(&e->trellis, targets, windows, e->survivors);
     }
-    codes_pack(windows, stream, codes);
+    codes_pack(k, windows, stream, codes);
     k->levels(codes, stream, levels);
     float xl;
     int32_t ll;
@@ -120,14 +120,13 @@ static uint16_t encode_lloyd(encoder *e, const float *x, float root, float unit,
                              uint8_t *codes)
 {
     const codec_kernels *k = e->codec.kernels;
-    unsigned n = e->codec.stream.head_dim;
     uint8_t index[MAX_DIM];
-    float values[MAX_DIM], xv, vv;
-    k->lloyd_index(x, n, (float)LLOYD_UNIT / root, e->lloyd, index);
-    codes_pack(index, &e->codec.stream, codes);
-    k->lloyd_values((const int8_t *)index, n, e->lloyd, 1, values);
-    k->project(x, values, n, &xv, &vv);
-    return scale_of(xv, vv, unit);
+    int32_t tv, vv;
+    k->lloyd_index(x, e->codec.stream.head_dim, (float)LLOYD_UNIT / root, e->lloyd, index,
+                   &tv, &vv);
+    codes_pack(k, index, &e->codec.stream, codes);
+    float units = (float)LLOYD_VALUE_UNIT / LLOYD_UNIT; /* exact */
+    return scale_of((float)tv * units, (float)vv, root * unit);
 }
 
 static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,

@@ -50,18 +50,21 @@ typedef struct codec_kernels {
                            float *xl, int32_t *ll);
 
     /* index = number of the nearest of code's values to x * gain, where t =
-     * x * gain is rounded as by quantize with LLOYD_UNIT to the unit: the
-     * count of thresholds below |t|, mirrored for t < 0. */
+     * x * gain is rounded to nearest even and saturated to 16 bits: the count
+     * of thresholds below |t|, mirrored for t < 0. *tv = sum of t * v, *vv = sum
+     * of v * v, for the values v in small integers. gain makes the root mean
+     * square LLOYD_UNIT, so that |*tv| < 2^30. */
     void (*lloyd_index)(const float *x, unsigned n, float gain,
-                        const lloyd_code *code, uint8_t *index);
+                        const lloyd_code *code, uint8_t *index, int32_t *tv,
+                        int32_t *vv);
+
+    /* Two indices a byte, the first in the low nibble; the upper nibbles of
+     * index do not count. */
+    void (*pack_nibbles)(const uint8_t *index, unsigned n, uint8_t *codes);
 
     /* dst = value of index * scale; index as from levels, below 2^bits. */
     void (*lloyd_values)(const int8_t *index, unsigned n,
                          const lloyd_code *code, float scale, float *dst);
-
-    /* *xv = sum of x * v, *vv = sum of v * v. */
-    void (*project)(const float *x, const float *v, unsigned n, float *xv,
-                    float *vv);
 
     /* One row in the reference's layout, in double precision inside: rotate,
      * norms, nearest centroid (above a midpoint goes up), pack. */
@@ -91,8 +94,9 @@ const codec_kernels *codec_kernels_get(void);
 
 /* ---- shared by all tables: too short or too rare to differ ---- */
 
-/* Codes from windows: the low bits of each, in order. */
-void codes_pack(const uint8_t *windows, const stream_plan *p, uint8_t *codes);
+/* Codes from windows: the low bits of each, in order; 4 bits by the kernel. */
+void codes_pack(const codec_kernels *k, const uint8_t *windows,
+                const stream_plan *p, uint8_t *codes);
 
 /* Copies a row's codes to padded[code bytes + CODE_PADDING] and puts the first
  * 8 bits of the stream behind its last, so that no window wraps. */

@@ -81,20 +81,6 @@ TARGET static void moments(const float *x, unsigned n, float *sum_of_squares, fl
     *peak = vmaxvq_f32(largest);
 }
 
-TARGET static void project(const float *x, const float *v, unsigned n, float *xv, float *vv)
-{
-    float32x4_t lane[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
-    float32x4_t square[4] = {lane[0], lane[0], lane[0], lane[0]};
-    for (unsigned i = 0; i < n; i += 16)
-        for (unsigned j = 0; j < 4; j++) {
-            float32x4_t a = vld1q_f32(v + i + 4 * j);
-            lane[j] = vaddq_f32(lane[j], vmulq_f32(vld1q_f32(x + i + 4 * j), a));
-            square[j] = vaddq_f32(square[j], vmulq_f32(a, a));
-        }
-    *xv = sum_16_lanes(lane);
-    *vv = sum_16_lanes(square);
-}
-
 /* 16 levels as floats. */
 TARGET static inline void sixteen_levels(const int8_t *levels, float32x4_t *v)
 {
@@ -142,8 +128,12 @@ TARGET static void quantize(const float *x, unsigned n, float gain, int limit, i
 
 /* Counts and edges by the upper byte of the magnitude, see lloyd_code. */
 TARGET static void lloyd_index(const float *x, unsigned n, float gain,
-                               const lloyd_code *code, uint8_t *index)
+                               const lloyd_code *code, uint8_t *index, int32_t *tv,
+                               int32_t *vv)
 {
+    const uint8x16_t value_low = vld1q_u8(code->value_low);
+    const uint8x16_t value_high = vld1q_u8(code->value_high);
+    int32x4_t sum_tv = vdupq_n_s32(0), sum_vv = sum_tv;
     const uint8x16_t count = vld1q_u8(code->count), edge = vld1q_u8(code->edge);
     const uint8x16_t half = vdupq_n_u8((uint8_t)(1 << (code->bits - 1)));
     for (unsigned i = 0; i < n; i += 16) {
@@ -155,9 +145,33 @@ TARGET static void lloyd_index(const float *x, unsigned n, float gain,
         uint8x16_t rest = vmovn_high_u16(vmovn_u16(m0), m1);
         uint8x16_t reached = vcgeq_u8(rest, vqtbl1q_u8(edge, bucket));
         uint8x16_t above = vsubq_u8(vqtbl1q_u8(count, bucket), reached);
+        uint8x16_t low = vqtbl1q_u8(value_low, above), high = vqtbl1q_u8(value_high, above);
+        int16x8_t v0 = vreinterpretq_s16_u8(vzip1q_u8(low, high));
+        int16x8_t v1 = vreinterpretq_s16_u8(vzip2q_u8(low, high));
+        sum_vv = vmlal_s16(sum_vv, vget_low_s16(v0), vget_low_s16(v0));
+        sum_vv = vmlal_high_s16(sum_vv, v0, v0);
+        sum_vv = vmlal_s16(sum_vv, vget_low_s16(v1), vget_low_s16(v1));
+        sum_vv = vmlal_high_s16(sum_vv, v1, v1);
+        v0 = vbslq_s16(vcltzq_s16(t0), vnegq_s16(v0), v0);
+        v1 = vbslq_s16(vcltzq_s16(t1), vnegq_s16(v1), v1);
+        sum_tv = vmlal_s16(sum_tv, vget_low_s16(t0), vget_low_s16(v0));
+        sum_tv = vmlal_high_s16(sum_tv, t0, v0);
+        sum_tv = vmlal_s16(sum_tv, vget_low_s16(t1), vget_low_s16(v1));
+        sum_tv = vmlal_high_s16(sum_tv, t1, v1);
         uint8x8_t negative_0 = vmovn_u16(vcltzq_s16(t0));
         uint8x16_t negative = vmovn_high_u16(negative_0, vcltzq_s16(t1));
         vst1q_u8(index + i, vaddq_u8(veorq_u8(above, negative), half));
+    }
+    *tv = vaddvq_s32(sum_tv);
+    *vv = vaddvq_s32(sum_vv);
+}
+
+TARGET static void pack_nibbles(const uint8_t *index, unsigned n, uint8_t *codes)
+{
+    for (unsigned i = 0; i < n; i += 16) {
+        uint8x8x2_t pairs = vld2_u8(index + i);
+        uint8x8_t low = vand_u8(pairs.val[0], vdup_n_u8(15));
+        vst1_u8(codes + i / 2, vorr_u8(low, vshl_n_u8(pairs.val[1], 4)));
     }
 }
 
@@ -272,6 +286,6 @@ TARGET static void lloyd_values(const int8_t *index, unsigned n, const lloyd_cod
         .quantize = quantize, .viterbi = viterbi, .levels = levels,            \
         .scale_levels = scale_levels, .project_levels = project_levels,        \
         .lloyd_index = lloyd_index, .lloyd_values = lloyd_values,              \
-        .project = project, .mlx_encode = mlx_encode,                          \
+        .pack_nibbles = pack_nibbles, .mlx_encode = mlx_encode,                \
         .mlx_decode = mlx_decode,                                              \
     }

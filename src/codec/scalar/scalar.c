@@ -197,17 +197,28 @@ static void project_levels(const float *x, const int8_t *in, unsigned n, float *
 }
 
 static void lloyd_index(const float *x, unsigned n, float gain,
-                        const lloyd_code *code, uint8_t *index)
+                        const lloyd_code *code, uint8_t *index, int32_t *tv,
+                        int32_t *vv)
 {
     int half = 1 << (code->bits - 1);
+    *tv = *vv = 0;
     for (unsigned i = 0; i < n; i++) {
         int t = (int)rintf(x[i] * gain), above = 0;
+        t = t > INT16_MAX ? INT16_MAX : t < INT16_MIN ? INT16_MIN : t;
         int magnitude = t < 0 ? -t : t;
-        magnitude = magnitude > INT16_MAX ? INT16_MAX : magnitude;
         for (int k = 1; k < half; k++)
             above += magnitude > code->thresholds[k];
         index[i] = (uint8_t)(t < 0 ? half - 1 - above : half + above);
+        int v = code->value_low[above] | code->value_high[above] << 8;
+        *tv += magnitude * v;
+        *vv += v * v;
     }
+}
+
+static void pack_nibbles(const uint8_t *index, unsigned n, uint8_t *codes)
+{
+    for (unsigned i = 0; i < n / 2; i++)
+        codes[i] = (uint8_t)((index[2 * i] & 15) | index[2 * i + 1] << 4);
 }
 
 static void lloyd_values(const int8_t *index, unsigned n, const lloyd_code *code,
@@ -215,18 +226,6 @@ static void lloyd_values(const int8_t *index, unsigned n, const lloyd_code *code
 {
     for (unsigned i = 0; i < n; i++)
         dst[i] = code->values[index[i] & 15] * scale;
-}
-
-static void project(const float *x, const float *v, unsigned n, float *xv, float *vv)
-{
-    float lane[16] = {0}, square[16] = {0};
-    for (unsigned i = 0; i < n; i += 16)
-        for (unsigned j = 0; j < 16; j++) {
-            lane[j] += x[i + j] * v[i + j];
-            square[j] += v[i + j] * v[i + j];
-        }
-    *xv = lanes_sum(lane);
-    *vv = lanes_sum(square);
 }
 
 const codec_kernels codec_scalar = {
@@ -239,8 +238,8 @@ const codec_kernels codec_scalar = {
     .scale_levels = scale_levels,
     .project_levels = project_levels,
     .lloyd_index = lloyd_index,
+    .pack_nibbles = pack_nibbles,
     .lloyd_values = lloyd_values,
-    .project = project,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };

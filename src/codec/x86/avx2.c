@@ -45,8 +45,9 @@ TARGET static inline void butterflies_64(float *x)
         _mm256_storeu_ps(x + 8 * i, v[i]);
 }
 
-/* Distance h of at least 8, times factor. */
-TARGET static inline void pair_pass(float *x, unsigned n, unsigned h, float factor)
+/* Distance h of at least 8, times factor; the compiler drops a factor of 1. */
+TARGET static inline __attribute__((always_inline)) void
+pair_pass(float *x, unsigned n, unsigned h, const float factor)
 {
     __m256 f = _mm256_set1_ps(factor);
     for (unsigned i = 0; i < n; i += 2 * h)
@@ -71,8 +72,11 @@ TARGET void avx2_hadamard(float *x, const rotation *r, int transposed, float fac
     }
     int scaled = 0; /* the last pass over a power of two scales as well */
     for (; 2 * h <= block; h *= 2) {
-        scaled = r->order == 1 && 4 * h > block;
-        pair_pass(x, n, h, scaled ? factor : 1);
+        scaled = r->order == 1 && 4 * h > block && factor != 1;
+        if (scaled)
+            pair_pass(x, n, h, factor);
+        else
+            pair_pass(x, n, h, 1);
     }
     if (r->order > 1)
         outer_factor(x, r->order, block, transposed ? r->outer_transposed : r->outer);
@@ -107,18 +111,11 @@ TARGET void avx2_moments(const float *x, unsigned n, float *sum_of_squares, floa
     *sum_of_squares = sum_16_lanes(low, high);
 }
 
-TARGET void avx2_project(const float *x, const float *v, unsigned n, float *xv, float *vv)
+TARGET static inline int32_t sum_lanes(__m256i v)
 {
-    __m256 low = _mm256_setzero_ps(), high = low, square_low = low, square_high = low;
-    for (unsigned i = 0; i < n; i += 16) {
-        __m256 a = _mm256_loadu_ps(v + i), b = _mm256_loadu_ps(v + i + 8);
-        low = _mm256_add_ps(low, _mm256_mul_ps(_mm256_loadu_ps(x + i), a));
-        high = _mm256_add_ps(high, _mm256_mul_ps(_mm256_loadu_ps(x + i + 8), b));
-        square_low = _mm256_add_ps(square_low, _mm256_mul_ps(a, a));
-        square_high = _mm256_add_ps(square_high, _mm256_mul_ps(b, b));
-    }
-    *xv = sum_16_lanes(low, high);
-    *vv = sum_16_lanes(square_low, square_high);
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
 TARGET static inline __m256 eight_levels(const int8_t *levels)
@@ -138,13 +135,16 @@ TARGET void avx2_project_levels(const float *x, const int8_t *levels, unsigned n
         high = _mm256_add_ps(high, _mm256_mul_ps(_mm256_loadu_ps(x + i + 8),
                                                  eight_levels(levels + i + 8)));
     }
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(square), _mm256_extracti128_si256(square, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
-    *ll = _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
+    *ll = sum_lanes(square);
     *xl = sum_16_lanes(low, high);
 }
 
 /* ---- quantisation ---- */
+
+TARGET static inline __m256i both_halves(const uint8_t *table)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+}
 
 /* 16 values to int16, saturating, in order. */
 TARGET static inline __m256i rounded_16(const float *x, __m256 gain)
@@ -166,19 +166,28 @@ TARGET void avx2_quantize(const float *x, unsigned n, float gain, int limit, int
 }
 
 /* Packing works on 128-bit halves: groups of 8 come out as 0 2 1 3 and are put
- * in order at the end. */
-TARGET static inline __m256i lloyd_32(__m256i t0, __m256i t1, const lloyd_code *code)
+ * in order at the end. Unpacking restores the order of the words. */
+TARGET static inline __m256i lloyd_32(__m256i t0, __m256i t1, const lloyd_code *code,
+                                      __m256i *tv, __m256i *vv)
 {
     const __m256i most = _mm256_set1_epi16(0x0FFF), low_byte = _mm256_set1_epi16(0xFF);
-    __m256i m0 = _mm256_min_epu16(_mm256_abs_epi16(t0), most);
-    __m256i m1 = _mm256_min_epu16(_mm256_abs_epi16(t1), most);
+    __m256i a0 = _mm256_abs_epi16(t0), a1 = _mm256_abs_epi16(t1);
+    __m256i m0 = _mm256_min_epu16(a0, most), m1 = _mm256_min_epu16(a1, most);
     __m256i bucket = _mm256_packus_epi16(_mm256_srli_epi16(m0, 8), _mm256_srli_epi16(m1, 8));
-    __m256i rest = _mm256_packus_epi16(_mm256_and_si256(m0, low_byte), _mm256_and_si256(m1, low_byte));
-    __m256i count = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->count));
-    __m256i edge = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)code->edge));
-    edge = _mm256_shuffle_epi8(edge, bucket);
+    __m256i rest = _mm256_packus_epi16(_mm256_and_si256(m0, low_byte),
+                                       _mm256_and_si256(m1, low_byte));
+    __m256i edge = _mm256_shuffle_epi8(both_halves(code->edge), bucket);
     __m256i reached = _mm256_cmpeq_epi8(_mm256_max_epu8(rest, edge), rest);
-    __m256i above = _mm256_sub_epi8(_mm256_shuffle_epi8(count, bucket), reached);
+    __m256i above = _mm256_sub_epi8(_mm256_shuffle_epi8(both_halves(code->count), bucket), reached);
+    __m256i low = _mm256_shuffle_epi8(both_halves(code->value_low), above);
+    __m256i high = _mm256_shuffle_epi8(both_halves(code->value_high), above);
+    __m256i v0 = _mm256_unpacklo_epi8(low, high), v1 = _mm256_unpackhi_epi8(low, high);
+    /* -32768 has no magnitude in 16 bits, but the product of two negatives has */
+    __m256i s0 = _mm256_sign_epi16(v0, t0), s1 = _mm256_sign_epi16(v1, t1);
+    *tv = _mm256_add_epi32(*tv, _mm256_add_epi32(_mm256_madd_epi16(t0, s0),
+                                                 _mm256_madd_epi16(t1, s1)));
+    *vv = _mm256_add_epi32(*vv, _mm256_add_epi32(_mm256_madd_epi16(v0, v0),
+                                                 _mm256_madd_epi16(v1, v1)));
     /* half + above, or half - 1 - above for negative t */
     __m256i negative = _mm256_cmpgt_epi8(_mm256_setzero_si256(), _mm256_packs_epi16(t0, t1));
     above = _mm256_xor_si256(above, negative);
@@ -187,18 +196,37 @@ TARGET static inline __m256i lloyd_32(__m256i t0, __m256i t1, const lloyd_code *
 }
 
 TARGET void avx2_lloyd_index(const float *x, unsigned n, float gain,
-                               const lloyd_code *code, uint8_t *index)
+                             const lloyd_code *code, uint8_t *index, int32_t *tv,
+                             int32_t *vv)
 {
     __m256 g = _mm256_set1_ps(gain);
-    for (unsigned i = 0; i < n; i += 32) {
-        __m256i t0 = rounded_16(x + i, g);
-        if (i + 16 == n) {
-            __m256i k = lloyd_32(t0, t0, code);
-            _mm_storeu_si128((__m128i *)(index + i), _mm256_castsi256_si128(k));
-        } else {
-            __m256i k = lloyd_32(t0, rounded_16(x + i + 16, g), code);
-            _mm256_storeu_si256((__m256i *)(index + i), k);
-        }
+    __m256i sum_tv = _mm256_setzero_si256(), sum_vv = sum_tv;
+    unsigned i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256i k = lloyd_32(rounded_16(x + i, g), rounded_16(x + i + 16, g), code, &sum_tv,
+                             &sum_vv);
+        _mm256_storeu_si256((__m256i *)(index + i), k);
+    }
+    *tv = sum_lanes(sum_tv);
+    *vv = sum_lanes(sum_vv);
+    if (i < n) { /* 16 left: the other half is not looked at */
+        __m256i t = rounded_16(x + i, g), zero = _mm256_setzero_si256();
+        sum_tv = sum_vv = zero;
+        __m256i k = lloyd_32(t, zero, code, &sum_tv, &sum_vv);
+        _mm_storeu_si128((__m128i *)(index + i), _mm256_castsi256_si128(k));
+        int least = code->value_low[0] | code->value_high[0] << 8;
+        *tv += sum_lanes(sum_tv);
+        *vv += sum_lanes(sum_vv) - 16 * least * least;
+    }
+}
+
+TARGET void avx2_pack_nibbles(const uint8_t *index, unsigned n, uint8_t *codes)
+{
+    const __m128i nibble = _mm_set1_epi8(15), places = _mm_set1_epi16(0x1001);
+    for (unsigned i = 0; i < n; i += 16) {
+        __m128i k = _mm_and_si128(_mm_loadu_si128((const __m128i *)(index + i)), nibble);
+        k = _mm_maddubs_epi16(k, places); /* even + 16 * odd */
+        _mm_storel_epi64((__m128i *)(codes + i / 2), _mm_packus_epi16(k, k));
     }
 }
 
@@ -365,8 +393,8 @@ const codec_kernels codec_avx2 = {
     .scale_levels = avx2_scale_levels,
     .project_levels = avx2_project_levels,
     .lloyd_index = avx2_lloyd_index,
+    .pack_nibbles = avx2_pack_nibbles,
     .lloyd_values = avx2_lloyd_values,
-    .project = avx2_project,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };

@@ -12,9 +12,10 @@ void avx2_scale_levels(const int8_t *in, unsigned n, float scale, float *dst);
 void avx2_project_levels(const float *x, const int8_t *levels, unsigned n,
                          float *xl, int32_t *ll);
 void avx2_lloyd_index(const float *x, unsigned n, float gain,
-                      const lloyd_code *code, uint8_t *index);
+                      const lloyd_code *code, uint8_t *index, int32_t *tv,
+                      int32_t *vv);
+void avx2_pack_nibbles(const uint8_t *index, unsigned n, uint8_t *codes);
 void avx2_lloyd_values(const int8_t *index, unsigned n, const lloyd_code *code,
                        float scale, float *dst);
-void avx2_project(const float *x, const float *v, unsigned n, float *xv, float *vv);
 
 #endif

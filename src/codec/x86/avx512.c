@@ -22,8 +22,8 @@ const codec_kernels codec_avx512 = {
     .scale_levels = scale_levels,
     .project_levels = avx2_project_levels,
     .lloyd_index = avx2_lloyd_index,
+    .pack_nibbles = avx2_pack_nibbles,
     .lloyd_values = lloyd_values,
-    .project = avx2_project,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };
