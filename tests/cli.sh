@@ -266,6 +266,22 @@ check "the first writer finishes" [ $? = 0 ]
 try "$tqkv" verify shared.tqkv
 check "its file is whole" [ $status = 0 ]
 
+# arrays larger than the memory allowed stream through
+if (ulimit -v 150000; "$tqkv" --version > /dev/null 2>&1); then # not under AddressSanitizer
+    "$python" -c '
+import numpy as np
+header = np.lib.format.header_data_from_array_1_0(np.empty((1, 1, 128), "f2"))
+header["shape"] = (100000, 8, 128)
+with open("wide.npy", "wb") as file:
+    np.lib.format.write_array_header_1_0(file, header)
+    file.truncate(file.tell() + 100000 * 8 * 256)'
+    (ulimit -v 150000; "$tqkv" encode -f tq8 wide.npy wide.tqkv 2> err)
+    check "200 MB in 150 MB of address space" [ $? = 0 ]
+    (ulimit -v 150000; "$tqkv" verify wide.tqkv > out 2> err)
+    check "and verified there" [ $? = 0 ]
+    rm -f wide.npy wide.tqkv
+fi
+
 # killed at any moment: nothing, or a whole file, under the final name
 "$python" -c '
 import numpy as np

@@ -131,59 +131,69 @@ static size_t heads_in(const tqkv_container_info *info, const tqkv_profile *prof
     return info->n_heads < n_rows ? (size_t)info->n_heads : n_rows;
 }
 
-tqkv_status container_encode(const tqkv_container_info *info,
-                             const tqkv_profile *profile, uint64_t first,
-                             size_t n_rows, const void *values, tqkv_type type,
-                             uint8_t *bytes)
+/* Either way: rows from src, or values to dst if src is null. */
+typedef struct transfer {
+    const uint8_t *src;
+    tqkv_type type;
+    float *dst;
+} transfer;
+
+/* Rows of one head, whose first row and value are at bytes, src and dst. */
+static tqkv_status transfer_head(const tqkv_format *f, const head_rows *r,
+                                 const transfer *t, uint8_t *bytes, size_t row_bytes,
+                                 int has_centres)
+{
+    const tqkv_key_profile *p = r->has_profile ? &r->key_profile : NULL;
+    size_t stride = r->step * f->head_dim, element = t->type == TQKV_F32 ? 4 : 2;
+    tqkv_rows rows;
+    tqkv_status status = tqkv_rows_at(f, bytes + r->first * row_bytes, r->step * row_bytes,
+                                      has_centres, &rows);
+    if (status != TQKV_OK)
+        return status;
+    if (t->src)
+        return tqkv_encode(f, p, t->src + r->first * f->head_dim * element, t->type, stride,
+                           r->count, &rows);
+    return tqkv_decode(f, p, &rows, r->count, TQKV_ORIGINAL,
+                       t->dst + r->first * f->head_dim, stride);
+}
+
+static tqkv_status transfer_rows(const tqkv_container_info *info,
+                                 const tqkv_profile *profile, uint64_t first,
+                                 size_t n_rows, transfer t, uint8_t *bytes)
 {
     size_t dim = info->format.head_dim, row_bytes;
-    size_t element = type == TQKV_F32 ? 4 : 2;
     int has_centres = tqkv_profile_n_centres(profile) > 1;
     tqkv_status status = tqkv_format_row_bytes(&info->format, has_centres, &row_bytes);
-    const uint8_t *in = values;
     while (status == TQKV_OK && n_rows) {
         size_t span = within_layer(info, profile, first, n_rows);
-        for (size_t i = 0; status == TQKV_OK && i < heads_in(info, profile, span); i++) {
+        size_t heads = heads_in(info, profile, span);
+        for (size_t i = 0; status == TQKV_OK && i < heads; i++) {
             head_rows r = rows_of_head(info, profile, first, span, i);
-            tqkv_rows rows;
-            status = tqkv_rows_at(&info->format, bytes + r.first * row_bytes,
-                                  r.step * row_bytes, has_centres, &rows);
-            if (status == TQKV_OK)
-                status = tqkv_encode(&info->format, r.has_profile ? &r.key_profile : NULL,
-                                     in + r.first * dim * element, type, r.step * dim,
-                                     r.count, &rows);
+            status = transfer_head(&info->format, &r, &t, bytes, row_bytes, has_centres);
         }
         first += span;
         n_rows -= span;
-        in += span * dim * element;
         bytes += span * row_bytes;
+        if (t.src)
+            t.src += span * dim * (t.type == TQKV_F32 ? 4 : 2);
+        else
+            t.dst += span * dim;
     }
     return status;
 }
 
+tqkv_status container_encode(const tqkv_container_info *info,
+                             const tqkv_profile *profile, uint64_t first,
+                             size_t n_rows, const void *values, tqkv_type type,
+                             uint8_t *rows)
+{
+    return transfer_rows(info, profile, first, n_rows,
+                         (transfer){.src = values, .type = type}, rows);
+}
+
 tqkv_status container_decode(const tqkv_container_info *info,
                              const tqkv_profile *profile, uint64_t first,
-                             size_t n_rows, uint8_t *bytes, float *values)
+                             size_t n_rows, uint8_t *rows, float *values)
 {
-    size_t dim = info->format.head_dim, row_bytes;
-    int has_centres = tqkv_profile_n_centres(profile) > 1;
-    tqkv_status status = tqkv_format_row_bytes(&info->format, has_centres, &row_bytes);
-    while (status == TQKV_OK && n_rows) {
-        size_t span = within_layer(info, profile, first, n_rows);
-        for (size_t i = 0; status == TQKV_OK && i < heads_in(info, profile, span); i++) {
-            head_rows r = rows_of_head(info, profile, first, span, i);
-            tqkv_rows rows;
-            status = tqkv_rows_at(&info->format, bytes + r.first * row_bytes,
-                                  r.step * row_bytes, has_centres, &rows);
-            if (status == TQKV_OK)
-                status = tqkv_decode(&info->format, r.has_profile ? &r.key_profile : NULL,
-                                     &rows, r.count, TQKV_ORIGINAL,
-                                     values + r.first * dim, r.step * dim);
-        }
-        first += span;
-        n_rows -= span;
-        values += span * dim;
-        bytes += span * row_bytes;
-    }
-    return status;
+    return transfer_rows(info, profile, first, n_rows, (transfer){.dst = values}, rows);
 }

@@ -12,21 +12,7 @@ TARGET static inline vec vec_multiply_add(vec x, vec y, vec sum)
 
 #include "codec/viterbi_vector.h"
 
-const codec_kernels codec_avx512 = {
-    .name = "avx512",
-    .hadamard = hadamard,
-    .moments = avx2_moments,
-    .quantize = avx2_quantize,
-    .viterbi = viterbi,
-    .levels = avx2_levels,
-    .scale_levels = scale_levels,
-    .project_levels = avx2_project_levels,
-    .lloyd_index = avx2_lloyd_index,
-    .pack_nibbles = avx2_pack_nibbles,
-    .lloyd_values = lloyd_values,
-    .mlx_encode = mlx_encode,
-    .mlx_decode = mlx_decode,
-};
+const codec_kernels codec_avx512 = AVX512_KERNELS("avx512", avx2_levels);
 #else
 typedef int not_for_this_processor;
 #endif

@@ -143,3 +143,14 @@ TARGET static inline vec vec_repeat_4(const int32_t *p)
 #define vec_sub _mm512_sub_epi32
 #define vec_and _mm512_and_si512
 #define vec_min _mm512_min_epi32
+
+#define AVX512_KERNELS(table_name, levels_kernel)                              \
+    {                                                                          \
+        .name = table_name, .hadamard = hadamard, .moments = avx2_moments,     \
+        .quantize = avx2_quantize, .viterbi = viterbi,                         \
+        .levels = levels_kernel, .scale_levels = scale_levels,                 \
+        .project_levels = avx2_project_levels,                                 \
+        .lloyd_index = avx2_lloyd_index, .pack_nibbles = avx2_pack_nibbles,    \
+        .lloyd_values = lloyd_values, .mlx_encode = mlx_encode,                \
+        .mlx_decode = mlx_decode,                                              \
+    }

@@ -74,21 +74,7 @@ TARGET static void levels(const uint8_t *codes, const stream_plan *p, int8_t *ou
     }
 }
 
-const codec_kernels codec_avx512vbmi = {
-    .name = "avx512vbmi",
-    .hadamard = hadamard,
-    .moments = avx2_moments,
-    .quantize = avx2_quantize,
-    .viterbi = viterbi,
-    .levels = levels,
-    .scale_levels = scale_levels,
-    .project_levels = avx2_project_levels,
-    .lloyd_index = avx2_lloyd_index,
-    .pack_nibbles = avx2_pack_nibbles,
-    .lloyd_values = lloyd_values,
-    .mlx_encode = mlx_encode,
-    .mlx_decode = mlx_decode,
-};
+const codec_kernels codec_avx512vbmi = AVX512_KERNELS("avx512vbmi", levels);
 #else
 typedef int not_for_this_processor;
 #endif
