@@ -11,6 +11,10 @@
  *   vec_multiply_add(x, y, sum)        x * y + sum, x and y as operands
  *   vec_store_bytes(p, v)              the low bytes of LANES lanes
  *   vec_least(v)                       the least lane
+ *   vec_if_greater(a, b, x, y)         lanes of x where a > b, else of y
+ *   vec_or                             bitwise
+ *   unzip_16(node, even, odd)          nodes 0, 2, 4 ... and 1, 3, 5 ... of 16,
+ *                                      twice over if a vector holds them all
  *
  * Window w of node n (after) is w = n << low | branch, and its level is
  * a[w >> 4] + b[w & 15]. With A = w >> 4, q = w & 15 and u = target - 2 a[A],
@@ -185,6 +189,24 @@ TARGET INLINE int long_step(const trellis_plan *p, unsigned i)
     return p->mixed && trellis_step(p->rate, i) > p->low_bits;
 }
 
+/* merge_pairs in registers. */
+TARGET INLINE void merge_16(vec *node, uint8_t *survivors)
+{
+    enum { HALF = VECTORS > 1 ? VECTORS / 2 : 1 };
+    const vec cost = vec_set1(~15), branch = vec_set1(15);
+    vec even[HALF], odd[HALF];
+    unzip_16(node, even, odd);
+    for (unsigned v = 0; v < HALF; v++) {
+        vec e = vec_and(even[v], cost), o = vec_and(odd[v], cost);
+        vec from_even = vec_and(even[v], branch);
+        vec from_odd = vec_or(vec_and(odd[v], branch), vec_set1(0x80));
+        vec_store_bytes(survivors + v * LANES, vec_if_greater(e, o, from_odd, from_even));
+        node[v] = vec_min(e, o);
+        if (VECTORS > 1)
+            node[v + HALF] = node[v];
+    }
+}
+
 /* 16 nodes stay in registers from step to step; only the costs go through
  * memory once, to come back one by one. With first, the search goes on only
  * from `width` old nodes, those from first[position before] on. */
@@ -206,16 +228,13 @@ TARGET INLINE void vector_run_16(const trellis_plan *p, const step_tables *s,
         /* From memory, because compilers would shuffle them out of registers. */
         __asm__ volatile("" : : "r"(cost) : "memory");
         best_of_16(s, t[i], is_high, cost, from, node, width);
-        for (unsigned v = 0; v < VECTORS; v++) {
-            vec_store_bytes(survivors + v * LANES, vec_and(node[v], vec_set1(15)));
-            node[v] = vec_and(node[v], vec_set1(~15));
-        }
         if (!first && long_step(p, i)) {
-            for (unsigned v = 0; v < VECTORS; v++)
-                vec_store(node_cost + v * LANES, node[v]);
-            merge_pairs(node_cost, survivors, 16);
-            for (unsigned v = 0; v < VECTORS; v++)
-                node[v] = vec_load(node_cost + v * LANES);
+            merge_16(node, survivors);
+        } else {
+            for (unsigned v = 0; v < VECTORS; v++) {
+                vec_store_bytes(survivors + v * LANES, vec_and(node[v], vec_set1(15)));
+                node[v] = vec_and(node[v], vec_set1(~15));
+            }
         }
         if (step % RENORMALISE == RENORMALISE - 1) {
             vec least = node[0];

@@ -186,8 +186,20 @@ typedef int32x4_t vec;
 #define vec_sub vsubq_s32
 #define vec_and vandq_s32
 #define vec_min vminq_s32
+#define vec_or vorrq_s32
 #define vec_least vminvq_s32
 #define vec_repeat_4 vld1q_s32
+TARGET static inline vec vec_if_greater(vec a, vec b, vec x, vec y)
+{
+    return vbslq_s32(vcgtq_s32(a, b), x, y);
+}
+TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
+{
+    for (unsigned v = 0; v < 2; v++) {
+        even[v] = vuzp1q_s32(node[2 * v], node[2 * v + 1]);
+        odd[v] = vuzp2q_s32(node[2 * v], node[2 * v + 1]);
+    }
+}
 TARGET static inline vec vec_repeat_2(const int32_t *p)
 {
     int32x2_t two = vld1_s32(p);

@@ -278,6 +278,17 @@ TARGET static inline int32_t vec_least(vec v)
     x = _mm_min_epi32(x, _mm_shuffle_epi32(x, 0x4E));
     return _mm_cvtsi128_si32(_mm_min_epi32(x, _mm_shuffle_epi32(x, 0xB1)));
 }
+TARGET static inline vec vec_if_greater(vec a, vec b, vec x, vec y)
+{
+    return _mm256_blendv_epi8(y, x, _mm256_cmpgt_epi32(a, b));
+}
+TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
+{
+    __m256 a = _mm256_castsi256_ps(node[0]), b = _mm256_castsi256_ps(node[1]);
+    *even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xD8);
+    *odd = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xDD)), 0xD8);
+}
+#define vec_or _mm256_or_si256
 #define vec_add _mm256_add_epi32
 #define vec_sub _mm256_sub_epi32
 #define vec_and _mm256_and_si256
