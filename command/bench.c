@@ -139,8 +139,6 @@ static void ggml_dequantize_q4_0(bench *b, const tqkv_format *f)
 
 static int bench_peer(bench *b)
 {
-    if (b->head_dim % 32)
-        return misused("--ggml needs a head_dim that is a multiple of 32") == EXIT_OK;
     if (!ggml_peer_open(&b->peer, b->ggml))
         return 0;
     b->peer_quantize_q4_0 = time_rows(b, NULL, ggml_quantize_q4_0);
@@ -252,6 +250,8 @@ int command_bench(int argc, char **argv)
     }
     if (!ok)
         return misused("'%s' is outside its option's range; see 'tqkv bench --help'", optarg);
+    if (b.ggml && b.head_dim % 32)
+        return misused("--ggml needs a --head-dim that is a multiple of 32");
     int result = optind < argc
                      ? run(&b, (const char *const *)argv + optind, argc - optind)
                      : run(&b, formats, sizeof formats / sizeof *formats);

@@ -1,15 +1,24 @@
 #include "capture.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "command.h"
 
+/* One array, whose values must all be finite: an error could not be measured. */
 static float *load(npy *array, const char *path, int bf16)
 {
     float *values = npy_open(array, path, bf16) ? npy_load(array) : NULL;
     npy_close(array);
+    for (uint64_t i = 0; values && i < array->n_rows * array->head_dim; i++)
+        if (!isfinite(values[i])) {
+            failed("%s: row %" PRIu64 ", value %" PRIu64 " is not finite", path,
+                   i / array->head_dim, i % array->head_dim);
+            free(values);
+            values = NULL;
+        }
     return values;
 }
 

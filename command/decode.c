@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <float.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,8 @@ static const char help[] =
     "Decodes a container of rows to the array that it was made from, in the same\n"
     "shape. \"-\" is standard input or output.\n"
     "\n"
-    "  -t, --type T    f32, f16 or bf16 (as uint16); default: what was encoded\n"
+    "  -t, --type T    f32, f16 or bf16 (as uint16); default: what was encoded.\n"
+    "                  Values beyond the type become its largest finite ones\n"
     "  -h, --help      this text\n";
 
 typedef struct sink {
@@ -22,13 +24,18 @@ typedef struct sink {
     tqkv_type type;
     uint32_t head_dim;
     void *chunk;
+    float *clamped;
 } sink;
 
 static int write_rows(void *context, const float *values, size_t n_rows)
 {
     sink *s = context;
+    static const float largest[] = {FLT_MAX, 65504, 0x1.FEp127f};
     size_t n = n_rows * s->head_dim, size = npy_element_size(s->type);
-    tqkv_from_f32(values, n, s->chunk, s->type);
+    float most = largest[s->type];
+    for (size_t i = 0; i < n; i++)
+        s->clamped[i] = values[i] > most ? most : values[i] < -most ? -most : values[i];
+    tqkv_from_f32(s->clamped, n, s->chunk, s->type);
     if (fwrite(s->chunk, size, n, s->out.file) == n)
         return 1;
     failed("%s: writing failed: %s", s->out.path, strerror(errno));
@@ -47,11 +54,14 @@ static int decode_to(rows_file *in, const char *path, int type)
     if (!output_open(&s.out, path))
         return EXIT_FAILED;
     s.chunk = allocate(ROWS, s.head_dim * sizeof(float));
-    int ok = s.chunk && npy_write_header(s.out.file, &shape, s.type);
-    if (s.chunk && !ok)
+    s.clamped = allocate(ROWS, s.head_dim * sizeof *s.clamped);
+    int memory = s.chunk && s.clamped;
+    int ok = memory && npy_write_header(s.out.file, &shape, s.type);
+    if (memory && !ok)
         failed("%s: writing failed: %s", s.out.path, strerror(errno));
     ok = ok && rows_file_each(in, "decoding", write_rows, &s);
     free(s.chunk);
+    free(s.clamped);
     if (ok)
         ok = output_commit(&s.out);
     else

@@ -36,20 +36,20 @@ typedef struct options {
     char *formats;
     uint64_t centres, queries;
     const char *plot;
-    int bf16, json;
+    int bf16, json, is_selection; /* the default formats */
 } options;
 
 /* What all formats are measured with. */
-typedef struct bench_data {
+typedef struct comparison {
     const capture *c;
     const tqkv_profile *profile;
     attention original, decoded;
     float *keys, *values; /* decoded */
     uint8_t *rows;
     size_t rows_size;
-} bench_data;
+} comparison;
 
-typedef struct result {
+typedef struct measurement {
     char name[TQKV_FORMAT_NAME_SIZE];
     double bytes, ratio, k_error, v_error;
     double attention, top1, attention_profile, top1_profile;
@@ -61,7 +61,7 @@ typedef struct span {
 } span;
 
 /* Round trip of all rows of one array, head by head. */
-static tqkv_status round_trip(const bench_data *b, const tqkv_format *f,
+static tqkv_status round_trip(const comparison *b, const tqkv_format *f,
                               const tqkv_profile *profile, const float *src, float *dst,
                               span *time)
 {
@@ -101,7 +101,7 @@ static double relative_error(const float *x, const float *y, size_t n)
     return size > 0 ? sqrt(error / size) : error > 0 ? INFINITY : 0;
 }
 
-static tqkv_status measure(bench_data *b, const tqkv_format *fk, const tqkv_format *fv,
+static tqkv_status measure(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
                            measurement *r)
 {
     const capture *c = b->c;
@@ -179,18 +179,20 @@ static void print_head(const capture *c, const options *o, uint64_t n_queries)
 }
 
 /* All formats of a comma-separated list. */
-static int run_formats(bench_data *b, const options *o)
+static int run_formats(comparison *b, const options *o)
 {
     static const char *const columns[] = {
         "format", "bytes/token", "vs f16", "K error", "V error", "attention", "top-1",
         "+profile", "top-1", "encode", "decode"};
     const capture *c = b->c;
-    plot_point points[64];
     int n_points = 0, status = EXIT_OK, total = 1, done = 0;
     table t;
-    table_start(&t, columns, 11);
     for (const char *p = o->formats; *p; p++)
         total += *p == ',';
+    plot_point *points = allocate((size_t)total, sizeof *points);
+    if (!points)
+        return EXIT_FAILED;
+    table_start(&t, columns, 11);
     for (char *name = strtok(o->formats, ","); name && status == EXIT_OK;
          name = strtok(NULL, ","), done++) {
         tqkv_format fk, fv;
@@ -203,7 +205,7 @@ static int run_formats(bench_data *b, const options *o)
             status = misused("--formats %s: %s", name, tqkv_status_string(s));
             break;
         }
-        if (s == TQKV_ERROR_HEAD_DIM_POWER && o->formats[0] && total > 1)
+        if (s == TQKV_ERROR_HEAD_DIM_POWER && o->is_selection)
             continue; /* this head_dim has no mlx formats */
         if (s == TQKV_OK)
             s = measure(b, &fk, &fv, &r);
@@ -216,13 +218,11 @@ static int run_formats(bench_data *b, const options *o)
             report_json(&r, c->head_dim);
         else
             report_row(&t, &r);
-        if (n_points < 64) {
-            plot_point *p = &points[n_points++];
-            memcpy(p->name, r.name, sizeof p->name);
-            p->bytes = r.bytes;
-            p->error = r.attention;
-            p->error_with_profile = r.attention_profile;
-        }
+        plot_point *p = &points[n_points++];
+        memcpy(p->name, r.name, sizeof p->name);
+        p->bytes = r.bytes;
+        p->error = r.attention;
+        p->error_with_profile = r.attention_profile;
     }
     progress_end();
     if (status != EXIT_OK || o->json)
@@ -232,10 +232,11 @@ static int run_formats(bench_data *b, const options *o)
     table_finish(&t);
     if (status == EXIT_OK && o->plot && !plot_write(o->plot, points, n_points))
         status = EXIT_FAILED;
+    free(points);
     return status;
 }
 
-static int prepare(bench_data *b, const options *o)
+static int prepare(comparison *b, const options *o)
 {
     const capture *c = b->c;
     uint32_t widest = c->head_dim > c->v_head_dim ? c->head_dim : c->v_head_dim;
@@ -243,7 +244,7 @@ static int prepare(bench_data *b, const options *o)
         return !failed("eval needs at least 2 tokens");
     b->keys = allocate((size_t)c->k.n_rows, c->head_dim * sizeof *b->keys);
     b->values = allocate((size_t)c->v.n_rows, c->v_head_dim * sizeof *b->values);
-    /* no format takes more than a byte a value and a byte a norm's byte */
+    /* a byte a value at most, and scales and a centre's number */
     b->rows = allocate((size_t)c->n_tokens, widest + 64);
     return b->keys && b->values && b->rows && attention_init(&b->original, c, o->queries) &&
            attention_init(&b->decoded, c, o->queries);
@@ -253,7 +254,7 @@ static int run(const options *o, char **paths, int n_paths)
 {
     capture c;
     tqkv_profile *profile = NULL;
-    bench_data b = {.c = &c};
+    comparison b = {.c = &c};
     int result = EXIT_FAILED, ok = capture_load(&c, paths, n_paths, o->bf16);
     if (ok) {
         tqkv_status status = tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim,
@@ -285,7 +286,7 @@ int command_eval(int argc, char **argv)
         {"bf16", no_argument, NULL, 'b'}, {"json", no_argument, NULL, 'j'},
         {"help", no_argument, NULL, 'h'}, {0}};
     static char selection[sizeof default_formats];
-    options o = {.centres = 1, .queries = 256, .formats = selection};
+    options o = {.centres = 1, .queries = 256, .formats = selection, .is_selection = 1};
     int option, ok = 1;
     memcpy(selection, default_formats, sizeof selection);
     while (ok && (option = getopt_long(argc, argv, "f:m:q:h", names, NULL)) != -1) {
@@ -295,6 +296,8 @@ int command_eval(int argc, char **argv)
             return EXIT_OK;
         case 'f':
             o.formats = optarg;
+            o.is_selection = 0;
+            ok = optarg[strspn(optarg, ",")] != 0;
             break;
         case 'm':
             ok = parse_number(optarg, 256, &o.centres) && o.centres;

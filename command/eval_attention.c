@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <omp.h>
+
 #include "command.h"
 
 int attention_init(attention *a, const capture *c, uint64_t n_queries)
@@ -13,13 +15,15 @@ int attention_init(attention *a, const capture *c, uint64_t n_queries)
     size_t count = (size_t)(c->n_layers * c->n_heads * a->n_queries);
     a->outputs = allocate(count, c->v_head_dim * sizeof *a->outputs);
     a->most = allocate(count, sizeof *a->most);
-    return a->outputs && a->most;
+    a->weights = allocate((size_t)omp_get_max_threads(), (size_t)c->n_tokens * sizeof *a->weights);
+    return a->outputs && a->most && a->weights;
 }
 
 void attention_free(attention *a)
 {
     free(a->outputs);
     free(a->most);
+    free(a->weights);
 }
 
 /* Position of query i: the last token's is the last. */
@@ -68,26 +72,22 @@ static uint32_t attend(const head *h, uint64_t last, double *weights, double *ou
 void attention_run(attention *a, const capture *c, const float *keys, const float *values)
 {
     long n_heads = (long)(c->n_layers * c->n_heads);
-#pragma omp parallel
-    {
-        double *weights = malloc((size_t)c->n_tokens * sizeof *weights);
-#pragma omp for schedule(dynamic)
-        for (long i = 0; i < n_heads; i++) {
-            uint64_t layer = (uint64_t)i / c->n_heads, h = (uint64_t)i % c->n_heads;
-            size_t kv = (size_t)(layer * c->n_tokens * c->n_kv_heads + h / c->group);
-            head work = {.keys = keys + kv * c->head_dim,
-                         .values = values + kv * c->v_head_dim,
-                         .key_stride = (size_t)c->n_kv_heads * c->head_dim,
-                         .value_stride = (size_t)c->n_kv_heads * c->v_head_dim,
-                         .dim = c->head_dim, .v_dim = c->v_head_dim};
-            for (uint64_t q = 0; weights && q < a->n_queries; q++) {
-                uint64_t at = position(a, c, q), out = (uint64_t)i * a->n_queries + q;
-                work.query = c->queries +
-                             ((layer * c->n_tokens + at) * c->n_heads + h) * c->head_dim;
-                a->most[out] = attend(&work, at, weights, a->outputs + out * c->v_head_dim);
-            }
+#pragma omp parallel for schedule(dynamic)
+    for (long i = 0; i < n_heads; i++) {
+        uint64_t layer = (uint64_t)i / c->n_heads, h = (uint64_t)i % c->n_heads;
+        size_t kv = (size_t)(layer * c->n_tokens * c->n_kv_heads + h / c->group);
+        head work = {.keys = keys + kv * c->head_dim,
+                     .values = values + kv * c->v_head_dim,
+                     .key_stride = (size_t)c->n_kv_heads * c->head_dim,
+                     .value_stride = (size_t)c->n_kv_heads * c->v_head_dim,
+                     .dim = c->head_dim, .v_dim = c->v_head_dim};
+        double *weights = a->weights + (size_t)omp_get_thread_num() * c->n_tokens;
+        for (uint64_t q = 0; q < a->n_queries; q++) {
+            uint64_t at = position(a, c, q), out = (uint64_t)i * a->n_queries + q;
+            work.query = c->queries +
+                         ((layer * c->n_tokens + at) * c->n_heads + h) * c->head_dim;
+            a->most[out] = attend(&work, at, weights, a->outputs + out * c->v_head_dim);
         }
-        free(weights);
     }
 }
 

@@ -11,6 +11,7 @@ typedef struct attention {
     double *outputs;     /* [n_layers][n_heads][n_queries][v_head_dim] */
     uint32_t *most;      /* [n_layers][n_heads][n_queries]: the position with the
                             largest weight */
+    double *weights;     /* [threads][n_tokens], scratch */
 } attention;
 
 /* 0 with a message if there is no memory. attention_free in any case. */

@@ -31,9 +31,8 @@ static void print_help(void)
          "Exit status: 0 success, 1 failure, 2 wrong use.");
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    opterr = 0; /* misused_option says it */
     if (argc < 2) {
         print_help();
         return EXIT_USAGE;
@@ -47,11 +46,16 @@ int main(int argc, char **argv)
         return EXIT_OK;
     }
     for (int i = 0; i < N_COMMANDS; i++)
-        if (!strcmp(argv[1], commands[i].name)) {
-            int result = commands[i].run(argc - 1, argv + 1);
-            if (fflush(stdout) || ferror(stdout))
-                return failed("standard output: writing failed");
-            return result;
-        }
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 1, argv + 1);
     return misused("no command '%s'; see 'tqkv --help'", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    opterr = 0; /* misused_option says it */
+    int result = run(argc, argv);
+    if ((fflush(stdout) || ferror(stdout)) && result == EXIT_OK)
+        return failed("standard output: writing failed");
+    return result;
 }

@@ -22,12 +22,16 @@ static void remove_pending(int number)
     raise(number);
 }
 
+/* Signals that the caller ignores, as nohup does, stay ignored. */
 static void watch_signals(const char *path)
 {
     static const int signals[] = {SIGHUP, SIGINT, SIGTERM, SIGPIPE};
     pending = path;
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        signal(signals[i], path ? remove_pending : SIG_DFL);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        struct sigaction now, wanted = {.sa_handler = path ? remove_pending : SIG_DFL};
+        if (!sigaction(signals[i], NULL, &now) && now.sa_handler != SIG_IGN)
+            sigaction(signals[i], &wanted, NULL);
+    }
 }
 
 /* Opens and locks the file; -1 with a message. The lock may be won on a file
@@ -36,9 +40,9 @@ static int open_locked(const output *out)
 {
     for (;;) {
         struct stat opened, named;
-        int fd = open(out->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        int fd = open(out->partial, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
         if (fd < 0) {
-            failed("%s: cannot be written: %s", out->path, strerror(errno));
+            failed("%s: cannot be written: %s: %s", out->path, out->partial, strerror(errno));
             return -1;
         }
         if (flock(fd, LOCK_EX | LOCK_NB)) {

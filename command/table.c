@@ -11,7 +11,8 @@ void table_row(table *t)
     if (t->n_rows == t->capacity) {
         int capacity = t->capacity ? 2 * t->capacity : 16;
         void *grown = realloc(t->cells, (size_t)capacity * sizeof *t->cells);
-        if (!grown)
+        t->failed |= !grown;
+        if (t->failed)
             return;
         t->cells = grown;
         t->capacity = capacity;
@@ -31,7 +32,7 @@ void table_start(table *t, const char *const *names, int n_columns)
 void table_cell(table *t, int column, const char *format, ...)
 {
     va_list arguments;
-    if (!t->n_rows)
+    if (t->failed)
         return;
     va_start(arguments, format);
     vsnprintf(t->cells[t->n_rows - 1][column], TABLE_CELL, format, arguments);

@@ -6,13 +6,13 @@ enum { TABLE_COLUMNS = 14, TABLE_CELL = 24 };
 
 typedef struct table {
     int n_columns, n_rows, capacity;
+    int failed; /* out of memory: rows are left out from there on */
     char (*cells)[TABLE_COLUMNS][TABLE_CELL];
 } table;
 
 /* The columns' names, one string each. */
 void table_start(table *t, const char *const *names, int n_columns);
-/* A cell of the last row; the row begins with table_row. Out of memory, rows
- * are left out. */
+/* A cell of the last row; the row begins with table_row. */
 void table_row(table *t);
 void table_cell(table *t, int column, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -221,12 +221,13 @@ TQKV_API tqkv_status tqkv_profile_set(tqkv_profile *profile, uint32_t layer,
 
 /* Fits one head from keys as the cache sees them (after RoPE) and the queries
  * of all query heads that read it: keys[n_keys][head_dim] at a distance of
- * key_stride elements from row to row (0: head_dim), queries likewise. balance_i =
- * (E q_i^2 / Var k_i)^(1/4), bounded and normalised to leave the keys'
- * variance as it is, or 1 where n_queries is 0; centres by k-means++ and Lloyd's iteration on
- * the balanced keys, from the given seed, the same on every machine. Rows
- * that are not finite are left out. Needs at least one finite key. Takes time
- * proportional to n_keys * n_centres * head_dim. */
+ * key_stride elements from row to row (0: head_dim), queries likewise.
+ * balance_i = (E q_i^2 / Var k_i)^(1/4), bounded and normalised to leave the
+ * keys' variance as it is, or 1 where n_queries is 0; centres by k-means++ and
+ * Lloyd's iteration on the balanced keys, from the given seed, the same on
+ * every machine. Rows that are not finite are left out. Needs at least one
+ * finite key. Takes time proportional to n_keys * n_centres * head_dim and
+ * allocates memory for a copy of the keys. */
 TQKV_API tqkv_status tqkv_profile_fit(tqkv_profile *profile, uint32_t layer,
                                       uint32_t head, const float *keys,
                                       size_t n_keys, size_t key_stride,

@@ -7,10 +7,10 @@ cmake --build build/check --parallel >/dev/null
 run="valgrind --quiet --error-exitcode=1 --leak-check=full"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-for test in format profile container; do
+for test in format codec mlx profile container; do
     $run build/check/test_$test
 done
-$run build/check/harness --rounds 1 --kernel levels
+$run build/check/harness --rounds 1
 $run build/check/tqkv encode -f tq4.25 data/smollm2-135m/v.npy "$dir/v.tqkv"
 $run build/check/tqkv verify "$dir/v.tqkv"
 $run build/check/tqkv fit -m 2 -t 32 data/smollm2-135m "$dir/p"

@@ -155,6 +155,16 @@ check "NaN and infinity encode" [ $status = 0 ]
 try "$tqkv" verify nan.tqkv
 check "and decode to finite values" [ $status = 0 ]
 
+"$python" -c '
+import numpy as np
+np.save("large16.npy", (np.sign(np.random.default_rng(1).standard_normal((5, 8, 128))) * 65000).astype("f2"))'
+try "$tqkv" encode large16.npy x.tqkv
+try "$tqkv" decode x.tqkv y.npy
+check "values at the end of float16 stay finite" "$python" -c '
+import numpy as np
+y = np.load("y.npy")
+assert y.dtype == np.float16 and np.isfinite(y).all() and abs(y).max() == 65504'
+
 # ---- bad input: a message, no output ----
 bad() # NAME PATTERN FILE
 {
@@ -234,6 +244,10 @@ broken "a directory" "is a directory" .
 broken "missing" "No such file" missing.tqkv
 fails "a broken profile" 1 "not a usable profile" "$tqkv" encode -p good.tqkv f32.npy x.tqkv
 fails "info of a broken file" 1 "does not begin" "$tqkv" info f32.npy
+fails "eval of NaN" 1 "row 117, value 5 is not finite" "$tqkv" eval nan.npy nan.npy nan.npy
+fails "eval of no formats" 2 "outside" "$tqkv" eval -f , "$data"
+fails "eval of a format that cannot be" 1 "power of two" "$tqkv" eval -f mlx4,tq4 f32.npy f32.npy f32.npy
+fails "bench beside ggml with an odd size" 2 "multiple of 32" "$tqkv" bench -d 48 --ggml x tq4
 fails "eval of differing shapes" 1 "tokens differ\|layers differ" "$tqkv" eval f32.npy "$data/k.npy" f32.npy
 
 # ---- outputs that cannot be written ----
@@ -246,6 +260,8 @@ if [ -e /dev/full ]; then
     check "a full pipe" [ $? = 1 ]
     "$tqkv" formats -n 1000 tq4 > /dev/full 2> err
     check "a full standard output" [ $? = 1 ]
+    "$tqkv" --help > /dev/full 2> err
+    check "help to a full standard output" [ $? = 1 ]
 fi
 echo old > x.tqkv
 fails "a failure leaves the old file" 1 "cut short" "$tqkv" encode cut.npy x.tqkv

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import xxhash
 
-# doc/format.md, "Trellis tables"
+# doc/format.md, section 2
 A = {2: [-37, -51, -28, -42, -11, -12, -8, -11, 9, 7, 16, 8, 40, 28, 52, 35],
      3: [-53, -66, -34, -39, -18, -22, -3, -9, 10, 3, 22, 15, 39, 31, 64, 51],
      4: [-86, -58, -45, -35, -26, -18, -10, -4, 4, 11, 19, 27, 36, 46, 58, 88],
@@ -22,11 +22,38 @@ B = {2: [-24, 9, 38, -17, 23, -13, -47, 15, -13, 48, 12, -19, 10, -38, -11, 21],
      6: [-21, -24, -18, -27, -6, -9, -3, -12, 9, 6, 12, 3, 25, 22, 27, 19],
      7: [-14, -13, -10, -9, -6, -5, -3, -1, 1, 2, 5, 6, 9, 10, 13, 14],
      8: list(range(16))}
-# "Lloyd-Max values", the positive half
+# Section 3, the upper halves
 LLOYD = {2: [0.452780035, 1.51041761],
          3: [0.245094179, 0.756005281, 1.34390928, 2.1519457],
          4: [0.12839503, 0.388048299, 0.656759119, 0.942340456,
              1.2562312, 1.61804639, 2.06901723, 2.73258957]}
+
+# Section 5, the upper halves
+MLX = {
+    4: """0.1283950 0.3880483 0.6567591 0.9423405 1.2562312 1.6180464 2.0690172 2.7325896""",
+    5: """0.0658849 0.1980377 0.3313550 0.4666676 0.6048936 0.7470884 0.8945114 1.0487242
+       1.2117410 1.3862739 1.5761599 1.7871646 2.0286608 2.3176743 2.6910589 3.2606790""",
+    6: """0.0311537 0.0935225 0.1560761 0.2189392 0.2822386 0.3461048 0.4106724 0.4760822
+       0.5424819 0.6100285 0.6788902 0.7492492 0.8213046 0.8952766 0.9714118 1.0499889
+       1.1313277 1.2157998 1.3038428 1.3959804 1.4928497 1.5952401 1.7041502 1.8208742
+       1.9471373 2.0853192 2.2388464 2.4129324 2.6161277 2.8640626 3.1907215 3.6996161""",
+    8: """0.0135717 0.0407151 0.0678584 0.0950019 0.1221453 0.1492888 0.1764324 0.2035761
+       0.2307198 0.2578636 0.2850076 0.3121517 0.3392960 0.3664405 0.3935852 0.4207301
+       0.4478753 0.4750208 0.5021667 0.5293129 0.5564596 0.5836067 0.6107544 0.6379027
+       0.6650517 0.6922014 0.7193520 0.7465035 0.7736561 0.8008098 0.8279648 0.8551212
+       0.8822793 0.9094390 0.9366008 0.9637647 0.9909310 1.0180999 1.0452718 1.0724469
+       1.0996255 1.1268081 1.1539951 1.1811868 1.2083838 1.2355865 1.2627956 1.2900118
+       1.3172356 1.3444678 1.3717093 1.3989610 1.4262237 1.4534986 1.4807869 1.5080897
+       1.5354084 1.5627445 1.5900996 1.6174755 1.6448739 1.6722970 1.6997469 1.7272261
+       1.7547372 1.7822828 1.8098662 1.8374904 1.8651592 1.8928763 1.9206458 1.9484722
+       1.9763603 2.0043154 2.0323430 2.0604493 2.0886408 2.1169245 2.1453081 2.1737998
+       2.2024086 2.2311440 2.2600165 2.2890372 2.3182184 2.3475732 2.3771157 2.4068614
+       2.4368270 2.4670306 2.4974918 2.5282321 2.5592748 2.5906452 2.6223710 2.6544825
+       2.6870129 2.7199985 2.7534795 2.7874999 2.8221086 2.8573596 2.8933131 2.9300362
+       2.9676040 3.0061011 3.0456229 3.0862780 3.1281899 3.1715011 3.2163758 3.2630056
+       3.3116156 3.3624729 3.4158977 3.4722785 3.5320936 3.5959415 3.6645851 3.7390194
+       3.8205780 3.9111092 4.0132856 4.1311907 4.2715508 4.4467193 4.6836997 5.0652659""",
+}
 
 
 def legendre(x, q):
@@ -35,7 +62,7 @@ def legendre(x, q):
 
 
 def outer_matrix(order):
-    """ "Rotation": Paley's matrices."""
+    """Section 4: Paley's matrices."""
     if order == 1:
         return np.ones((1, 1), int)
     q = {12: 11, 20: 19, 28: 13, 36: 17}[order]
@@ -130,9 +157,7 @@ class Container:
     def decode_row(self, row, code_bytes, layer, head):
         d = self.d
         if self.codebook == 3:
-            blocks = max(d // 256, 1)
-            norms = np.frombuffer(row, "<f4", offset=code_bytes, count=blocks)
-            raise SystemExit(f"mlx rows have their own document; norms {norms}")
+            return self.decode_mlx(row, code_bytes)
         values = stream_values(row[:code_bytes], self.rate, d, self.codebook)
         scale = np.float32(np.frombuffer(row, "<f2", offset=code_bytes, count=1)[0])
         if self.rotation == 0:
@@ -149,11 +174,26 @@ class Container:
             x = (x + centres[centre]) / balance
         return x
 
+    def decode_mlx(self, row, code_bytes):
+        d, bits = self.d, self.rate // 16
+        upper = [np.float32(v) for v in MLX[bits].split()]
+        centroids = [-v for v in reversed(upper)] + upper
+        norms = np.frombuffer(row, "<f4", offset=code_bytes, count=max(d // 256, 1))
+        root = np.float32(1 / np.sqrt(d))
+        x = np.empty(d, np.float32)
+        for i in range(d):
+            code = row[i // 2] >> i % 2 * 4 & 15 if bits == 4 else row[i] & ((1 << bits) - 1)
+            x[i] = centroids[code] * (norms[i // 256] if d > 256 else norms[0] * root)
+        return (self.matrix.T @ x.astype(np.float64) / np.sqrt(d)).astype(np.float32)
+
     def decode(self):
         layers, tokens, heads = self.shape
         self.matrix, self.signs = hadamard(self.d), signs(self.d)
         code_bytes = (self.d * self.rate // 16 + 7) // 8
         row_bytes = code_bytes + 2
+        if self.codebook == 3:
+            code_bytes = self.d // 2 if self.rate == 64 else self.d
+            row_bytes = code_bytes + 4 * max(self.d // 256, 1)
         if self.profile is not None and self.profile.shape[2] > 2:
             row_bytes += 1
         out = np.empty((layers, tokens, heads, self.d), np.float32)

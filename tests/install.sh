@@ -8,7 +8,7 @@ trap 'rm -rf "$dir"' EXIT
 prefix=$dir/prefix
 cmake --install "$build" --prefix "$prefix" > /dev/null
 export LD_LIBRARY_PATH="$prefix/lib:$prefix/lib/x86_64-linux-gnu:$prefix/lib/aarch64-linux-gnu"
-export PKG_CONFIG_PATH="$prefix/lib/pkgconfig:$prefix/lib/x86_64-linux-gnu/pkgconfig"
+export PKG_CONFIG_PATH="$prefix/lib/pkgconfig:$prefix/lib/x86_64-linux-gnu/pkgconfig:$prefix/lib/aarch64-linux-gnu/pkgconfig"
 
 # the CMake package: shared and static
 cmake -S "$source/examples" -B "$dir/cmake" -DCMAKE_PREFIX_PATH="$prefix" > /dev/null

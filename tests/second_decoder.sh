@@ -9,6 +9,7 @@ import sys, numpy as np
 rng = np.random.default_rng(1)
 for d in (16, 48, 64, 80, 112, 128, 144):
     np.save(f"{sys.argv[1]}/x{d}.npy", rng.standard_normal((2, 4, 3, d)).astype("f4") + 2)
+np.save(f"{sys.argv[1]}/x512.npy", rng.standard_normal((2, 1, 2, 512)).astype("f4"))
 np.save(f"{sys.argv[1]}/x3.npy", rng.standard_normal((4, 3, 64)).astype("f4"))
 END
 cat > "$dir/compare.py" <<'END'
@@ -33,6 +34,12 @@ for d in 16 48 64 80 112 128 144 3; do
         compare "$dir/x.tqkv" exact
     done
     for f in lm2 lm3 lm4 lm4s; do
+        "$tqkv" encode -f $f "$dir/x$d.npy" "$dir/x.tqkv"
+        compare "$dir/x.tqkv" close
+    done
+done
+for d in 16 64 128 512; do
+    for f in mlx4 mlx5 mlx6 mlx8; do
         "$tqkv" encode -f $f "$dir/x$d.npy" "$dir/x.tqkv"
         compare "$dir/x.tqkv" close
     done

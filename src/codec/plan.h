@@ -19,9 +19,8 @@ enum {
     MAX_LEAD = 16
 };
 
-/* Where 8 consecutive windows lie: window i begins at bit_offset[i] of the
- * bytes from first_byte. Or: with those bytes shuffled by shuffle into 16-bit
- * lanes, it is (lane i * multiplier[i]) >> 8 & 255. */
+/* Where 8 consecutive windows lie: with the bytes from first_byte on shuffled by
+ * shuffle into 16-bit lanes, window i is (lane i * multiplier[i]) >> 8 & 255. */
 typedef struct window_group {
     uint8_t shuffle[16];
     uint16_t multiplier[8];
@@ -41,7 +40,7 @@ typedef struct stream_plan {
     uint8_t group_bytes[PATTERN], group_bits[PATTERN];
 } stream_plan;
 
-/* The search for codes: the trellis of section "Encoding" in doc/format.md. */
+/* The search for codes (doc/format.md, section 8). */
 typedef struct trellis_plan {
     unsigned head_dim, rate;
     unsigned low_bits;
