@@ -146,12 +146,12 @@ TARGET static inline __m256i both_halves(const uint8_t *table)
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
 }
 
-/* 16 values to int16, saturating, in order. */
+/* 16 values to int16, saturating; groups of 4 come out as 0 2 1 3. */
 TARGET static inline __m256i rounded_16(const float *x, __m256 gain)
 {
     __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), gain));
     __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), gain));
-    return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
+    return _mm256_packs_epi32(a, b);
 }
 
 TARGET void avx2_quantize(const float *x, unsigned n, float gain, int limit, int16_t *t)
@@ -159,14 +159,14 @@ TARGET void avx2_quantize(const float *x, unsigned n, float gain, int limit, int
     __m256 g = _mm256_set1_ps(gain);
     __m256i most = _mm256_set1_epi16((short)limit), least = _mm256_set1_epi16((short)-limit);
     for (unsigned i = 0; i < n; i += 16) {
-        __m256i v = rounded_16(x + i, g);
+        __m256i v = _mm256_permute4x64_epi64(rounded_16(x + i, g), 0xD8);
         v = _mm256_max_epi16(_mm256_min_epi16(v, most), least);
         _mm256_storeu_si256((__m256i *)(t + i), v);
     }
 }
 
-/* Packing works on 128-bit halves: groups of 8 come out as 0 2 1 3 and are put
- * in order at the end. Unpacking restores the order of the words. */
+/* Indices of 32 values as rounded_16 has them. Packing works on 128-bit halves:
+ * groups of 4 are put in order at the end. */
 TARGET static inline __m256i lloyd_32(__m256i t0, __m256i t1, const lloyd_code *code,
                                       __m256i *tv, __m256i *vv)
 {
@@ -192,7 +192,7 @@ TARGET static inline __m256i lloyd_32(__m256i t0, __m256i t1, const lloyd_code *
     __m256i negative = _mm256_cmpgt_epi8(_mm256_setzero_si256(), _mm256_packs_epi16(t0, t1));
     above = _mm256_xor_si256(above, negative);
     above = _mm256_add_epi8(above, _mm256_set1_epi8((char)(1 << (code->bits - 1))));
-    return _mm256_permute4x64_epi64(above, 0xD8);
+    return _mm256_permutevar8x32_epi32(above, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 TARGET void avx2_lloyd_index(const float *x, unsigned n, float gain,
