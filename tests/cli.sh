@@ -84,7 +84,7 @@ assert rows[1]["attn_rel_err_profile"] < rows[1]["attn_rel_err"]
 assert rows[1]["bytes_per_token"] == 4 * 3 * 2 * 34'
 try "$tqkv" eval -q 4 -f tq4 --plot plot.svg "$data/q.npy" "$data/k.npy" "$data/v.npy"
 check "eval of three files, with a picture" grep -q "</svg>" plot.svg
-try "$tqkv" eval -q 4 -f tq4 --plot "it's.png" "$data"
+try "$tqkv" eval -q 4 -f lm4 --plot "it's.png" "$data"
 check "a picture as PNG, quoted name" [ "$(head -c 4 "it's.png" | tail -c 3)" = PNG ]
 try "$tqkv" bench -n 8 --json tq4
 check "bench --json" "$python" -c '
