@@ -118,6 +118,10 @@ TARGET static inline vec vec_operand(vec v)
 {
     return _mm512_and_si512(v, _mm512_set1_epi32(0xFFFF));
 }
+TARGET static inline vec vec_multiply_add(vec x, vec y, vec sum)
+{
+    return _mm512_add_epi32(_mm512_madd_epi16(x, y), sum);
+}
 TARGET static inline vec vec_times_16(vec v)
 {
     return _mm512_slli_epi32(v, 4);
