@@ -15,10 +15,8 @@ command -v g++ >/dev/null && python3 -m pip --version >/dev/null 2>&1 || {
     $root apt-get install -q -y --no-install-recommends g++ python3-pip
 }
 mkdir -p "$folder"
-python3 -m pip download -q --no-deps --no-binary :all: --no-build-isolation \
-    -d "$folder" "llama-cpp-python==$version" 2>/dev/null ||
-    python3 -m pip download -q --no-deps --no-binary :all: -d "$folder" \
-        "llama-cpp-python==$version"
+python3 -m pip download -q --no-deps --no-binary :all: -d "$folder" \
+    "llama-cpp-python==$version"
 tar -xzf "$folder"/llama_cpp_python-*.tar.gz -C "$folder"
 cmake -S "$folder"/llama_cpp_python-*/vendor/llama.cpp -B "$folder/build" \
     -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_COMMON=OFF \
