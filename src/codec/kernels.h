@@ -24,7 +24,8 @@ typedef struct codec_kernels {
      * then one multiplication. */
     void (*hadamard)(float *x, const rotation *r, int transposed, float factor);
 
-    /* Sum of squares and largest magnitude. x is finite. */
+    /* Sum of squares and largest magnitude. If x holds a NaN, so is the sum, and
+     * the magnitude is any number. */
     void (*moments)(const float *x, unsigned n, float *sum_of_squares,
                     float *peak);
 
@@ -79,7 +80,7 @@ typedef struct codec_kernels {
 
 enum { TARGET_LIMIT = 288 };
 
-/* The tables, lowest first, ended by a null name in no entry: n of them. */
+/* The tables of this architecture, scalar first and upward. */
 typedef struct codec_isa {
     uint32_t needs; /* TQKV_CPU_ bits, 0 for scalar */
     const codec_kernels *kernels;
