@@ -2,14 +2,6 @@
 
 #include "codec/row.h"
 #include "common/f16.h"
-#include "format/format.h"
-#include "format/mlx.h"
-
-typedef struct decoder {
-    row_codec codec;
-    const lloyd_code *lloyd;
-    const float *mlx_codebook;
-} decoder;
 
 static void rotate_row(const row_codec *c, float *x)
 {
@@ -30,33 +22,31 @@ static void unrotate(const row_codec *c, float *x, float factor)
         flip_signs(r, x);
 }
 
-static void decode_mlx(const decoder *d, const uint8_t *codes,
+static void decode_mlx(const row_codec *c, const uint8_t *codes,
                        const uint8_t *scale, tqkv_domain domain, float *dst)
 {
-    const row_codec *c = &d->codec;
     float norms[MAX_DIM / 256];
     memcpy(norms, scale, c->scale_bytes);
     c->kernels->mlx_decode(codes, norms, c->format.head_dim, c->format.rate / 16u,
-                           d->mlx_codebook, 1, dst);
+                           c->mlx_codebook, 1, dst);
     if (domain == TQKV_ORIGINAL)
         unrotate(c, dst, c->rotation.inverse_root);
 }
 
 /* The scale is applied after the inverse rotation, whose sums of levels are
  * then exact. */
-static void decode_stream(const decoder *d, const uint8_t *codes,
+static void decode_stream(const row_codec *c, const uint8_t *codes,
                           const uint8_t *scale_bytes, tqkv_domain domain,
                           float *dst)
 {
-    const row_codec *c = &d->codec;
     int8_t levels[MAX_DIM];
     unsigned n = c->format.head_dim;
     int rotated = domain == TQKV_ORIGINAL && c->rotation.active;
     float scale = f16_to_f32((uint16_t)(scale_bytes[0] | scale_bytes[1] << 8));
     float first = rotated ? 1 : scale;
     c->kernels->levels(codes, &c->stream, levels);
-    if (d->lloyd)
-        c->kernels->lloyd_values(levels, n, d->lloyd, first, dst);
+    if (c->lloyd)
+        c->kernels->lloyd_values(levels, n, c->lloyd, first, dst);
     else
         c->kernels->scale_levels(levels, n, first, dst);
     if (rotated)
@@ -79,8 +69,8 @@ tqkv_status tqkv_decode(const tqkv_format *format,
                         size_t n_rows, tqkv_domain domain, float *dst,
                         size_t dst_stride)
 {
-    decoder d;
-    tqkv_status status = row_codec_init(&d.codec, format, profile, rows, n_rows);
+    row_codec c;
+    tqkv_status status = row_codec_init(&c, format, profile, rows, n_rows);
     if (status != TQKV_OK)
         return status;
     if (domain != TQKV_ORIGINAL && domain != TQKV_ROTATED)
@@ -91,18 +81,11 @@ tqkv_status tqkv_decode(const tqkv_format *format,
         return status;
     if (!dst)
         return TQKV_ERROR_ARGUMENT;
-    d.lloyd = format->codebook == TQKV_CODEBOOK_LLOYD_MAX
-                  ? lloyd_code_of(format->rate / 16u)
-                  : NULL;
-    d.mlx_codebook = mlx_codebook(format->rate / 16u);
     for (size_t r = 0; r < n_rows; r++) {
         const uint8_t *codes = rows->codes + r * rows->code_stride;
         const uint8_t *scale = rows->scales + r * rows->scale_stride;
         float *x = dst + r * (stride / sizeof *dst);
-        if (d.mlx_codebook && format->codebook == TQKV_CODEBOOK_MLX)
-            decode_mlx(&d, codes, scale, domain, x);
-        else
-            decode_stream(&d, codes, scale, domain, x);
+        (c.mlx_codebook ? decode_mlx : decode_stream)(&c, codes, scale, domain, x);
         if (profile && domain == TQKV_ORIGINAL)
             add_centre(profile, rows->centres ? rows->centres + r * rows->centre_stride : NULL, x);
     }

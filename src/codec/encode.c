@@ -4,10 +4,8 @@
 #include "codec/kernels.h"
 #include "codec/row.h"
 #include "common/f16.h"
-#include "format/format.h"
-#include "format/mlx.h"
 
-/* Levels for a row's root mean square, up to 5 bits, and for its largest
+/* Levels for a row's root mean square, up to 5.25 bits, and for its largest
  * magnitude, above: finer codes lose more to overload than to a coarser step.
  * The tables are trained for these gains (tools/train_trellis.c). */
 #define RMS_GAIN 37.0f
@@ -20,9 +18,7 @@ enum { LAST_RMS_RATE = 84 };
 
 typedef struct encoder {
     row_codec codec;
-    trellis_plan trellis;
-    const lloyd_code *lloyd;
-    const float *mlx_codebook;
+    trellis_plan trellis; /* for tq */
     uint8_t survivors[SURVIVOR_BYTES];
 } encoder;
 
@@ -122,7 +118,7 @@ static uint16_t encode_lloyd(encoder *e, const float *x, float root, float unit,
     const codec_kernels *k = e->codec.kernels;
     uint8_t index[MAX_DIM];
     int32_t tv, vv;
-    k->lloyd_index(x, e->codec.stream.head_dim, (float)LLOYD_UNIT / root, e->lloyd, index,
+    k->lloyd_index(x, e->codec.stream.head_dim, (float)LLOYD_UNIT / root, e->codec.lloyd, index,
                    &tv, &vv);
     codes_pack(k, index, &e->codec.stream, codes);
     float units = (float)LLOYD_VALUE_UNIT / LLOYD_UNIT; /* exact */
@@ -140,10 +136,10 @@ static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,
         if (centre)
             *centre = (uint8_t)nearest;
     }
-    if (c->format.codebook == TQKV_CODEBOOK_MLX) {
+    if (c->mlx_codebook) {
         clean_row(c->kernels, n, x);
         float norms[MAX_DIM / 256];
-        c->kernels->mlx_encode(x, n, c->format.rate / 16u, e->mlx_codebook, codes,
+        c->kernels->mlx_encode(x, n, c->format.rate / 16u, c->mlx_codebook, codes,
                                norms);
         memcpy(scale, norms, c->scale_bytes);
         return;
@@ -162,9 +158,8 @@ static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,
     }
     uint16_t half = 0;
     if (square >= SMALLEST_SQUARE)
-        half = c->format.codebook == TQKV_CODEBOOK_TRELLIS
-                   ? encode_trellis(e, x, root, unit, codes)
-                   : encode_lloyd(e, x, root, unit, codes);
+        half = c->lloyd ? encode_lloyd(e, x, root, unit, codes)
+                        : encode_trellis(e, x, root, unit, codes);
     if (half == 0)
         memset(codes, 0, c->code_bytes);
     scale[0] = (uint8_t)half;
@@ -192,10 +187,6 @@ tqkv_status tqkv_encode(const tqkv_format *format,
         return TQKV_ERROR_ARGUMENT;
     if (format->codebook == TQKV_CODEBOOK_TRELLIS)
         trellis_plan_init(&e.trellis, format);
-    e.lloyd = format->codebook == TQKV_CODEBOOK_LLOYD_MAX
-                  ? lloyd_code_of(format->rate / 16u)
-                  : NULL;
-    e.mlx_codebook = mlx_codebook(format->rate / 16u);
     for (size_t r = 0; r < n_rows; r++) {
         float x[MAX_DIM];
         tqkv_to_f32((const uint8_t *)src + r * stride, type, format->head_dim, x);

@@ -77,10 +77,6 @@ void trellis_plan_init(trellis_plan *p, const tqkv_format *format)
     p->rate = format->rate;
     p->low_bits = format->rate / 16u;
     p->mixed = format->rate % 16 != 0;
-    for (unsigned high = 0; high <= (unsigned)p->mixed; high++) {
-        const trellis_table *t = trellis_table_of(p->low_bits + high);
-        p->table[high] = t;
-        for (unsigned w = 0; w < 256; w++)
-            p->level[high][w] = (int16_t)(2 * (t->a[w >> 4] + t->b[w & 15]));
-    }
+    for (unsigned high = 0; high <= (unsigned)p->mixed; high++)
+        p->table[high] = trellis_table_of(p->low_bits + high);
 }

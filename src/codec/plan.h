@@ -46,7 +46,6 @@ typedef struct trellis_plan {
     unsigned low_bits;
     int mixed;
     const trellis_table *table[2]; /* of the low and the high rate */
-    int16_t level[2][256];         /* twice the level of each window */
 } trellis_plan;
 
 /* Values before and after the seam that the search looks at to choose the node

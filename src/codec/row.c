@@ -4,6 +4,7 @@
 
 #include "common/checked.h"
 #include "format/format.h"
+#include "format/mlx.h"
 
 static tqkv_status check_extent(size_t stride, size_t n_rows, size_t row)
 {
@@ -65,7 +66,10 @@ tqkv_status row_codec_init(row_codec *c, const tqkv_format *format,
         return status;
     c->kernels = codec_kernels_get();
     rotation_init(&c->rotation, format->head_dim, format->rotation);
-    if (format->codebook != TQKV_CODEBOOK_MLX)
+    unsigned bits = format->rate / 16u;
+    c->lloyd = format->codebook == TQKV_CODEBOOK_LLOYD_MAX ? lloyd_code_of(bits) : NULL;
+    c->mlx_codebook = format->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(bits) : NULL;
+    if (!c->mlx_codebook)
         stream_plan_init(&c->stream, format);
     return TQKV_OK;
 }

@@ -10,7 +10,9 @@ typedef struct row_codec {
     size_t code_bytes, scale_bytes;
     const codec_kernels *kernels;
     rotation rotation;
-    stream_plan stream; /* not for mlx */
+    stream_plan stream;        /* not for mlx */
+    const lloyd_code *lloyd;   /* for lm, else null */
+    const float *mlx_codebook; /* for mlx, else null */
 } row_codec;
 
 /* Checks format, profile and rows of a call over n_rows rows and fills the

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/checked.h"
+#include "common/splitmix64.h"
 #include "format/profile.h"
 
 enum { LLOYD_ROUNDS = 25, LARGEST_BALANCE = 16 };
@@ -72,14 +73,6 @@ static void fit_balance(const double *variance, const double *query_square,
 
 /* ---- k-means ---- */
 
-static uint64_t next_random(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
 static double distance(const float *x, const float *centre, uint32_t n)
 {
     double lane[8] = {0}, sum = 0;
@@ -110,7 +103,7 @@ static size_t draw(const clustering *c, uint64_t *state)
     double total = 0;
     for (size_t i = 0; i < c->n; i++)
         total += c->nearest[i];
-    double left = (double)(next_random(state) >> 11) * 0x1p-53 * total;
+    double left = (double)(splitmix64(state) >> 11) * 0x1p-53 * total;
     for (size_t i = 0; i < c->n; i++) {
         left -= c->nearest[i];
         if (left < 0)
@@ -122,7 +115,7 @@ static size_t draw(const clustering *c, uint64_t *state)
 /* k-means++ (Arthur and Vassilvitskii, SODA 2007). */
 static void seed_centres(clustering *c, uint64_t seed)
 {
-    size_t chosen = next_random(&seed) % c->n;
+    size_t chosen = splitmix64(&seed) % c->n;
     for (size_t i = 0; i < c->n; i++)
         c->nearest[i] = INFINITY;
     for (uint32_t m = 0; m < c->n_centres; m++) {

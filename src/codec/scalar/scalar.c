@@ -43,7 +43,14 @@ enum { BLOCKED = 1 << 21 /* more than 4 steps can cost */ };
 /* Bit 7 of a survivor: the odd node of its pair won. */
 enum { ODD_NODE = 0x80 };
 
-static void viterbi_step(const trellis_plan *p, const int16_t *level, int target,
+/* Squared distance of a target to a window, both in half levels. */
+static int32_t error_of(const trellis_table *t, int target, unsigned window)
+{
+    int32_t error = target - 2 * (t->a[window >> 4] + t->b[window & 15]);
+    return error * error;
+}
+
+static void viterbi_step(const trellis_plan *p, const trellis_table *table, int target,
                          unsigned new_bits, int long_step, int32_t *cost,
                          uint8_t *survivor)
 {
@@ -54,8 +61,7 @@ static void viterbi_step(const trellis_plan *p, const int16_t *level, int target
         unsigned first = n << p->low_bits, winner = 0;
         int32_t least = INT32_MAX;
         for (unsigned j = 0; j < branches; j++) {
-            int32_t error = target - level[first | j];
-            int32_t total = cost[(first | j) & before] + error * error;
+            int32_t total = cost[(first | j) & before] + error_of(table, target, first | j);
             if (total < least) {
                 least = total;
                 winner = j;
@@ -83,7 +89,7 @@ static void viterbi_run(const trellis_plan *p, const int16_t *t, unsigned first,
     for (unsigned s = 0; s < count; s++) {
         unsigned i = (first + s) % p->head_dim, bits = trellis_bits(p->rate, i);
         int long_step = trellis_step(p->rate, i) > p->low_bits;
-        viterbi_step(p, p->level[bits > p->low_bits], t[i], bits, long_step, cost,
+        viterbi_step(p, p->table[bits > p->low_bits], t[i], bits, long_step, cost,
                      survivors + s * nodes);
     }
 }
@@ -127,8 +133,7 @@ static void narrow_run(const trellis_plan *p, const int16_t *t, unsigned first,
         for (unsigned n = 0; n < 16; n++) {
             best[n] = INT32_MAX;
             for (unsigned old = from; old < from + NARROW; old++) {
-                int32_t error = t[i] - p->level[0][n << 4 | old];
-                int32_t total = cost[old] + error * error;
+                int32_t total = cost[old] + error_of(p->table[0], t[i], n << 4 | old);
                 if (total < best[n]) {
                     best[n] = total;
                     survivors[s * 16 + n] = (uint8_t)old;
