@@ -3,25 +3,6 @@
 #include "codec/row.h"
 #include "common/f16.h"
 
-static void rotate_row(const row_codec *c, float *x)
-{
-    const rotation *r = &c->rotation;
-    if (!r->active)
-        return;
-    if (r->has_signs)
-        flip_signs(r, x);
-    c->kernels->hadamard(x, r, 0, r->inverse_root);
-}
-
-/* Undoes rotation; x *= factor on the way. */
-static void unrotate(const row_codec *c, float *x, float factor)
-{
-    const rotation *r = &c->rotation;
-    c->kernels->hadamard(x, r, 1, factor);
-    if (r->has_signs)
-        flip_signs(r, x);
-}
-
 static void decode_mlx(const row_codec *c, const uint8_t *codes,
                        const uint8_t *scale, tqkv_domain domain, float *dst)
 {
@@ -30,7 +11,7 @@ static void decode_mlx(const row_codec *c, const uint8_t *codes,
     c->kernels->mlx_decode(codes, norms, c->format.head_dim, c->format.rate / 16u,
                            c->mlx_codebook, 1, dst);
     if (domain == TQKV_ORIGINAL)
-        unrotate(c, dst, c->rotation.inverse_root);
+        unrotate_row(c->kernels, &c->rotation, c->rotation.inverse_root, dst);
 }
 
 /* The scale is applied after the inverse rotation, whose sums of levels are
@@ -50,7 +31,7 @@ static void decode_stream(const row_codec *c, const uint8_t *codes,
     else
         c->kernels->scale_levels(levels, n, first, dst);
     if (rotated)
-        unrotate(c, dst, scale * c->rotation.inverse_root);
+        unrotate_row(c->kernels, &c->rotation, scale * c->rotation.inverse_root, dst);
 }
 
 static void add_centre(const tqkv_key_profile *profile, const uint8_t *centre,
@@ -112,7 +93,7 @@ tqkv_status tqkv_rotate(const tqkv_format *format, const float *src,
     for (size_t r = 0; r < n_rows; r++) {
         float *x = dst + r * (out / sizeof *dst);
         memmove(x, src + r * (in / sizeof *src), format->head_dim * sizeof *x);
-        rotate_row(&c, x);
+        rotate_row(c.kernels, &c.rotation, x);
     }
     return TQKV_OK;
 }

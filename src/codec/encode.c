@@ -4,6 +4,7 @@
 #include "codec/kernels.h"
 #include "codec/row.h"
 #include "common/f16.h"
+#include "common/finite.h"
 
 /* Levels for a row's root mean square, up to 5.25 bits, and for its largest
  * magnitude, above: finer codes lose more to overload than to a coarser step.
@@ -12,7 +13,6 @@
 #define PEAK_GAIN 127.0f
 enum { LAST_RMS_RATE = 84 };
 
-#define LARGEST_INPUT 0x1p40f
 /* Under this sum of squares every scale rounds to 0 in f16. */
 #define SMALLEST_SQUARE 0x1p-60f
 
@@ -21,13 +21,6 @@ typedef struct encoder {
     trellis_plan trellis; /* for tq */
     uint8_t survivors[SURVIVOR_BYTES];
 } encoder;
-
-static float made_finite(float x)
-{
-    if (!(x == x))
-        return 0;
-    return x > LARGEST_INPUT ? LARGEST_INPUT : x < -LARGEST_INPUT ? -LARGEST_INPUT : x;
-}
 
 /* Sum of squares of x, made finite first if it has to be: with no NaN and no
  * magnitude beyond the limit, the sum says so. */
@@ -38,7 +31,7 @@ static float clean_row(const codec_kernels *k, unsigned n, float *x)
     if (square <= LARGEST_INPUT * LARGEST_INPUT) /* false for NaN */
         return square;
     for (unsigned i = 0; i < n; i++)
-        x[i] = made_finite(x[i]);
+        x[i] = made_finite(x[i], LARGEST_INPUT);
     k->moments(x, n, &square, &peak);
     return square;
 }

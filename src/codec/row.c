@@ -83,6 +83,22 @@ tqkv_status row_extent(const tqkv_format *format, size_t stride_elements,
     return check_extent(*stride, n_rows, format->head_dim * element);
 }
 
+void rotate_row(const codec_kernels *k, const rotation *r, float *x)
+{
+    if (!r->active)
+        return;
+    if (r->has_signs)
+        flip_signs(r, x);
+    k->hadamard(x, r, 0, r->inverse_root);
+}
+
+void unrotate_row(const codec_kernels *k, const rotation *r, float factor, float *x)
+{
+    k->hadamard(x, r, 1, factor);
+    if (r->has_signs)
+        flip_signs(r, x);
+}
+
 void flip_signs(const rotation *r, float *x)
 {
     for (unsigned i = 0; i < r->head_dim; i++)

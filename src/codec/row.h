@@ -26,6 +26,13 @@ tqkv_status row_codec_init(row_codec *codec, const tqkv_format *format,
 tqkv_status row_extent(const tqkv_format *format, size_t stride_elements,
                        size_t n_rows, size_t element, size_t *stride);
 
+/* x = H x / sqrt(head_dim), signs first; nothing if r is not active. */
+void rotate_row(const codec_kernels *k, const rotation *r, float *x);
+
+/* Undoes an active rotation but for its 1 / sqrt(head_dim); x *= factor on the
+ * way. */
+void unrotate_row(const codec_kernels *k, const rotation *r, float factor, float *x);
+
 void flip_signs(const rotation *r, float *x);
 
 #endif

@@ -1,0 +1,251 @@
+#include "attend/call.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <omp.h>
+
+#include "attend/check.h"
+#include "common/checked.h"
+
+enum {
+    /* Items wanted, so that many threads find work; with fewer blocks tokens
+     * are divided, into ranges of no fewer than MIN_RANGE. */
+    ITEMS = 64,
+    MIN_RANGE = 1024
+};
+
+static void set_ranges(attend_call *c)
+{
+    size_t wanted = c->n_bases ? (ITEMS + c->n_bases - 1) / c->n_bases : 1;
+    size_t most = c->n_tokens / MIN_RANGE;
+    size_t ranges = wanted < most ? wanted : most;
+    if (ranges < 1)
+        ranges = 1;
+    size_t tiles = (c->n_tokens + TILE - 1) / TILE;
+    c->range_tokens = (tiles + ranges - 1) / ranges * TILE;
+    c->n_ranges = c->range_tokens ? (c->n_tokens + c->range_tokens - 1) / c->range_tokens : 1;
+    if (c->n_ranges < 1)
+        c->n_ranges = 1;
+}
+
+/* Shapes, and how the work is divided. a has been checked. */
+static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_executor *e)
+{
+    memset(c, 0, sizeof *c);
+    c->a = a;
+    c->kernels = attend_kernels_get();
+    c->group = a->n_heads / a->n_kv_heads;
+    c->key_dim = a->sets[0].keys.format.head_dim;
+    c->value_dim = a->sets[0].values.format.head_dim;
+    size_t rows = (size_t)a->n_queries * c->group; /* both are 32 bits wide */
+    c->n_blocks = (uint32_t)((rows + BLOCK - 1) / BLOCK);
+    c->block_rows = rows < BLOCK ? rows : BLOCK;
+    if (!size_multiply(a->n_kv_heads, (rows + BLOCK - 1) / BLOCK, &c->n_bases))
+        return TQKV_ERROR_OVERFLOW;
+    c->max_centres = 1;
+    for (size_t i = 0; i < a->n_sets; i++) {
+        const tqkv_tokens *set = &a->sets[i];
+        c->n_tokens += set->n_tokens; /* checked */
+        c->has_floats |= check_is_float(&set->keys.format) || check_is_float(&set->values.format);
+        for (uint32_t h = 0; set->keys.profiles && h < a->n_kv_heads; h++)
+            if (set->keys.profiles[h].n_centres > c->max_centres)
+                c->max_centres = set->keys.profiles[h].n_centres;
+    }
+    set_ranges(c);
+    size_t threads = e && e->n_threads ? e->n_threads : (size_t)omp_get_max_threads();
+    size_t items;
+    if (!size_multiply(c->n_bases, c->n_ranges, &items))
+        return TQKV_ERROR_OVERFLOW;
+    c->n_tasks = threads < items ? threads : items;
+    return TQKV_OK;
+}
+
+/* Reserves count elements of size at the next multiple of 64. */
+static int reserve(size_t *used, size_t count, size_t size, size_t *at)
+{
+    size_t bytes;
+    *at = *used;
+    return size_multiply(count, size, &bytes) && size_add(*used, bytes, used) &&
+           size_add(*used, 63, used) && (*used &= ~(size_t)63, *used <= PTRDIFF_MAX);
+}
+
+/* Lays out the workspace; places it unless base is null. */
+static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
+{
+    attend_scratch unused;
+    size_t used = 0, next, unfinished, out, max, sum, scratch;
+    size_t part_rows = 0, part_values;
+    c->scratch_bytes = attend_scratch_place(c, NULL, &unused);
+    if (c->n_ranges > 1 && (!size_multiply(c->n_bases, c->n_ranges, &part_rows) ||
+                            !size_multiply(part_rows, c->block_rows, &part_rows)))
+        return TQKV_ERROR_OVERFLOW;
+    if (!size_multiply(part_rows, c->value_dim, &part_values) ||
+        !reserve(&used, 1, sizeof *c->next_item, &next) ||
+        !reserve(&used, c->n_bases, sizeof *c->unfinished, &unfinished) ||
+        !reserve(&used, part_values, sizeof(float), &out) ||
+        !reserve(&used, part_rows, sizeof(float), &max) ||
+        !reserve(&used, part_rows, sizeof(float), &sum) ||
+        !reserve(&used, c->n_tasks, c->scratch_bytes, &scratch))
+        return TQKV_ERROR_OVERFLOW;
+    *bytes = used;
+    if (!base)
+        return TQKV_OK;
+    c->next_item = (atomic_size_t *)(base + next);
+    c->unfinished = (atomic_size_t *)(base + unfinished);
+    c->parts.out = (float *)(base + out);
+    c->parts.max = (float *)(base + max);
+    c->parts.sum = (float *)(base + sum);
+    c->scratch = base + scratch;
+    return TQKV_OK;
+}
+
+/* ---- work ---- */
+
+static attend_block block_of(const attend_call *c, size_t base)
+{
+    size_t rows = (size_t)c->a->n_queries * c->group;
+    attend_block b = {.head = (uint32_t)(base / c->n_blocks),
+                      .first_row = base % c->n_blocks * BLOCK};
+    b.rows = (unsigned)(rows - b.first_row < BLOCK ? rows - b.first_row : BLOCK);
+    return b;
+}
+
+static tqkv_partial part_of(const attend_call *c, size_t base, size_t range)
+{
+    size_t row = (base * c->n_ranges + range) * c->block_rows;
+    return (tqkv_partial){.out = c->parts.out + row * c->value_dim,
+                          .max = c->parts.max + row,
+                          .sum = c->parts.sum + row};
+}
+
+/* A sink is a token without a value. */
+static void add_sink(float sink, float *max, float *sum, float *out, unsigned dim)
+{
+    float largest = sink > *max ? sink : *max;
+    float old = *sum * expf(*max - largest), total = old + expf(sink - largest);
+    for (unsigned i = 0; i < dim; i++)
+        out[i] *= old / total;
+    *max = largest;
+    *sum = total;
+}
+
+/* The block's rows to their places in the result. */
+static void write_result(const attend_call *c, const attend_block *b, const tqkv_partial *part)
+{
+    for (unsigned r = 0; r < b->rows; r++) {
+        size_t row = b->first_row + r;
+        uint32_t head = row_head(c, b, row);
+        size_t to = row_query(c, row) * c->a->n_heads + head;
+        float max = part->max[r], sum = part->sum[r], *out = part->out + (size_t)r * c->value_dim;
+        if (c->a->sinks)
+            add_sink(c->a->sinks[head], &max, &sum, out, c->value_dim);
+        memcpy(c->result->out + to * c->value_dim, out, c->value_dim * sizeof *out);
+        if (c->result->max)
+            c->result->max[to] = max;
+        if (c->result->sum)
+            c->result->sum[to] = sum;
+    }
+}
+
+static void merge_ranges(const attend_call *c, const attend_block *b, size_t base)
+{
+    tqkv_partial into = part_of(c, base, 0);
+    for (size_t range = 1; range < c->n_ranges; range++) {
+        tqkv_partial from = part_of(c, base, range);
+        for (unsigned r = 0; r < b->rows; r++)
+            merge_row(from.max[r], from.sum[r], from.out + (size_t)r * c->value_dim, 1,
+                      c->value_dim, into.max + r, into.sum + r,
+                      into.out + (size_t)r * c->value_dim);
+    }
+    write_result(c, b, &into);
+}
+
+static void run_item(const attend_call *c, const attend_scratch *s, size_t item)
+{
+    size_t base = item / c->n_ranges, range = item % c->n_ranges;
+    attend_block b = block_of(c, base);
+    size_t first = range * c->range_tokens, end = first + c->range_tokens;
+    if (end > c->n_tokens)
+        end = c->n_tokens;
+    if (c->n_ranges == 1) {
+        float max[BLOCK], sum[BLOCK];
+        tqkv_partial part = {.out = s->out, .max = max, .sum = sum};
+        attend_range(c, s, &b, first, end, &part);
+        write_result(c, &b, &part);
+        return;
+    }
+    tqkv_partial part = part_of(c, base, range);
+    attend_range(c, s, &b, first, end, &part);
+    if (atomic_fetch_sub_explicit(&c->unfinished[base], 1, memory_order_acq_rel) == 1)
+        merge_ranges(c, &b, base);
+}
+
+static void run_task(void *argument, size_t index)
+{
+    const attend_call *c = argument;
+    attend_scratch s;
+    size_t items = c->n_bases * c->n_ranges, item;
+    attend_scratch_place(c, c->scratch + index * c->scratch_bytes, &s);
+    while ((item = atomic_fetch_add_explicit(c->next_item, 1, memory_order_relaxed)) < items)
+        run_item(c, &s, item);
+}
+
+static void run_openmp(size_t n_tasks, attend_call *c)
+{
+#pragma omp parallel for schedule(static, 1) num_threads((int)n_tasks)
+    for (size_t i = 0; i < n_tasks; i++)
+        run_task(c, i);
+}
+
+/* ---- calls ---- */
+
+tqkv_status tqkv_attend_workspace(const tqkv_attention *a, const tqkv_executor *executor,
+                                  size_t *bytes)
+{
+    attend_call c;
+    size_t needed = 0;
+    tqkv_status status = check_shape(a);
+    if (status == TQKV_OK && !bytes)
+        status = TQKV_ERROR_ARGUMENT;
+    if (status == TQKV_OK)
+        status = divide(&c, a, executor);
+    if (status == TQKV_OK)
+        status = lay_out(&c, NULL, &needed);
+    if (status == TQKV_OK)
+        *bytes = needed + 63; /* to align it */
+    return status;
+}
+
+tqkv_status tqkv_attend(const tqkv_attention *a, const tqkv_partial *result,
+                        const tqkv_executor *executor, void *workspace, size_t workspace_size)
+{
+    attend_call c;
+    size_t needed;
+    tqkv_status status = check_shape(a);
+    if (status == TQKV_OK)
+        status = check_data(a);
+    if (status == TQKV_OK)
+        status = divide(&c, a, executor);
+    if (status != TQKV_OK || a->n_queries == 0 || a->n_heads == 0)
+        return status;
+    if (!result || !result->out || !workspace)
+        return TQKV_ERROR_ARGUMENT;
+    uint8_t *base = (uint8_t *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
+    status = lay_out(&c, base, &needed);
+    if (status == TQKV_OK && workspace_size < needed + 63)
+        status = TQKV_ERROR_BUFFER;
+    if (status != TQKV_OK)
+        return status;
+    c.result = result;
+    atomic_init(c.next_item, 0);
+    for (size_t i = 0; i < c.n_bases; i++)
+        atomic_init(&c.unfinished[i], c.n_ranges);
+    if (c.n_tasks == 1)
+        run_task(&c, 0);
+    else if (executor && executor->run)
+        executor->run(executor->context, c.n_tasks, run_task, &c);
+    else
+        run_openmp(c.n_tasks, &c);
+    return TQKV_OK;
+}

@@ -1,0 +1,168 @@
+/* Kernels that are the same text for every instruction set, compiled once for
+ * each: define TARGET as the function attribute that selects it. */
+#include <math.h>
+#include <string.h>
+
+#include "attend/kernels.h"
+#include "common/f16.h"
+
+enum { LANES_16 = 16 };
+
+/* exp(x) for x <= 0 (and the rounding above it), to 2e-7 relative down to -87;
+ * below that 0. 2^n * p(f), |f| <= 1/2, with the Taylor polynomial of 2^f. */
+TARGET static inline float exp_negative(float x)
+{
+    float clamped = x > -87 ? x : -87;
+    float t = clamped * 1.44269504f, n = (t + 12582912.0f) - 12582912.0f, f = t - n;
+    float p = 1.5403530e-4f;
+    p = p * f + 1.33335581e-3f;
+    p = p * f + 9.61812910e-3f;
+    p = p * f + 5.55041087e-2f;
+    p = p * f + 2.40226507e-1f;
+    p = p * f + 6.93147181e-1f;
+    p = p * f + 1;
+    int32_t power = (int32_t)((uint32_t)((int32_t)n + 127) << 23);
+    float two_n;
+    memcpy(&two_n, &power, sizeof two_n);
+    return x > -87 ? p * two_n : 0;
+}
+
+TARGET static inline float sum_of_lanes(const float *lane)
+{
+    float sum = 0;
+    for (int j = 0; j < LANES_16; j++)
+        sum += lane[j];
+    return sum;
+}
+
+#ifndef HAS_SOFTMAX
+TARGET static float softmax(const float *logit, const float *scale, softmax_state *s,
+                            float *p, float *peak)
+{
+    float largest = -INFINITY;
+    for (int t = 0; t < TILE; t++)
+        largest = logit[t] > largest ? logit[t] : largest;
+    *peak = 0;
+    if (largest == -INFINITY) {
+        memset(p, 0, TILE * sizeof *p);
+        return 1;
+    }
+    float rescale = 1, sum[LANES_16] = {0}, mass[LANES_16] = {0};
+    if (largest > s->max) {
+        rescale = exp_negative(s->max - largest);
+        s->max = largest;
+    }
+    for (int t = 0; t < TILE; t += LANES_16)
+        for (int j = 0; j < LANES_16; j++) {
+            float e = exp_negative(logit[t + j] - s->max);
+            p[t + j] = e * scale[t + j];
+            sum[j] += e;
+            mass[j] += p[t + j];
+        }
+    for (int t = 0; t < TILE; t++)
+        *peak = p[t] > *peak ? p[t] : *peak;
+    s->sum = s->sum * rescale + sum_of_lanes(sum);
+    s->mass = s->mass * rescale + sum_of_lanes(mass);
+    s->bias *= rescale;
+    return rescale;
+}
+
+TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
+{
+    int32_t excess = 0;
+    for (int t = 0; t < TILE; t++) {
+        int w = (int)rintf(p[t] * gain);
+        weight[t] = (uint16_t)w;
+        excess += 128 * upper_digit(w) - w;
+    }
+    return excess;
+}
+#endif
+
+TARGET static void logits(const int32_t *score, float unit, const float *scale, float *logit)
+{
+    for (int t = 0; t < TILE; t++)
+        logit[t] = (float)score[t] * unit * scale[t];
+}
+
+#ifndef HAS_HALVES
+TARGET static float scales(const uint16_t *half, float *scale)
+{
+    float largest = 0;
+    for (int t = 0; t < TILE; t++) {
+        scale[t] = half[t] < 0x7C00 ? f16_to_f32(half[t]) : 0;
+        largest = scale[t] > largest ? scale[t] : largest;
+    }
+    return largest;
+}
+
+TARGET static void halves(const uint8_t *half, unsigned n, float *x)
+{
+    for (unsigned i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, half + 2 * i, sizeof h);
+        x[i] = f16_to_f32(h);
+    }
+}
+#endif
+
+/* tanh(y) = (1 - e) / (1 + e), e = exp(-2 |y|), with y's sign. */
+TARGET static void softcap(float *x, float cap)
+{
+    for (int t = 0; t < TILE; t++) {
+        float y = x[t] / cap, e = exp_negative(-2 * fabsf(y));
+        float z = cap * ((1 - e) / (1 + e));
+        z = y < 0 ? -z : z;
+        x[t] = x[t] == -INFINITY ? x[t] : z;
+    }
+}
+
+TARGET static void float_scores(const float *query, const float *keys, unsigned n, float *score)
+{
+    for (int t = 0; t < TILE; t++, keys += n) {
+        float lane[LANES_16] = {0};
+        for (unsigned i = 0; i < n; i += LANES_16)
+            for (int j = 0; j < LANES_16; j++)
+                lane[j] += query[i + j] * keys[i + j];
+        score[t] = sum_of_lanes(lane);
+    }
+}
+
+TARGET static void float_accumulate(const float *p, const float *values, unsigned n, float *out)
+{
+    for (int t = 0; t < TILE; t++, values += n) {
+        if (p[t] == 0)
+            continue;
+        for (unsigned i = 0; i < n; i++)
+            out[i] += p[t] * values[i];
+    }
+}
+
+#ifndef HAS_TILES
+/* Tiles of rows one after the other, for those that have no better idea. */
+TARGET static void expand_rows(const tile_plan *p, const uint8_t *const *rows, int8_t *tile)
+{
+    for (unsigned t = 0; t < TILE; t++)
+        tile_row_levels(p, rows[t], tile + t * p->head_dim);
+}
+#endif
+
+#ifndef HAS_ORDER
+TARGET static void natural_order(const tile_plan *p, const float *row, float *out)
+{
+    memcpy(out, row, p->head_dim * sizeof *out);
+}
+#endif
+
+#ifndef HAS_PACKED_QUERY
+TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t *packed)
+{
+    memcpy(packed, query, p->head_dim * sizeof *query);
+}
+#endif
+
+#define GENERIC_ATTEND_KERNELS                                                 \
+    .natural_order = natural_order, .pack_query = pack_query,                  \
+    .logits = logits, .scales = scales, .softmax = softmax,                    \
+    .weights = weights, .softcap = softcap, .float_scores = float_scores,      \
+    .float_accumulate = float_accumulate, .halves = halves

@@ -1,0 +1,131 @@
+/*
+ * The inner loops of attention, one table of them for each instruction set.
+ *
+ * Attention runs over tiles of 64 tokens. expand_keys and expand_values turn
+ * codes into a tile of 8-bit levels; scores and accumulate then work on tiles
+ * without knowing a format. How a tile, or a packed query, lies in memory is
+ * the table's own business: its kernels only have to agree with each other.
+ *
+ * Kernels on integers are exact: every table gives the same numbers as scalar.
+ * Those on floats state a bound. tests/harness_attend.c holds them to it.
+ */
+#ifndef TQKV_ATTEND_KERNELS_H
+#define TQKV_ATTEND_KERNELS_H
+
+#include "attend/plan.h"
+
+enum {
+    TILE = 64, /* tokens */
+    /* Queries are integers up to this magnitude: 127 * 128, so that one in
+     * units of 128 has 8 bits, and 2^31 is out of reach of head_dim products
+     * with levels. */
+    QUERY_LIMIT = 127 * 128,
+    /* Weights are integers up to this one: 255 * 128, likewise. */
+    WEIGHT_LIMIT = 255 * 128
+};
+
+/* A query's or a weight's upper digit, rounded: the number is about 128 * it. */
+static inline int upper_digit(int number)
+{
+    return (number + 64) >> 7;
+}
+
+enum { NARROW_SCORES = 1, NARROW_WEIGHTS = 2 };
+
+/* Softmax over the tokens of the tiles so far. */
+typedef struct softmax_state {
+    float max;  /* largest logit; -inf before the first token */
+    float sum;  /* of exp(logit - max) */
+    float mass; /* of exp(logit - max) * value scale */
+    float bias; /* of what rounding has added to mass */
+} softmax_state;
+
+typedef struct attend_kernels {
+    const char *name;
+    /* Which of scores and accumulate are faster if not wide: NARROW_ bits. The
+     * others are only called wide. */
+    unsigned narrow;
+
+    /* Fills a tile of TILE * head_dim bytes (64-byte aligned) from 64 rows of
+     * codes, reading no byte behind any row. */
+    void (*expand_keys)(const tile_plan *p, const uint8_t *const *rows,
+                        int8_t *tile);
+    void (*expand_values)(const tile_plan *p, const uint8_t *const *rows,
+                          int8_t *tile);
+
+    /* Packs a query of head_dim integers, |q| <= QUERY_LIMIT, to
+     * packed_query_bytes(head_dim) bytes, 64-byte aligned. */
+    void (*pack_query)(const tile_plan *p, const int16_t *query, uint8_t *packed);
+
+    /* score[r][t] = sum of query r times level, exactly; if not wide, of 128
+     * times the query's upper digit. packed: n queries, one after the other. */
+    void (*scores)(const tile_plan *p, const int8_t *tile,
+                   const uint8_t *packed, unsigned n, int wide,
+                   int32_t (*score)[TILE]);
+
+    /* out[r][i] += (float)(sum of weight[r][t] * level) * unit[r], where i runs
+     * over the tile's own order of values; weights up to WEIGHT_LIMIT; if not
+     * wide, 128 times their upper digits instead. out[r] is row r of out, out
+     * has head_dim floats a row. */
+    void (*accumulate)(const tile_plan *p, const int8_t *tile,
+                       const uint16_t (*weight)[TILE], const float *unit,
+                       unsigned n, int wide, float *const *out);
+
+    /* A row of accumulate's in natural order. */
+    void (*natural_order)(const tile_plan *p, const float *row, float *out);
+
+    /* logit[t] = (float)score[t] * unit * scale[t]; exact. */
+    void (*logits)(const int32_t *score, float unit, const float *scale,
+                   float *logit);
+
+    /* 64 half-precision scales, whose largest it returns; what no encoder
+     * writes (negative, infinite, NaN) becomes 0. Exact. */
+    float (*scales)(const uint16_t *half, float *scale);
+
+    /* Adds 64 tokens to the state: p[t] = exp(logit[t] - max) * scale[t] with
+     * the new max, *peak = max of p. Returns exp(old max - new max), by which
+     * what was summed before has to be multiplied. Logits are finite or -inf
+     * (then p is 0); scales are not negative.
+     * Bound: p, sum, mass and the result to 4e-6 relative while the logit is
+     * within 80 of max; below, 0 and anything up to exp(-80) are right. */
+    float (*softmax)(const float *logit, const float *scale, softmax_state *s,
+                     float *p, float *peak);
+
+    /* weight[t] = p[t] * gain to nearest even, 0 <= p * gain <= WEIGHT_LIMIT.
+     * Returns the sum of 128 * upper digit - weight. Exact. */
+    int32_t (*weights)(const float *p, float gain, uint16_t *weight);
+
+    /* x[t] = cap * tanh(x[t] / cap), to 1e-6 * cap; x finite or -inf. */
+    void (*softcap)(float *x, float cap);
+
+    /* score[t] = query . keys[t] for 64 rows of floats, to n * 2^-24 times the
+     * sum of magnitudes of the products. */
+    void (*float_scores)(const float *query, const float *keys, unsigned n,
+                         float *score);
+
+    /* out += sum of p[t] * values[t], likewise. */
+    void (*float_accumulate)(const float *p, const float *values, unsigned n,
+                             float *out);
+
+    /* n half-precision numbers, a multiple of 16; exact. */
+    void (*halves)(const uint8_t *half, unsigned n, float *x);
+} attend_kernels;
+
+static inline size_t packed_query_bytes(unsigned head_dim)
+{
+    return (2 * (size_t)head_dim + 2 * sizeof(int32_t) + 63) / 64 * 64;
+}
+
+typedef struct attend_isa {
+    uint32_t needs; /* TQKV_CPU_ bits, 0 for scalar */
+    const attend_kernels *kernels;
+} attend_isa;
+extern const attend_isa attend_isas[];
+extern const unsigned attend_n_isas;
+
+extern const attend_kernels attend_scalar;
+
+/* The best table for the processor and tqkv_cpu_mask. */
+const attend_kernels *attend_kernels_get(void);
+
+#endif

@@ -1,0 +1,142 @@
+#include <math.h>
+
+#include "attend/call.h"
+#include "common/f16.h"
+#include "common/finite.h"
+
+/* x between 0 and n. */
+static uint8_t within(int64_t x, unsigned n)
+{
+    return (uint8_t)(x < 0 ? 0 : x > (int64_t)n ? n : x);
+}
+
+static float mask_value(const tqkv_attention *a, size_t at)
+{
+    if (a->mask_type == TQKV_F32)
+        return ((const float *)a->mask)[at];
+    return f16_to_f32(((const uint16_t *)a->mask)[at]);
+}
+
+/* The row's mask over the tile; 1 if it lets any token through. */
+static int read_mask(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                     unsigned r, size_t token_of_all)
+{
+    size_t row = b->first_row + r;
+    size_t at = row_head(c, b, row) * c->a->mask_head_stride +
+                row_query(c, row) * c->a->mask_stride + token_of_all;
+    int any = 0;
+    for (unsigned t = s->low[r]; t < s->high[r]; t++) {
+        float m = mask_value(c->a, at + t);
+        s->mask[r][t] = m == m ? m : -INFINITY;
+        any |= s->mask[r][t] > -INFINITY;
+    }
+    return any;
+}
+
+int attend_see(const attend_call *c, const attend_scratch *s, const attend_block *b,
+               const tqkv_tokens *set, size_t token, size_t token_of_all, unsigned n)
+{
+    const tqkv_attention *a = c->a;
+    int any = 0;
+    for (unsigned r = 0; r < b->rows; r++) {
+        /* positions are below 2^62 */
+        int64_t first = (int64_t)(set->position + token);
+        int64_t query = (int64_t)(a->position + row_query(c, b->first_row + r));
+        s->low[r] = 0;
+        s->high[r] = (uint8_t)n;
+        if (a->causal)
+            s->high[r] = within(query - first + 1, n);
+        if (a->window && a->window <= (uint64_t)query)
+            s->low[r] = within(query - (int64_t)a->window + 1 - first, n);
+        if (s->low[r] > s->high[r])
+            s->low[r] = s->high[r];
+        if (a->mask && s->low[r] < s->high[r] && !read_mask(c, s, b, r, token_of_all))
+            s->low[r] = s->high[r];
+        any |= s->low[r] < s->high[r];
+    }
+    return any;
+}
+
+/* What the key's centre adds, by its number. */
+static void add_centres(const attend_call *c, const attend_scratch *s, unsigned n_centres,
+                        unsigned r)
+{
+    const float *by_number = s->centre_logits + r * c->max_centres;
+    for (unsigned t = s->low[r]; t < s->high[r]; t++) {
+        unsigned id = s->keys->centres[t];
+        s->logit[r][t] += by_number[id < n_centres ? id : n_centres - 1];
+    }
+}
+
+static void add_means(const attend_call *c, const attend_scratch *s, const tqkv_operand *o,
+                      const attend_block *b)
+{
+    float mean[MAX_DIM], unit = c->a->scale;
+    const tile_rows *keys = s->keys;
+    for (unsigned page = 0, t = 0; page < keys->n_pages; t = keys->page_end[page++]) {
+        const uint16_t *half = o->means + keys->page_number[page] * o->mean_page_stride +
+                               b->head * o->mean_head_stride;
+        c->kernels->halves((const uint8_t *)half, c->key_dim, mean);
+        for (unsigned r = 0; r < b->rows; r++) {
+            float sum = query_dot(s->balanced + (size_t)r * c->key_dim, mean, c->key_dim);
+            float add = made_finite(unit * sum, LARGEST_LOGIT);
+            for (unsigned i = t; i < keys->page_end[page]; i++)
+                s->logit[r][i] += add;
+        }
+    }
+}
+
+/* Softcap, slope and mask, then minus infinity for what is not seen. */
+static void finish_row(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                       const tqkv_tokens *set, size_t token, unsigned r)
+{
+    const tqkv_attention *a = c->a;
+    size_t row = b->first_row + r;
+    float *logit = s->logit[r];
+    if (a->softcap > 0)
+        c->kernels->softcap(logit, a->softcap);
+    if (a->slopes) {
+        float slope = a->slopes[row_head(c, b, row)];
+        int64_t distance = (int64_t)(set->position + token) -
+                           (int64_t)(a->position + row_query(c, row));
+        for (unsigned t = 0; t < TILE; t++)
+            logit[t] += slope * (float)(distance + t);
+    }
+    if (a->mask)
+        for (unsigned t = s->low[r]; t < s->high[r]; t++)
+            logit[t] += s->mask[r][t];
+    if (a->mask || a->slopes)
+        for (unsigned t = 0; t < TILE; t++)
+            logit[t] = logit[t] > LARGEST_LOGIT ? LARGEST_LOGIT : logit[t];
+    for (unsigned t = 0; t < s->low[r]; t++)
+        logit[t] = -INFINITY;
+    for (unsigned t = s->high[r]; t < TILE; t++)
+        logit[t] = -INFINITY;
+}
+
+void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                   const tqkv_tokens *set, size_t token)
+{
+    const tqkv_operand *o = &set->keys;
+    if (s->key_plan->source == TILE_FLOAT)
+        for (unsigned r = 0; r < b->rows; r++)
+            for (unsigned t = 0; t < TILE; t++)
+                s->logit[r][t] = made_finite(s->logit[r][t] * c->a->scale, LARGEST_LOGIT);
+    else
+        for (unsigned r = 0; r < b->rows; r++)
+            c->kernels->logits(s->score[r], s->key_unit[r], s->keys->scales, s->logit[r]);
+    if (o->profiles) {
+        const tqkv_key_profile *profile = &o->profiles[b->head];
+        for (unsigned r = 0; r < b->rows; r++) {
+            if (profile->n_centres > 1)
+                add_centres(c, s, profile->n_centres, r);
+            else
+                for (unsigned t = 0; t < TILE; t++)
+                    s->logit[r][t] += s->centre_logits[r * c->max_centres];
+        }
+    }
+    if (o->means)
+        add_means(c, s, o, b);
+    for (unsigned r = 0; r < b->rows; r++)
+        finish_row(c, s, b, set, token, r);
+}

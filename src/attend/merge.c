@@ -1,0 +1,39 @@
+#include <math.h>
+
+#include "attend/call.h"
+#include "common/checked.h"
+
+void merge_row(float max, float sum, const float *out, int normalised, unsigned dim,
+               float *into_max, float *into_sum, float *into_out)
+{
+    if (!(sum > 0))
+        return;
+    float largest = max > *into_max ? max : *into_max;
+    /* exp of -inf, where `into` is empty, is 0 */
+    float from_sum = sum * expf(max - largest), old_sum = *into_sum * expf(*into_max - largest);
+    float total = from_sum + old_sum;
+    float from = (normalised ? from_sum : from_sum / sum) / total, old = old_sum / total;
+    for (unsigned i = 0; i < dim; i++)
+        into_out[i] = into_out[i] * old + out[i] * from;
+    *into_max = largest;
+    *into_sum = total;
+}
+
+tqkv_status tqkv_merge(size_t n_rows, uint32_t v_head_dim, const tqkv_partial *from,
+                       const tqkv_partial *into)
+{
+    size_t elements;
+    if (!from || !into)
+        return TQKV_ERROR_ARGUMENT;
+    if (!size_multiply(n_rows, v_head_dim, &elements) ||
+        !size_multiply(elements, sizeof(float), &elements))
+        return TQKV_ERROR_OVERFLOW;
+    if (n_rows == 0)
+        return TQKV_OK;
+    if (!from->out || !from->max || !from->sum || !into->out || !into->max || !into->sum)
+        return TQKV_ERROR_ARGUMENT;
+    for (size_t r = 0; r < n_rows; r++)
+        merge_row(from->max[r], from->sum[r], from->out + r * v_head_dim, 1, v_head_dim,
+                  into->max + r, into->sum + r, into->out + r * v_head_dim);
+    return TQKV_OK;
+}

@@ -1,0 +1,163 @@
+#include "attend/plan.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "attend/check.h"
+#include "format/format.h"
+#include "format/mlx.h"
+
+/* Levels to a unit of value that round the centroids of N(0,1) with the least
+ * mean squared error, of all that keep the largest within 127: .0003, .0011 and
+ * .0032 rms for lm2 to lm4, .0032, .0058 and .0069 for mlx4 to mlx6
+ * (tests/test_attend.c searches for better ones). */
+static float levels_per_unit(unsigned codebook, unsigned bits)
+{
+    static const float lloyd[] = {66.2148f, 40.92529f, 38.21357f};
+    static const float mlx[] = {38.21357f, 36.15995f, 31.30082f};
+    return codebook == TQKV_CODEBOOK_MLX ? mlx[bits - 4] : lloyd[bits - 2];
+}
+
+static int8_t nearest_level(float value, float per_unit)
+{
+    return (int8_t)lrintf(value * per_unit);
+}
+
+/* ---- windows for AVX-512 ---- */
+
+enum { CHUNK = 16 };
+
+/* Where chunk c begins: the last one ends with the row. */
+static unsigned chunk_start(const tile_plan *p, unsigned c)
+{
+    return c + 1 < p->n_chunks ? c * CHUNK : (unsigned)p->code_bytes - CHUNK;
+}
+
+/* Finds byte b of the row, which may have wrapped around, in the window's
+ * chunks; to is its place in the shuffled vector. 0 if it is in neither. */
+static int place_byte(const tile_plan *p, window_16 *w, unsigned b, unsigned to)
+{
+    b %= (unsigned)p->code_bytes;
+    for (unsigned i = 0; i <= w->has_second; i++) {
+        unsigned start = chunk_start(p, w->chunk[i]);
+        if (b >= start && b < start + CHUNK) {
+            w->shuffle[i][to] = (uint8_t)(b - start);
+            return 1;
+        }
+    }
+    if (w->has_second)
+        return 0;
+    w->has_second = 1;
+    w->chunk[1] = (uint16_t)(b / CHUNK < p->n_chunks ? b / CHUNK : p->n_chunks - 1);
+    return place_byte(p, w, b, to);
+}
+
+/* The 16 windows from value first on; 0 if two groups of 8 bytes cannot hold
+ * them. */
+static int place_window(const tile_plan *p, unsigned first, window_16 *w)
+{
+    const stream_plan *s = &p->stream;
+    memset(w, 0, sizeof *w);
+    memset(w->shuffle, 0x80, sizeof w->shuffle);
+    unsigned byte = trellis_offset(s->rate, first) / 8;
+    w->chunk[0] = (uint16_t)(byte / CHUNK < p->n_chunks ? byte / CHUNK : p->n_chunks - 1);
+    for (unsigned half = 0; half < 2; half++) {
+        unsigned value = first + 8 * half;
+        unsigned start = trellis_offset(s->rate, value) / 8;
+        unsigned end = (trellis_offset(s->rate, value + 7) + 7) / 8;
+        if (end - start > 7)
+            return 0;
+        for (unsigned b = start; b <= end; b++)
+            if (!place_byte(p, w, b, 8 * half + b - start))
+                return 0;
+        for (unsigned i = 0; i < 8; i++) {
+            unsigned bit = trellis_offset(s->rate, value + i) - 8 * start;
+            w->bits[8 * half + i] = (uint8_t)bit;
+            if (trellis_bits(s->rate, value + i) > s->low_bits)
+                w->is_high |= (uint16_t)(1u << (8 * half + i));
+        }
+    }
+    return 1;
+}
+
+static void place_windows(tile_plan *p)
+{
+    const stream_plan *s = &p->stream;
+    if (p->code_bytes < CHUNK || s->head_dim / 16 * s->rate % 8)
+        return;
+    p->n_chunks = (unsigned)(p->code_bytes + CHUNK - 1) / CHUNK;
+    for (unsigned i = 0; i < s->head_dim; i += 16)
+        if (!place_window(p, i, &p->windows[i / 16]))
+            return;
+    p->has_windows = 1;
+}
+
+/* ---- sources ---- */
+
+/* Centroids 0 to 2^bits - 1 as levels of a stream without trellis. */
+static void set_stream_levels(tile_plan *p, const float *values, unsigned bits, float per_unit)
+{
+    p->stream.mixed = 0;
+    for (unsigned i = 0; i < 16; i++) {
+        p->stream.a[0][i] = 0;
+        p->stream.b[0][i] = nearest_level(values[i & ((1u << bits) - 1)], per_unit);
+    }
+}
+
+static void init_scalar_code(tile_plan *p, const tqkv_format *f)
+{
+    unsigned bits = f->rate / 16u;
+    int is_mlx = f->codebook == TQKV_CODEBOOK_MLX;
+    const float *values = is_mlx ? mlx_codebook(bits) : lloyd_code_of(bits)->values;
+    float per_unit = levels_per_unit(f->codebook, bits);
+    p->level_rms = per_unit;
+    p->unit = 1 / per_unit;
+    if (is_mlx)
+        p->unit *= (float)(1 / sqrt((double)f->head_dim));
+    if (bits > 4) {
+        p->source = TILE_BYTES;
+        for (unsigned i = 0; i < 64; i++)
+            p->byte_levels[i] = nearest_level(values[i & ((1u << bits) - 1)], per_unit);
+        return;
+    }
+    p->source = TILE_STREAM;
+    tqkv_format as_stream = *f;
+    as_stream.codebook = TQKV_CODEBOOK_LLOYD_MAX;
+    stream_plan_init(&p->stream, &as_stream);
+    set_stream_levels(p, values, bits, per_unit);
+}
+
+static void init_float(tile_plan *p, const tqkv_format *f)
+{
+    p->source = TILE_FLOAT;
+    p->unit = 1;
+    if (f->codebook) {
+        p->mlx_bits = f->rate / 16u;
+        p->mlx_codebook = mlx_codebook(p->mlx_bits);
+    }
+}
+
+void tile_plan_init(tile_plan *p, const tqkv_format *f, tqkv_type type)
+{
+    memset(p, 0, offsetof(tile_plan, windows));
+    p->head_dim = f->head_dim;
+    p->codec = codec_kernels_get();
+    p->code_bytes = f->codebook ? format_code_bytes(f)
+                                : (size_t)f->head_dim * (type == TQKV_F32 ? 4 : 2);
+    p->scale_bytes = f->codebook ? format_scale_bytes(f) : 0;
+    if (check_is_float(f)) {
+        init_float(p, f);
+    } else if (f->codebook != TQKV_CODEBOOK_TRELLIS) {
+        init_scalar_code(p, f);
+    } else {
+        p->source = TILE_STREAM;
+        p->unit = 1;
+        /* doc/format.md, section 8: rows are normalised by their root mean
+         * square or their peak. */
+        p->level_rms = f->rate <= 84 ? 37 : 48;
+        p->is_fine = f->rate > 96;
+        stream_plan_init(&p->stream, f);
+    }
+    if (p->source == TILE_STREAM)
+        place_windows(p);
+}

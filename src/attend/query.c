@@ -1,0 +1,79 @@
+#include <math.h>
+
+#include "attend/call.h"
+#include "common/finite.h"
+
+/* The row's query as floats, finite. */
+static void read_query(const attend_call *c, const attend_block *b, size_t row, float *x)
+{
+    const tqkv_attention *a = c->a;
+    size_t element = a->query_type == TQKV_F32 ? 4 : 2;
+    size_t head_stride = a->head_stride ? a->head_stride : c->key_dim;
+    size_t stride = a->query_stride ? a->query_stride : (size_t)a->n_heads * c->key_dim;
+    size_t at = row_query(c, row) * stride + row_head(c, b, row) * head_stride;
+    tqkv_to_f32((const uint8_t *)a->queries + at * element, a->query_type, c->key_dim, x);
+    for (unsigned i = 0; i < c->key_dim; i++)
+        x[i] = made_finite(x[i], LARGEST_INPUT);
+}
+
+float query_dot(const float *x, const float *y, unsigned n)
+{
+    float lane[16] = {0}, sum = 0;
+    for (unsigned i = 0; i < n; i += 16)
+        for (unsigned j = 0; j < 16; j++)
+            lane[j] += x[i + j] * y[i + j];
+    for (unsigned j = 0; j < 16; j++)
+        sum += lane[j];
+    return sum;
+}
+
+/* Divides by the balance; what each centre adds to a logit. */
+static void apply_profile(const attend_call *c, const attend_scratch *s,
+                          const tqkv_key_profile *profile, unsigned r, float *x)
+{
+    for (unsigned i = 0; i < c->key_dim; i++)
+        x[i] = made_finite(x[i] / profile->balance[i], LARGEST_INPUT);
+    for (unsigned m = 0; m < profile->n_centres; m++)
+        s->centre_logits[r * c->max_centres + m] =
+            made_finite(c->a->scale * query_dot(x, profile->centres + (size_t)m * c->key_dim,
+                                          c->key_dim),
+                        LARGEST_LOGIT);
+}
+
+/* Integers to QUERY_LIMIT, and what one is worth. */
+static void quantise(const attend_call *c, const attend_scratch *s, const float *x, unsigned r)
+{
+    const tile_plan *p = s->key_plan;
+    int16_t query[MAX_DIM];
+    float square, peak, gain = 0, step = 0;
+    p->codec->moments(x, c->key_dim, &square, &peak);
+    if (peak > 1e-30f) {
+        gain = QUERY_LIMIT / peak;
+        step = peak / QUERY_LIMIT;
+    }
+    p->codec->quantize(x, c->key_dim, gain, QUERY_LIMIT, query);
+    c->kernels->pack_query(p, query, s->packed + r * packed_query_bytes(c->key_dim));
+    s->key_unit[r] = step * p->unit * c->a->scale;
+    /* Rounding to 128 steps is an error of 128 / sqrt(12) steps rms in each of
+     * head_dim products with a level. */
+    s->key_error[r] = fabsf(s->key_unit[r]) * 36.95f * p->level_rms * sqrtf((float)c->key_dim);
+}
+
+void attend_prepare(const attend_call *c, const attend_scratch *s, const tqkv_operand *keys,
+                    const attend_block *b)
+{
+    rotation rotate;
+    rotation_init(&rotate, c->key_dim, keys->format.rotation);
+    for (unsigned r = 0; r < b->rows; r++) {
+        float *balanced = s->balanced + (size_t)r * c->key_dim;
+        float *x = s->rotated + (size_t)r * c->key_dim;
+        read_query(c, b, b->first_row + r, balanced);
+        if (keys->profiles)
+            apply_profile(c, s, &keys->profiles[b->head], r, balanced);
+        for (unsigned i = 0; i < c->key_dim; i++)
+            x[i] = balanced[i];
+        rotate_row(s->key_plan->codec, &rotate, x);
+        if (s->key_plan->source != TILE_FLOAT)
+            quantise(c, s, x, r);
+    }
+}

@@ -1,0 +1,44 @@
+#include "attend/call.h"
+
+/* Takes bytes at the next aligned place. */
+static void *take(uint8_t *base, size_t *used, size_t bytes)
+{
+    void *at = base ? base + *used : NULL;
+    *used += (bytes + 63) / 64 * 64;
+    return at;
+}
+
+#define TAKE(field, count) s->field = take(at, &used, (size_t)(count) * sizeof *s->field)
+
+size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s)
+{
+    size_t used = 0, rows = c->block_rows;
+    TAKE(key_tile, TILE * c->key_dim);
+    TAKE(value_tile, TILE * c->value_dim);
+    TAKE(key_floats, c->has_floats ? TILE * c->key_dim : 0);
+    TAKE(value_floats, c->has_floats ? TILE * c->value_dim : 0);
+    TAKE(balanced, rows * c->key_dim);
+    TAKE(rotated, rows * c->key_dim);
+    TAKE(packed, rows * packed_query_bytes(c->key_dim));
+    TAKE(key_unit, rows);
+    TAKE(key_error, rows);
+    TAKE(centre_logits, rows * c->max_centres);
+    TAKE(score, rows);
+    TAKE(logit, rows);
+    TAKE(mask, rows);
+    TAKE(p, rows);
+    TAKE(weight, rows);
+    TAKE(value_unit, rows);
+    TAKE(sums, rows * c->value_dim);
+    TAKE(out, rows * c->value_dim);
+    TAKE(sum_rows, rows);
+    TAKE(state, rows);
+    TAKE(low, rows);
+    TAKE(high, rows);
+    TAKE(is_wide, rows);
+    TAKE(key_plan, 1);
+    TAKE(value_plan, 1);
+    TAKE(keys, 1);
+    TAKE(values, 1);
+    return used;
+}
