@@ -74,13 +74,14 @@ static int reserve(size_t *used, size_t count, size_t size, size_t *at)
 static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
 {
     attend_scratch unused;
-    size_t used = 0, next, unfinished, out, max, sum, scratch;
+    size_t used = 0, plans, next, unfinished, out, max, sum, scratch;
     size_t part_rows = 0, part_values;
     c->scratch_bytes = attend_scratch_place(c, NULL, &unused);
     if (c->n_ranges > 1 && (!size_multiply(c->n_bases, c->n_ranges, &part_rows) ||
                             !size_multiply(part_rows, c->block_rows, &part_rows)))
         return TQKV_ERROR_OVERFLOW;
     if (!size_multiply(part_rows, c->value_dim, &part_values) ||
+        !reserve(&used, c->a->n_sets, sizeof *c->plans, &plans) ||
         !reserve(&used, 1, sizeof *c->next_item, &next) ||
         !reserve(&used, c->n_bases, sizeof *c->unfinished, &unfinished) ||
         !reserve(&used, part_values, sizeof(float), &out) ||
@@ -91,6 +92,7 @@ static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
     *bytes = used;
     if (!base)
         return TQKV_OK;
+    c->plans = (tile_plan(*)[2])(base + plans);
     c->next_item = (atomic_size_t *)(base + next);
     c->unfinished = (atomic_size_t *)(base + unfinished);
     c->parts.out = (float *)(base + out);
@@ -161,7 +163,7 @@ static void merge_ranges(const attend_call *c, const attend_block *b, size_t bas
     write_result(c, b, &into);
 }
 
-static void run_item(const attend_call *c, const attend_scratch *s, size_t item)
+static void run_item(const attend_call *c, attend_scratch *s, size_t item)
 {
     size_t base = item / c->n_ranges, range = item % c->n_ranges;
     attend_block b = block_of(c, base);
@@ -238,6 +240,11 @@ tqkv_status tqkv_attend(const tqkv_attention *a, const tqkv_partial *result,
     if (status != TQKV_OK)
         return status;
     c.result = result;
+    for (size_t i = 0; i < a->n_sets; i++) {
+        const tqkv_operand *k = &a->sets[i].keys, *v = &a->sets[i].values;
+        tile_plan_init(&c.plans[i][0], &k->format, (tqkv_type)k->type);
+        tile_plan_init(&c.plans[i][1], &v->format, (tqkv_type)v->type);
+    }
     atomic_init(c.next_item, 0);
     for (size_t i = 0; i < c.n_bases; i++)
         atomic_init(&c.unfinished[i], c.n_ranges);

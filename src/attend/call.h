@@ -35,6 +35,7 @@ typedef struct attend_call {
     unsigned max_centres;
     int has_floats;           /* some operand is TILE_FLOAT */
     /* Parts of the workspace: */
+    tile_plan (*plans)[2];     /* [n_sets] keys, values */
     atomic_size_t *next_item;
     atomic_size_t *unfinished; /* [n_bases] ranges */
     tqkv_partial parts;        /* [n_bases][n_ranges][block_rows], if n_ranges > 1 */
@@ -60,14 +61,18 @@ typedef struct attend_scratch {
     int32_t (*score)[TILE];
     float (*logit)[TILE], (*mask)[TILE], (*p)[TILE];
     uint16_t (*weight)[TILE];
-    float *value_unit;                /* [rows] */
+    float *peak, *value_unit;         /* [rows] */
     float *sums, *out;                /* [rows][value_dim] */
     float **sum_rows;                 /* [rows] into sums */
     softmax_state *state;             /* [rows] */
     uint8_t *low, *high;              /* [rows] the tokens of the tile it sees */
     uint8_t *is_wide;                 /* [rows] */
-    tile_plan *key_plan, *value_plan;
-    tile_rows *keys, *values;
+    const tile_plan *key_plan, *value_plan;
+    tile_rows *keys, *values;         /* the tile at hand */
+    tile_rows *next_keys, *next_values;
+    /* Whose rows to ask memory for: the next tile's, or where there is none
+     * those at hand. */
+    const tile_rows *ahead_keys, *ahead_values;
 } attend_scratch;
 
 /* scratch.c: bytes of one task's scratch; places it at a 64-byte aligned
@@ -82,7 +87,7 @@ void attend_prepare(const attend_call *c, const attend_scratch *s, const tqkv_op
                     const attend_block *b);
 
 /* range.c: the block over tokens [first, end) of all sets' tokens in a row. */
-void attend_range(const attend_call *c, const attend_scratch *s, const attend_block *b,
+void attend_range(const attend_call *c, attend_scratch *s, const attend_block *b,
                   size_t first, size_t end, const tqkv_partial *part);
 
 /* logits.c: scores of a tile to logits of what each row sees, minus infinity

@@ -86,11 +86,13 @@ TARGET static void logits(const int32_t *score, float unit, const float *scale, 
 }
 
 #ifndef HAS_HALVES
-TARGET static float scales(const uint16_t *half, float *scale)
+TARGET static float scales(const uint8_t *half, float *scale)
 {
     float largest = 0;
     for (int t = 0; t < TILE; t++) {
-        scale[t] = half[t] < 0x7C00 ? f16_to_f32(half[t]) : 0;
+        uint16_t h;
+        memcpy(&h, half + 2 * t, sizeof h);
+        scale[t] = h < 0x7C00 ? f16_to_f32(h) : 0;
         largest = scale[t] > largest ? scale[t] : largest;
     }
     return largest;
@@ -138,12 +140,27 @@ TARGET static void float_accumulate(const float *p, const float *values, unsigne
     }
 }
 
+TARGET static void addresses(const uint8_t *base, size_t stride, unsigned n, const uint8_t **rows)
+{
+    for (size_t i = 0; i < n; i++)
+        rows[i] = base + i * stride;
+}
+
+TARGET static inline void prefetch_row(const uint8_t *row, size_t bytes)
+{
+    for (size_t b = 0; b < bytes; b += 64)
+        __builtin_prefetch(row + b, 0, 1);
+}
+
 #ifndef HAS_TILES
 /* Tiles of rows one after the other, for those that have no better idea. */
-TARGET static void expand_rows(const tile_plan *p, const uint8_t *const *rows, int8_t *tile)
+TARGET static void expand_rows(const tile_plan *p, const uint8_t *const *rows,
+                               const uint8_t *const *ahead, int8_t *tile)
 {
-    for (unsigned t = 0; t < TILE; t++)
+    for (unsigned t = 0; t < TILE; t++) {
+        prefetch_row(ahead[t], p->code_bytes);
         tile_row_levels(p, rows[t], tile + t * p->head_dim);
+    }
 }
 #endif
 
@@ -162,7 +179,8 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
 #endif
 
 #define GENERIC_ATTEND_KERNELS                                                 \
-    .natural_order = natural_order, .pack_query = pack_query,                  \
+    .addresses = addresses, .natural_order = natural_order,                    \
+    .pack_query = pack_query,                                                  \
     .logits = logits, .scales = scales, .softmax = softmax,                    \
     .weights = weights, .softcap = softcap, .float_scores = float_scores,      \
     .float_accumulate = float_accumulate, .halves = halves

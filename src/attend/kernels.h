@@ -46,12 +46,17 @@ typedef struct attend_kernels {
      * others are only called wide. */
     unsigned narrow;
 
+    /* rows[i] = base + i * stride for i below n. */
+    void (*addresses)(const uint8_t *base, size_t stride, unsigned n,
+                      const uint8_t **rows);
+
     /* Fills a tile of TILE * head_dim bytes (64-byte aligned) from 64 rows of
-     * codes, reading no byte behind any row. */
+     * codes, reading no byte behind any row; asks memory for the rows ahead,
+     * a few for each it expands, so that they come evenly. */
     void (*expand_keys)(const tile_plan *p, const uint8_t *const *rows,
-                        int8_t *tile);
+                        const uint8_t *const *ahead, int8_t *tile);
     void (*expand_values)(const tile_plan *p, const uint8_t *const *rows,
-                          int8_t *tile);
+                          const uint8_t *const *ahead, int8_t *tile);
 
     /* Packs a query of head_dim integers, |q| <= QUERY_LIMIT, to
      * packed_query_bytes(head_dim) bytes, 64-byte aligned. */
@@ -71,6 +76,18 @@ typedef struct attend_kernels {
                        const uint16_t (*weight)[TILE], const float *unit,
                        unsigned n, int wide, float *const *out);
 
+    /* Expansion and scores, or accumulate, in one, without a tile: few queries
+     * do not earn back its way through memory. Where they return 0 they have
+     * done nothing, since they have no such way for this format. Null if a table
+     * has none at all. */
+    int (*score_codes)(const tile_plan *p, const uint8_t *const *rows,
+                       const uint8_t *const *ahead, const uint8_t *packed,
+                       unsigned n, int wide, int32_t (*score)[TILE]);
+    int (*accumulate_codes)(const tile_plan *p, const uint8_t *const *rows,
+                            const uint8_t *const *ahead,
+                            const uint16_t (*weight)[TILE], const float *unit,
+                            unsigned n, int wide, float *const *out);
+
     /* A row of accumulate's in natural order. */
     void (*natural_order)(const tile_plan *p, const float *row, float *out);
 
@@ -80,7 +97,7 @@ typedef struct attend_kernels {
 
     /* 64 half-precision scales, whose largest it returns; what no encoder
      * writes (negative, infinite, NaN) becomes 0. Exact. */
-    float (*scales)(const uint16_t *half, float *scale);
+    float (*scales)(const uint8_t *half, float *scale);
 
     /* Adds 64 tokens to the state: p[t] = exp(logit[t] - max) * scale[t] with
      * the new max, *peak = max of p. Returns exp(old max - new max), by which

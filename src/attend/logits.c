@@ -73,14 +73,14 @@ static void add_means(const attend_call *c, const attend_scratch *s, const tqkv_
 {
     float mean[MAX_DIM], unit = c->a->scale;
     const tile_rows *keys = s->keys;
-    for (unsigned page = 0, t = 0; page < keys->n_pages; t = keys->page_end[page++]) {
-        const uint16_t *half = o->means + keys->page_number[page] * o->mean_page_stride +
+    for (unsigned run = 0, t = 0; run < keys->n_runs; t = keys->runs[run++].end) {
+        const uint16_t *half = o->means + keys->runs[run].page * o->mean_page_stride +
                                b->head * o->mean_head_stride;
         c->kernels->halves((const uint8_t *)half, c->key_dim, mean);
         for (unsigned r = 0; r < b->rows; r++) {
             float sum = query_dot(s->balanced + (size_t)r * c->key_dim, mean, c->key_dim);
             float add = made_finite(unit * sum, LARGEST_LOGIT);
-            for (unsigned i = t; i < keys->page_end[page]; i++)
+            for (unsigned i = t; i < keys->runs[run].end; i++)
                 s->logit[r][i] += add;
         }
     }

@@ -11,6 +11,9 @@
 /* Peaks below it count as 0: WEIGHT_LIMIT / peak would not be finite. */
 #define SMALLEST_PEAK 1e-33f
 
+/* Up to so many rows tiles are not worth their while (doc/attention.md). */
+enum { FEW_ROWS = 8 };
+
 /* Rows r to the first of another width, or the last. */
 static unsigned same_width(const attend_scratch *s, unsigned r, unsigned rows)
 {
@@ -26,11 +29,18 @@ static void score_tile(const attend_call *c, const attend_scratch *s, const atte
     int narrow = (c->kernels->narrow & NARROW_SCORES) && !p->is_fine;
     for (unsigned r = 0; r < b->rows; r++)
         s->is_wide[r] = !(narrow && s->key_error[r] * s->keys->largest_scale <= LOGIT_ERROR);
-    c->kernels->expand_keys(p, s->keys->codes, s->key_tile);
+    const uint8_t *const *rows = s->keys->codes, *const *ahead = s->ahead_keys->codes;
+    int expanded = 0;
     for (unsigned r = 0, end; r < b->rows; r = end) {
+        const uint8_t *packed = s->packed + r * packed_query_bytes(c->key_dim);
         end = same_width(s, r, b->rows);
-        c->kernels->scores(p, s->key_tile, s->packed + r * packed_query_bytes(c->key_dim),
-                           end - r, s->is_wide[r], s->score + r);
+        if (b->rows <= FEW_ROWS && c->kernels->score_codes &&
+            c->kernels->score_codes(p, rows, ahead, packed, end - r, s->is_wide[r], s->score + r))
+            continue;
+        if (!expanded)
+            c->kernels->expand_keys(p, rows, ahead, s->key_tile);
+        expanded = 1;
+        c->kernels->scores(p, s->key_tile, packed, end - r, s->is_wide[r], s->score + r);
     }
 }
 
@@ -65,11 +75,20 @@ static void quantise_weights(const attend_call *c, const attend_scratch *s, unsi
 static void accumulate_tile(const attend_call *c, const attend_scratch *s, const attend_block *b)
 {
     const tile_plan *p = s->value_plan;
-    c->kernels->expand_values(p, s->values->codes, s->value_tile);
+    const uint8_t *const *rows = s->values->codes, *const *ahead = s->ahead_values->codes;
+    int expanded = 0;
     for (unsigned r = 0, end; r < b->rows; r = end) {
+        const uint16_t(*weight)[TILE] = (const uint16_t(*)[TILE])s->weight + r;
         end = same_width(s, r, b->rows);
-        c->kernels->accumulate(p, s->value_tile, (const uint16_t(*)[TILE])s->weight + r,
-                               s->value_unit + r, end - r, s->is_wide[r], s->sum_rows + r);
+        if (b->rows <= FEW_ROWS && c->kernels->accumulate_codes &&
+            c->kernels->accumulate_codes(p, rows, ahead, weight, s->value_unit + r, end - r,
+                                         s->is_wide[r], s->sum_rows + r))
+            continue;
+        if (!expanded)
+            c->kernels->expand_values(p, rows, ahead, s->value_tile);
+        expanded = 1;
+        c->kernels->accumulate(p, s->value_tile, weight, s->value_unit + r, end - r,
+                               s->is_wide[r], s->sum_rows + r);
     }
 }
 
@@ -78,7 +97,7 @@ static void attend_tile(const attend_call *c, const attend_scratch *s, const att
 {
     int float_keys = s->key_plan->source == TILE_FLOAT;
     int float_values = s->value_plan->source == TILE_FLOAT;
-    tile_locate(set, &set->keys, s->key_plan, c->kernels, b->head, token, n, s->keys);
+    tile_scales(&set->keys, s->key_plan, c->kernels, s->keys);
     if (float_keys) {
         tile_floats(&set->keys, s->key_plan, c->kernels, s->keys, n, s->key_floats);
         for (unsigned r = 0; r < b->rows; r++)
@@ -88,20 +107,21 @@ static void attend_tile(const attend_call *c, const attend_scratch *s, const att
         score_tile(c, s, b);
     }
     attend_logits(c, s, b, set, token);
-    tile_locate(set, &set->values, s->value_plan, c->kernels, b->head, token, n, s->values);
+    tile_scales(&set->values, s->value_plan, c->kernels, s->values);
     for (unsigned r = 0; r < b->rows; r++) {
         float peak, rescale = c->kernels->softmax(s->logit[r], s->values->scales, &s->state[r],
                                                   s->p[r], &peak);
         if (rescale != 1)
             scale_sums(s->sum_rows[r], c->value_dim, rescale);
-        if (!float_values)
-            quantise_weights(c, s, r, peak);
+        s->peak[r] = peak;
     }
     if (float_values) {
         tile_floats(&set->values, s->value_plan, c->kernels, s->values, n, s->value_floats);
         for (unsigned r = 0; r < b->rows; r++)
             c->kernels->float_accumulate(s->p[r], s->value_floats, c->value_dim, s->sum_rows[r]);
     } else {
+        for (unsigned r = 0; r < b->rows; r++)
+            quantise_weights(c, s, r, s->peak[r]);
         accumulate_tile(c, s, b);
     }
 }
@@ -128,34 +148,67 @@ static void finish_set(const attend_call *c, const attend_scratch *s, const atte
     }
 }
 
+static void locate_next(const attend_call *c, attend_scratch *s, const attend_block *b,
+                        const tqkv_tokens *set, size_t token, size_t end)
+{
+    unsigned n = end - token < TILE ? (unsigned)(end - token) : TILE;
+    tile_locate(set, &set->keys, c->kernels, b->head, token, n, s->next_keys);
+    tile_locate(set, &set->values, c->kernels, b->head, token, n, s->next_values);
+}
+
+/* Makes the tile at `token` the one at hand, and finds the one behind it, so
+ * that its rows can be on their way from memory. */
+static void step_to(const attend_call *c, attend_scratch *s, const attend_block *b,
+                    const tqkv_tokens *set, size_t token, size_t end, size_t *located)
+{
+    if (*located != token)
+        locate_next(c, s, b, set, token, end);
+    tile_rows *keys = s->keys, *values = s->values;
+    s->keys = s->next_keys;
+    s->values = s->next_values;
+    s->next_keys = keys;
+    s->next_values = values;
+    *located = token + TILE;
+    int has_next = *located < end;
+    if (has_next)
+        locate_next(c, s, b, set, *located, end);
+    s->ahead_keys = has_next ? s->next_keys : s->keys;
+    s->ahead_values = has_next ? s->next_values : s->values;
+}
+
+static void start_set(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                      const tqkv_operand *keys)
+{
+    attend_prepare(c, s, keys, b);
+    memset(s->sums, 0, (size_t)b->rows * c->value_dim * sizeof *s->sums);
+    for (unsigned r = 0; r < b->rows; r++) {
+        s->state[r] = (softmax_state){.max = -INFINITY};
+        s->sum_rows[r] = s->sums + (size_t)r * c->value_dim;
+    }
+}
+
 /* The set's tokens [first, end), which stand offset tokens into all. */
-static void attend_set(const attend_call *c, const attend_scratch *s, const attend_block *b,
+static void attend_set(const attend_call *c, attend_scratch *s, const attend_block *b,
                        const tqkv_tokens *set, size_t first, size_t end, size_t offset,
                        const tqkv_partial *part)
 {
-    int prepared = 0;
+    size_t located = SIZE_MAX;
+    int started = 0;
     for (size_t token = first; token < end; token += TILE) {
         unsigned n = end - token < TILE ? (unsigned)(end - token) : TILE;
         if (!attend_see(c, s, b, set, token, offset + token, n))
             continue;
-        if (!prepared) {
-            tile_plan_init(s->key_plan, &set->keys.format, (tqkv_type)set->keys.type);
-            tile_plan_init(s->value_plan, &set->values.format, (tqkv_type)set->values.type);
-            attend_prepare(c, s, &set->keys, b);
-            memset(s->sums, 0, (size_t)b->rows * c->value_dim * sizeof *s->sums);
-            for (unsigned r = 0; r < b->rows; r++) {
-                s->state[r] = (softmax_state){.max = -INFINITY};
-                s->sum_rows[r] = s->sums + (size_t)r * c->value_dim;
-            }
-            prepared = 1;
-        }
+        if (!started)
+            start_set(c, s, b, &set->keys);
+        started = 1;
+        step_to(c, s, b, set, token, end, &located);
         attend_tile(c, s, b, set, token, n);
     }
-    if (prepared)
+    if (started)
         finish_set(c, s, b, &set->values, part);
 }
 
-void attend_range(const attend_call *c, const attend_scratch *s, const attend_block *b,
+void attend_range(const attend_call *c, attend_scratch *s, const attend_block *b,
                   size_t first, size_t end, const tqkv_partial *part)
 {
     for (unsigned r = 0; r < b->rows; r++) {
@@ -168,6 +221,8 @@ void attend_range(const attend_call *c, const attend_scratch *s, const attend_bl
         const tqkv_tokens *set = &c->a->sets[i];
         size_t from = first > offset ? first - offset : 0;
         size_t to = end - offset < set->n_tokens ? end - offset : set->n_tokens;
+        s->key_plan = &c->plans[i][0];
+        s->value_plan = &c->plans[i][1];
         if (from < to)
             attend_set(c, s, b, set, from, to, offset, part);
         offset += set->n_tokens;

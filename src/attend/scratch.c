@@ -28,6 +28,7 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(mask, rows);
     TAKE(p, rows);
     TAKE(weight, rows);
+    TAKE(peak, rows);
     TAKE(value_unit, rows);
     TAKE(sums, rows * c->value_dim);
     TAKE(out, rows * c->value_dim);
@@ -36,9 +37,9 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(low, rows);
     TAKE(high, rows);
     TAKE(is_wide, rows);
-    TAKE(key_plan, 1);
-    TAKE(value_plan, 1);
     TAKE(keys, 1);
     TAKE(values, 1);
+    TAKE(next_keys, 1);
+    TAKE(next_values, 1);
     return used;
 }

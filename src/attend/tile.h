@@ -4,21 +4,30 @@
 
 #include "attend/kernels.h"
 
+/* Tokens at constant strides: those of the tile from the end of the run before
+ * to `end`. */
+typedef struct tile_run {
+    const uint8_t *scales, *centres;
+    uint32_t page; /* its number, if there are pages */
+    uint8_t end;
+} tile_run;
+
 typedef struct tile_rows {
     const uint8_t *codes[TILE]; /* beyond the last token: the last one's */
+    unsigned n_runs;
+    tile_run runs[TILE];
     float scales[TILE];         /* 0 beyond the last token; 1 if TILE_FLOAT */
     float largest_scale;
-    const uint8_t *norms[TILE]; /* TILE_FLOAT of mlx: where each row's norms are */
     uint8_t centres[TILE];      /* numbers, if the operand has them */
-    /* Pages: the tokens before page_end[i] lie in page number[i]. */
-    unsigned n_pages;
-    uint8_t page_end[TILE];
-    uint32_t page_number[TILE];
 } tile_rows;
 
-/* Finds n tokens (1 to 64) from `token` of the set on. */
-void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const tile_plan *p,
-                 const attend_kernels *k, uint32_t head, size_t token, unsigned n,
+/* Finds n tokens (1 to 64) from `token` of the set on: codes and runs. Asks
+ * memory for scales, but reads none. */
+void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_kernels *k,
+                 uint32_t head, size_t token, unsigned n, tile_rows *rows);
+
+/* Reads the scales and centres of a tile that has been located. */
+void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels *k,
                  tile_rows *rows);
 
 /* TILE_FLOAT: the rows as floats (rotated domain), scale included; zeros beyond

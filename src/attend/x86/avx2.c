@@ -22,23 +22,13 @@
 
 /* ---- expansion ---- */
 
-enum { AHEAD = 4096 };
-
-TARGET static void expand_keys(const tile_plan *p, const uint8_t *const *rows, int8_t *tile)
-{
-    for (unsigned t = 0; t < TILE; t++)
-        for (size_t b = 0; b < p->code_bytes; b += 64)
-            _mm_prefetch((const char *)rows[t] + AHEAD + b, _MM_HINT_T0);
-    expand_rows(p, rows, tile);
-}
-
-TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows, int8_t *tile)
+TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows,
+                                 const uint8_t *const *ahead, int8_t *tile)
 {
     int8_t pair[2][MAX_DIM];
     for (unsigned t = 0; t < TILE; t += 2, tile += 2 * p->head_dim) {
         for (unsigned i = 0; i < 2; i++) {
-            for (size_t b = 0; b < p->code_bytes; b += 64)
-                _mm_prefetch((const char *)rows[t + i] + AHEAD + b, _MM_HINT_T0);
+            prefetch_row(ahead[t + i], p->code_bytes);
             tile_row_levels(p, rows[t + i], pair[i]);
         }
         for (unsigned i = 0; i < p->head_dim; i += 16) {
@@ -261,11 +251,11 @@ TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
 
 /* ---- halves ---- */
 
-TARGET static float scales(const uint16_t *half, float *scale)
+TARGET static float scales(const uint8_t *half, float *scale)
 {
     __m256 largest = _mm256_setzero_ps();
     for (int t = 0; t < TILE; t += 8) {
-        __m128i h = _mm_loadu_si128((const __m128i *)(half + t));
+        __m128i h = _mm_loadu_si128((const __m128i *)(half + 2 * t));
         /* as signed numbers: negative scales are negative, infinity the least
          * that is too large */
         __m128i fits = _mm_and_si128(_mm_cmpgt_epi16(_mm_set1_epi16(0x7C00), h),
@@ -285,7 +275,7 @@ TARGET static void halves(const uint8_t *half, unsigned n, float *x)
 
 const attend_kernels attend_avx2 = {
     .name = "avx2",
-    .expand_keys = expand_keys,
+    .expand_keys = expand_rows,
     .expand_values = expand_values,
     .scores = scores,
     .accumulate = accumulate,

@@ -27,162 +27,37 @@
 #define HAS_HALVES
 #include "attend/generic.h"
 
-#define INLINE TARGET static inline __attribute__((always_inline))
+#include "attend/x86/avx512vbmi_levels.h"
 
 /* ---- expansion ---- */
 
-/* How far ahead of the row at hand memory is asked for, in bytes. */
-enum { AHEAD = 4096 };
-
-INLINE void prefetch_rows(const uint8_t *const *rows, size_t bytes)
+INLINE void prefetch_four(const tile_plan *p, const uint8_t *const *ahead, unsigned s)
 {
-    for (unsigned t = 0; t < 4; t++)
-        for (size_t b = 0; b < bytes; b += 64)
-            _mm_prefetch((const char *)rows[t] + AHEAD + b, _MM_HINT_T0);
+    for (unsigned i = 4 * s; i < 4 * s + 4; i++)
+        prefetch_row(ahead[i], p->code_bytes);
 }
 
-/* 16 bytes of 4 rows, a lane each. */
-INLINE __m512i four_rows(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d)
+INLINE void expand_feed(const tile_plan *p, const uint8_t *const *rows,
+                        const uint8_t *const *ahead, int is_key, const feed_kind kind,
+                        const unsigned dim, int8_t *tile)
 {
-    __m512i y = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)a));
-    y = _mm512_mask_broadcast_i32x4(y, 0x00F0, _mm_loadu_si128((const __m128i *)b));
-    y = _mm512_mask_broadcast_i32x4(y, 0x0F00, _mm_loadu_si128((const __m128i *)c));
-    return _mm512_mask_broadcast_i32x4(y, 0xF000, _mm_loadu_si128((const __m128i *)d));
-}
-
-INLINE __m512i table_64(const int8_t *table)
-{
-    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
-}
-
-/* Byte 16 lane + i to byte 4 i + lane. */
-INLINE __m512i by_value(__m512i y)
-{
-    const __m512i order = _mm512_setr_epi32(
-        0x30201000, 0x31211101, 0x32221202, 0x33231303, 0x34241404, 0x35251505, 0x36261606,
-        0x37271707, 0x38281808, 0x39291909, 0x3A2A1A0A, 0x3B2B1B0B, 0x3C2C1C0C, 0x3D2D1D0D,
-        0x3E2E1E0E, 0x3F2F1F0F);
-    return _mm512_permutexvar_epi8(order, y);
-}
-
-/* The 4 tokens of one call of an expansion, whichever they are. */
-typedef struct four {
-    const uint8_t *row[4];
-} four;
-
-INLINE __m512i chunk_of(const four *f, size_t at)
-{
-    return four_rows(f->row[0] + at, f->row[1] + at, f->row[2] + at, f->row[3] + at);
-}
-
-/* 4 bits: with the stream's bytes x and each one's follower n, the windows of
- * even values are x, those of odd ones x >> 4 | n << 4. The tile's order is 16
- * even values, then the 16 odd ones between. vpermb ignores an index's upper
- * bits, so that no nibble has to be masked. */
-INLINE void expand_nibbles(const tile_plan *p, const four *f, int is_key, int is_trellis,
-                           int8_t *tile)
-{
-    unsigned chunks = p->head_dim / 32;
-    __m512i a = table_64(p->stream.a[0]), b = table_64(p->stream.b[0]);
-    if (is_key)
-        b = _mm512_xor_si512(b, _mm512_set1_epi8(-128));
-    __m512i first = chunk_of(f, 0), x = is_key ? first : by_value(first), here = first;
-    for (unsigned c = 0; c < chunks; c++, tile += 128) {
-        __m512i after = c + 1 < chunks ? chunk_of(f, 16 * (c + 1)) : first;
-        __m512i y = is_key ? after : by_value(after);
-        __m512i high = _mm512_srli_epi16(x, 4);
-        __m512i even = _mm512_permutexvar_epi8(x, b), odd = _mm512_permutexvar_epi8(high, b);
-        if (is_trellis) { /* scalar codes have no a */
-            __m512i n = is_key ? _mm512_alignr_epi8(after, here, 1) : _mm512_alignr_epi32(y, x, 1);
-            even = _mm512_add_epi8(even, _mm512_permutexvar_epi8(high, a));
-            odd = _mm512_add_epi8(odd, _mm512_permutexvar_epi8(n, a));
-        }
-        _mm512_store_si512(tile, even);
-        _mm512_store_si512(tile + 64, odd);
-        here = after;
-        x = y;
-    }
-}
-
-/* Rows that are levels already. */
-INLINE void expand_levels(const tile_plan *p, const four *f, int is_key, int8_t *tile)
-{
-    for (unsigned i = 0; i < p->head_dim; i += 16, tile += 64) {
-        __m512i y = chunk_of(f, i);
-        y = is_key ? _mm512_xor_si512(y, _mm512_set1_epi8(-128)) : by_value(y);
-        _mm512_store_si512(tile, y);
-    }
-}
-
-INLINE __m512i in_lanes(const uint8_t *p)
-{
-    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
-}
-
-INLINE __m512i look_up(__m512i window, __m512i a, __m512i b)
-{
-    return _mm512_add_epi8(_mm512_permutexvar_epi8(_mm512_srli_epi16(window, 4), a),
-                           _mm512_permutexvar_epi8(window, b));
-}
-
-INLINE __mmask64 in_four(unsigned bits)
-{
-    return (uint64_t)bits * 0x0001000100010001u;
-}
-
-/* Any other rate. */
-INLINE void expand_windows(const tile_plan *p, const four *f, int is_key, int is_mixed,
-                           int8_t *tile)
-{
-    __m512i chunk[MAX_DIM / 16];
-    unsigned last = p->n_chunks - 1;
-    for (unsigned c = 0; c < last; c++)
-        chunk[c] = chunk_of(f, 16 * c);
-    chunk[last] = chunk_of(f, p->code_bytes - 16);
-    __m512i a = table_64(p->stream.a[0]), b = table_64(p->stream.b[0]);
-    __m512i a_high = table_64(p->stream.a[is_mixed]), b_high = table_64(p->stream.b[is_mixed]);
-    if (is_key) {
-        b = _mm512_xor_si512(b, _mm512_set1_epi8(-128));
-        b_high = _mm512_xor_si512(b_high, _mm512_set1_epi8(-128));
-    }
-    for (unsigned i = 0; i < p->head_dim; i += 16, tile += 64) {
-        const window_16 *w = &p->windows[i / 16];
-        __m512i y = _mm512_shuffle_epi8(chunk[w->chunk[0]], in_lanes(w->shuffle[0]));
-        if (w->has_second)
-            y = _mm512_or_si512(y, _mm512_shuffle_epi8(chunk[w->chunk[1]],
-                                                       in_lanes(w->shuffle[1])));
-        __m512i window = _mm512_multishift_epi64_epi8(in_lanes(w->bits), y);
-        __m512i level = look_up(window, a, b);
-        if (is_mixed)
-            level = _mm512_mask_mov_epi8(level, in_four(w->is_high),
-                                         look_up(window, a_high, b_high));
-        _mm512_store_si512(tile, is_key ? level : by_value(level));
-    }
-}
-
-typedef enum expansion { NIBBLES, TRELLIS_NIBBLES, LEVELS, WINDOWS, MIXED_WINDOWS } expansion;
-
-INLINE void expand_tile(const tile_plan *p, const uint8_t *const *rows, int is_key,
-                        expansion how, size_t bytes, int8_t *tile)
-{
+    level_tables t = tables_of(p, is_key);
     for (unsigned s = 0; s < TILE / 4; s++) {
-        unsigned first = is_key ? s / 4 * 16 + s % 4 : 4 * s, step = is_key ? 4 : 1;
-        four f = {{rows[first], rows[first + step], rows[first + 2 * step],
-                   rows[first + 3 * step]}};
-        prefetch_rows(rows + 4 * s, bytes);
-        if (how == NIBBLES || how == TRELLIS_NIBBLES)
-            expand_nibbles(p, &f, is_key, how == TRELLIS_NIBBLES, tile);
-        else if (how == LEVELS)
-            expand_levels(p, &f, is_key, tile);
-        else
-            expand_windows(p, &f, is_key, how == MIXED_WINDOWS, tile);
-        tile += 4 * p->head_dim;
+        feed d;
+        unsigned i = 0;
+        prefetch_four(p, ahead, s);
+        feed_start(&d, p, four_of(rows, s, is_key), kind, is_key, 0);
+        for (; i + 32 <= dim; i += 32, tile += 128) {
+            __m512i v[2];
+            feed_32(&d, &t, p, kind, is_key, i / 32, dim, v);
+            _mm512_store_si512(tile, v[0]);
+            _mm512_store_si512(tile + 64, v[1]);
+        }
+        if (i < dim && kind != NIBBLES && kind != TRELLIS_NIBBLES) {
+            _mm512_store_si512(tile, feed_16(&d, &t, p, kind, is_key, i / 16));
+            tile += 64;
+        }
     }
-}
-
-INLINE int is_nibbles(const tile_plan *p)
-{
-    return p->source == TILE_STREAM && p->stream.rate == 64 && p->head_dim % 32 == 0;
 }
 
 /* mlx5 and mlx6: up to 64 levels are one vpermb. */
@@ -197,60 +72,75 @@ TARGET static void byte_levels(const tile_plan *p, const uint8_t *row, int8_t *o
 }
 
 /* Rows whose bytes or windows lie too oddly become levels one by one. */
-TARGET static void expand_by_rows(const tile_plan *p, const uint8_t *const *rows, int is_key,
-                                  int8_t *tile)
+TARGET static void expand_by_rows(const tile_plan *p, const uint8_t *const *rows,
+                                  const uint8_t *const *ahead, int is_key, int8_t *tile)
 {
     int8_t levels[4][MAX_DIM];
     for (unsigned s = 0; s < TILE / 4; s++) {
-        unsigned first = is_key ? s / 4 * 16 + s % 4 : 4 * s, step = is_key ? 4 : 1;
-        four f;
+        feed d = {.f = four_of(rows, s, is_key)};
+        prefetch_four(p, ahead, s);
         for (unsigned i = 0; i < 4; i++) {
             if (p->source == TILE_BYTES)
-                byte_levels(p, rows[first + i * step], levels[i]);
+                byte_levels(p, d.f.row[i], levels[i]);
             else
-                tile_row_levels(p, rows[first + i * step], levels[i]);
-            f.row[i] = (const uint8_t *)levels[i];
+                tile_row_levels(p, d.f.row[i], levels[i]);
+            d.f.row[i] = (const uint8_t *)levels[i];
         }
-        expand_levels(p, &f, is_key, tile + s * 4 * p->head_dim);
+        for (unsigned u = 0; u < p->head_dim / 16; u++, tile += 64)
+            _mm512_store_si512(tile, feed_16(&d, NULL, p, LEVELS, is_key, u));
     }
 }
 
-INLINE void expand(const tile_plan *p, const uint8_t *const *rows, int is_key, int8_t *tile)
+INLINE void expand(const tile_plan *p, const uint8_t *const *rows, const uint8_t *const *ahead,
+                   int is_key, int8_t *tile)
 {
-    if (is_nibbles(p) && p->stream.a[0][0])
-        expand_tile(p, rows, is_key, TRELLIS_NIBBLES, p->code_bytes, tile);
-    else if (is_nibbles(p))
-        expand_tile(p, rows, is_key, NIBBLES, p->code_bytes, tile);
-    else if (p->source == TILE_STREAM && p->stream.rate == 128)
-        expand_tile(p, rows, is_key, LEVELS, p->code_bytes, tile);
-    else if (p->has_windows && p->stream.mixed)
-        expand_tile(p, rows, is_key, MIXED_WINDOWS, p->code_bytes, tile);
-    else if (p->has_windows)
-        expand_tile(p, rows, is_key, WINDOWS, p->code_bytes, tile);
-    else
-        expand_by_rows(p, rows, is_key, tile);
+    switch (feed_of(p)) {
+    case NIBBLES:
+        expand_feed(p, rows, ahead, is_key, NIBBLES, p->head_dim, tile);
+        break;
+    case TRELLIS_NIBBLES:
+        expand_feed(p, rows, ahead, is_key, TRELLIS_NIBBLES, p->head_dim, tile);
+        break;
+    case LEVELS:
+        expand_feed(p, rows, ahead, is_key, LEVELS, p->head_dim, tile);
+        break;
+    case WINDOWS:
+        expand_feed(p, rows, ahead, is_key, WINDOWS, p->head_dim, tile);
+        break;
+    case MIXED_WINDOWS:
+        expand_feed(p, rows, ahead, is_key, MIXED_WINDOWS, p->head_dim, tile);
+        break;
+    default:
+        expand_by_rows(p, rows, ahead, is_key, tile);
+    }
 }
 
-TARGET static void expand_keys(const tile_plan *p, const uint8_t *const *rows, int8_t *tile)
+TARGET static void expand_keys(const tile_plan *p, const uint8_t *const *rows,
+                               const uint8_t *const *ahead, int8_t *tile)
 {
-    expand(p, rows, 1, tile);
+    expand(p, rows, ahead, 1, tile);
 }
 
-TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows, int8_t *tile)
+TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows,
+                                 const uint8_t *const *ahead, int8_t *tile)
 {
-    expand(p, rows, 0, tile);
+    expand(p, rows, ahead, 0, tile);
 }
 
-/* The value at place i of the tile's order. */
-INLINE unsigned value_at(const tile_plan *p, unsigned i)
-{
-    return is_nibbles(p) ? i / 32 * 32 + i % 16 * 2 + i / 16 % 2 : i;
-}
-
+/* The tile's order undone, 32 values at a time. */
 TARGET static void natural_order(const tile_plan *p, const float *row, float *out)
 {
-    for (unsigned i = 0; i < p->head_dim; i++)
-        out[value_at(p, i)] = row[i];
+    if (!is_nibbles(p)) {
+        memcpy(out, row, p->head_dim * sizeof *out);
+        return;
+    }
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    for (unsigned i = 0; i < p->head_dim; i += 32) {
+        __m512 even = _mm512_loadu_ps(row + i), odd = _mm512_loadu_ps(row + i + 16);
+        _mm512_storeu_ps(out + i, _mm512_permutex2var_ps(even, low, odd));
+        _mm512_storeu_ps(out + i + 16, _mm512_permutex2var_ps(even, high, odd));
+    }
 }
 
 /* ---- scores ---- */
@@ -259,14 +149,29 @@ TARGET static void natural_order(const tile_plan *p, const float *row, float *ou
  * times the sum of each. */
 TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t *packed)
 {
-    int32_t sum[2] = {0};
-    for (unsigned i = 0; i < p->head_dim; i++) {
-        int q = query[value_at(p, i)], upper = upper_digit(q), lower = q - 128 * upper;
-        packed[i] = (uint8_t)upper;
-        packed[p->head_dim + i] = (uint8_t)lower;
-        sum[0] += 128 * upper;
-        sum[1] += 128 * lower;
+    /* 16 even values, then 16 odd ones */
+    const __m256i nibble_order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
+                                                  26, 28, 30, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
+                                                  21, 23, 25, 27, 29, 31);
+    const __m512i ones = _mm512_set1_epi16(1);
+    __m512i upper_sum = _mm512_setzero_si512(), lower_sum = upper_sum;
+    for (unsigned i = 0; i < p->head_dim; i += 32) {
+        __mmask32 have = p->head_dim - i >= 32 ? 0xFFFFFFFF : 0xFFFF;
+        __m512i q = _mm512_maskz_loadu_epi16(have, query + i);
+        __m512i upper = _mm512_srai_epi16(_mm512_add_epi16(q, _mm512_set1_epi16(64)), 7);
+        __m512i lower = _mm512_sub_epi16(q, _mm512_slli_epi16(upper, 7));
+        upper_sum = _mm512_add_epi32(upper_sum, _mm512_madd_epi16(upper, ones));
+        lower_sum = _mm512_add_epi32(lower_sum, _mm512_madd_epi16(lower, ones));
+        __m256i up = _mm512_cvtepi16_epi8(upper), down = _mm512_cvtepi16_epi8(lower);
+        if (is_nibbles(p)) {
+            up = _mm256_permutexvar_epi8(nibble_order, up);
+            down = _mm256_permutexvar_epi8(nibble_order, down);
+        }
+        _mm256_mask_storeu_epi8(packed + i, have, up);
+        _mm256_mask_storeu_epi8(packed + p->head_dim + i, have, down);
     }
+    int32_t sum[2] = {128 * _mm512_reduce_add_epi32(upper_sum),
+                      128 * _mm512_reduce_add_epi32(lower_sum)};
     memcpy(packed + 2 * p->head_dim, sum, sizeof sum);
 }
 
@@ -308,61 +213,164 @@ INLINE void score_16(const int8_t *tile, unsigned dim, const digits *d, const un
         for (unsigned r = 0; r < n; r++) {
             __m512i query = in_lanes(d[r].digit + i);
             for (unsigned j = 0; j < 4; j++)
-                sum[r][j] = _mm512_dpbusd_epi32(sum[r][j], key[j], query);
+                sum[r][j] = dot_4(sum[r][j], key[j], query);
         }
     }
     for (unsigned r = 0; r < n; r++)
         score[r] = _mm512_sub_epi32(sum_of_dwords(sum[r]), _mm512_set1_epi32(d[r].excess));
 }
 
-INLINE void score_narrow(const tile_plan *p, const int8_t *tile, const uint8_t *packed,
-                         const unsigned n, int32_t (*score)[TILE])
+/* Scores of 16 tokens from those of their queries' digits. */
+INLINE void store_scores(const __m512i *s, const unsigned n, int wide, unsigned t,
+                         int32_t (*score)[TILE])
 {
-    digits d[4];
-    for (unsigned r = 0; r < n; r++)
-        d[r] = digits_of(p, packed, r, 0);
+    if (!wide) {
+        for (unsigned r = 0; r < n; r++)
+            _mm512_storeu_si512(score[r] + t, _mm512_slli_epi32(s[r], 7));
+        return;
+    }
+    for (unsigned r = 0; r + 1 < n; r += 2)
+        _mm512_storeu_si512(score[r / 2] + t,
+                            _mm512_add_epi32(_mm512_slli_epi32(s[r], 7), s[r + 1]));
+}
+
+/* n rows of digits from a tile. */
+INLINE void score_tile(const tile_plan *p, const int8_t *tile, const digits *d, const unsigned n,
+                       int wide, int32_t (*score)[TILE])
+{
     for (unsigned t = 0; t < TILE; t += 16) {
         __m512i s[4];
         score_16(tile + t * p->head_dim, p->head_dim, d, n, s);
-        for (unsigned r = 0; r < n; r++)
-            _mm512_storeu_si512(score[r] + t, _mm512_slli_epi32(s[r], 7));
+        store_scores(s, n, wide, t, score);
     }
 }
 
-INLINE void score_wide(const tile_plan *p, const int8_t *tile, const uint8_t *packed,
-                       const unsigned n, int32_t (*score)[TILE])
+/* Kernels take up to 4 rows of digits at once: as many rows, or half if wide. */
+INLINE unsigned next_digits(unsigned left, int wide)
 {
-    digits d[4];
-    for (unsigned r = 0; r < 2 * n; r++)
-        d[r] = digits_of(p, packed, r / 2, r % 2);
-    for (unsigned t = 0; t < TILE; t += 16) {
-        __m512i s[4];
-        score_16(tile + t * p->head_dim, p->head_dim, d, 2 * n, s);
-        for (unsigned r = 0; r < n; r++)
-            _mm512_storeu_si512(score[r] + t, _mm512_add_epi32(_mm512_slli_epi32(s[2 * r], 7),
-                                                               s[2 * r + 1]));
-    }
+    unsigned n = wide ? 2 * left : left;
+    return n < 4 ? n : 4;
+}
+
+INLINE void query_digits(const tile_plan *p, const uint8_t *packed, unsigned n, int wide,
+                         digits *d)
+{
+    for (unsigned r = 0; r < n; r++)
+        d[r] = wide ? digits_of(p, packed, r / 2, r % 2) : digits_of(p, packed, r, 0);
 }
 
 TARGET static void scores(const tile_plan *p, const int8_t *tile, const uint8_t *packed,
                           unsigned n, int wide, int32_t (*score)[TILE])
 {
-    size_t row = packed_query_bytes(p->head_dim);
-    if (wide) {
-        for (; n >= 2; n -= 2, packed += 2 * row, score += 2)
-            score_wide(p, tile, packed, 2, score);
-        if (n)
-            score_wide(p, tile, packed, 1, score);
-        return;
+    for (unsigned done = 0; done < n;) {
+        unsigned m = next_digits(n - done, wide);
+        digits d[4];
+        query_digits(p, packed + done * packed_query_bytes(p->head_dim), m, wide, d);
+        switch (m) {
+        case 1:
+            score_tile(p, tile, d, 1, wide, score + done);
+            break;
+        case 2:
+            score_tile(p, tile, d, 2, wide, score + done);
+            break;
+        case 3:
+            score_tile(p, tile, d, 3, wide, score + done);
+            break;
+        default:
+            score_tile(p, tile, d, 4, wide, score + done);
+        }
+        done += wide ? m / 2 : m;
     }
-    for (; n >= 4; n -= 4, packed += 4 * row, score += 4)
-        score_narrow(p, tile, packed, 4, score);
-    if (n == 3)
-        score_narrow(p, tile, packed, 3, score);
-    else if (n == 2)
-        score_narrow(p, tile, packed, 2, score);
-    else if (n == 1)
-        score_narrow(p, tile, packed, 1, score);
+}
+
+/* The same from codes: 8 tokens at a time share what is loaded of the queries. */
+INLINE void score_feed(const tile_plan *p, const uint8_t *const *rows,
+                       const uint8_t *const *ahead, const digits *d, const unsigned n, int wide,
+                       const feed_kind kind, const unsigned dim, int32_t (*score)[TILE])
+{
+    level_tables tables = tables_of(p, 1);
+    for (unsigned t = 0; t < TILE; t += 16) {
+        __m512i sum[4][4], s[4];
+        for (unsigned j = 0; j < 4; j += 2) {
+            feed one, two;
+            prefetch_four(p, ahead, t / 4 + j);
+            prefetch_four(p, ahead, t / 4 + j + 1);
+            feed_start(&one, p, four_of(rows, t / 4 + j, 1), kind, 1, 0);
+            feed_start(&two, p, four_of(rows, t / 4 + j + 1, 1), kind, 1, 0);
+            for (unsigned r = 0; r < n; r++)
+                sum[r][j] = sum[r][j + 1] = _mm512_setzero_si512();
+            for (unsigned c = 0; c < dim / 32; c++) {
+                __m512i v[2], w[2];
+                feed_32(&one, &tables, p, kind, 1, c, dim, v);
+                feed_32(&two, &tables, p, kind, 1, c, dim, w);
+                for (unsigned r = 0; r < n; r++)
+                    for (unsigned half = 0; half < 2; half++) {
+                        __m512i q = in_lanes(d[r].digit + 32 * c + 16 * half);
+                        sum[r][j] = dot_4(sum[r][j], v[half], q);
+                        sum[r][j + 1] = dot_4(sum[r][j + 1], w[half], q);
+                    }
+            }
+        }
+        for (unsigned r = 0; r < n; r++)
+            s[r] = _mm512_sub_epi32(sum_of_dwords(sum[r]), _mm512_set1_epi32(d[r].excess));
+        store_scores(s, n, wide, t, score);
+    }
+}
+
+typedef void score_function(const tile_plan *p, const uint8_t *const *rows,
+                            const uint8_t *const *ahead, const digits *d, unsigned n, int wide,
+                            int32_t (*score)[TILE]);
+
+#define SCORE_CODES(name, kind, dim)                                                             \
+    TARGET static void score_##name(const tile_plan *p, const uint8_t *const *rows,              \
+                                    const uint8_t *const *ahead, const digits *d, unsigned n,    \
+                                    int wide, int32_t (*score)[TILE])                            \
+    {                                                                                            \
+        if (n == 1)                                                                              \
+            score_feed(p, rows, ahead, d, 1, wide, kind, dim, score);                            \
+        else if (n == 2)                                                                         \
+            score_feed(p, rows, ahead, d, 2, wide, kind, dim, score);                            \
+        else if (n == 3)                                                                         \
+            score_feed(p, rows, ahead, d, 3, wide, kind, dim, score);                            \
+        else                                                                                     \
+            score_feed(p, rows, ahead, d, 4, wide, kind, dim, score);                            \
+    }
+SCORE_CODES(nibbles_128, NIBBLES, 128)
+SCORE_CODES(nibbles, NIBBLES, p->head_dim)
+SCORE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
+SCORE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
+SCORE_CODES(levels, LEVELS, p->head_dim)
+SCORE_CODES(windows, WINDOWS, p->head_dim)
+SCORE_CODES(mixed_windows, MIXED_WINDOWS, p->head_dim)
+
+/* Known loop lengths for the head_dim that most models have. */
+INLINE unsigned known_dim(const tile_plan *p)
+{
+    return p->head_dim == 128;
+}
+
+TARGET static int score_codes(const tile_plan *p, const uint8_t *const *rows,
+                              const uint8_t *const *ahead, const uint8_t *packed, unsigned n,
+                              int wide, int32_t (*score)[TILE])
+{
+    static score_function *const functions[][2] = {
+        [NIBBLES] = {score_nibbles, score_nibbles_128},
+        [TRELLIS_NIBBLES] = {score_trellis_nibbles, score_trellis_nibbles_128},
+        [LEVELS] = {score_levels, score_levels},
+        [WINDOWS] = {score_windows, score_windows},
+        [MIXED_WINDOWS] = {score_mixed_windows, score_mixed_windows},
+    };
+    int kind = feed_of(p);
+    if (kind < 0 || p->head_dim % 32)
+        return 0;
+    for (unsigned done = 0; done < n;) {
+        unsigned m = next_digits(n - done, wide);
+        digits d[4];
+        query_digits(p, packed + done * packed_query_bytes(p->head_dim), m, wide, d);
+        functions[kind][known_dim(p)](p, rows, ahead, d, m, wide, score + done);
+        done += wide ? m / 2 : m;
+    }
+    return 1;
 }
 
 /* ---- accumulation ---- */
@@ -382,78 +390,192 @@ INLINE void pack_digits(const uint16_t *weight, int wide, uint8_t (*digit)[TILE]
     }
 }
 
+INLINE void weight_digits(const uint16_t (*weight)[TILE], unsigned n, int wide,
+                          uint8_t (*digit)[TILE])
+{
+    for (unsigned r = 0; r < n; r += wide ? 2 : 1)
+        pack_digits(weight[wide ? r / 2 : r], wide, digit + r);
+}
+
 INLINE void add_product(float *out, __m512i sum, float unit)
 {
     __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(unit));
     _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), product));
 }
 
-/* n rows of digits, v vectors of 16 values. */
-INLINE void accumulate_block(const int8_t *tile, unsigned dim, const uint8_t (*digit)[TILE],
-                             const float *unit, const unsigned n, const unsigned v, int wide,
-                             float *const *out, unsigned first)
+/* n rows of digits x v vectors of 16 values, added to out from value i on. */
+INLINE void add_sums(__m512i (*sum)[4], const float *unit, const unsigned n, const unsigned v,
+                     int wide, float *const *out, unsigned i)
 {
-    __m512i sum[4][4];
+    if (!wide) {
+        for (unsigned r = 0; r < n; r++)
+            for (unsigned j = 0; j < v; j++)
+                add_product(out[r] + i + 16 * j, _mm512_slli_epi32(sum[r][j], 7), unit[r]);
+        return;
+    }
+    for (unsigned r = 0; r + 1 < n; r += 2)
+        for (unsigned j = 0; j < v; j++)
+            add_product(out[r / 2] + i + 16 * j,
+                        _mm512_add_epi32(_mm512_slli_epi32(sum[r][j], 7), sum[r + 1][j]),
+                        unit[r / 2]);
+}
+
+/* 4 tokens from t on. */
+INLINE void accumulate_4(__m512i (*sum)[4], const __m512i *value, const uint8_t (*digit)[TILE],
+                         const unsigned n, const unsigned v, unsigned t)
+{
+    for (unsigned r = 0; r < n; r++) {
+        int32_t four_weights;
+        memcpy(&four_weights, digit[r] + t, sizeof four_weights);
+        __m512i w = _mm512_set1_epi32(four_weights);
+        for (unsigned j = 0; j < v; j++)
+            sum[r][j] = dot_4(sum[r][j], w, value[j]);
+    }
+}
+
+INLINE void clear_sums(__m512i (*sum)[4], const unsigned n, const unsigned v)
+{
     for (unsigned r = 0; r < n; r++)
         for (unsigned j = 0; j < v; j++)
             sum[r][j] = _mm512_setzero_si512();
+}
+
+INLINE void accumulate_block(const int8_t *tile, unsigned dim, const uint8_t (*digit)[TILE],
+                             const float *unit, const unsigned n, const unsigned v, int wide,
+                             float *const *out, unsigned i)
+{
+    __m512i sum[4][4];
+    clear_sums(sum, n, v);
     for (unsigned t = 0; t < TILE; t += 4) {
         __m512i value[4];
         for (unsigned j = 0; j < v; j++)
-            value[j] = _mm512_load_si512(tile + t * dim + 4 * first + 64 * j);
-        for (unsigned r = 0; r < n; r++) {
-            int32_t four_weights;
-            memcpy(&four_weights, digit[r] + t, sizeof four_weights);
-            __m512i w = _mm512_set1_epi32(four_weights);
-            for (unsigned j = 0; j < v; j++)
-                sum[r][j] = _mm512_dpbusd_epi32(sum[r][j], w, value[j]);
-        }
+            value[j] = _mm512_load_si512(tile + t * dim + 4 * i + 64 * j);
+        accumulate_4(sum, value, digit, n, v, t);
     }
-    for (unsigned r = 0; r < n; r += wide ? 2 : 1)
-        for (unsigned j = 0; j < v; j++) {
-            __m512i total = _mm512_slli_epi32(sum[r][j], 7);
-            if (wide)
-                total = _mm512_add_epi32(total, sum[r + 1][j]);
-            unsigned row = wide ? r / 2 : r;
-            add_product(out[row] + first + 16 * j, total, unit[row]);
-        }
+    add_sums(sum, unit, n, v, wide, out, i);
 }
 
-INLINE void accumulate_rows(const tile_plan *p, const int8_t *tile,
-                            const uint16_t (*weight)[TILE], const float *unit,
-                            const unsigned rows, int wide, float *const *out)
+INLINE void accumulate_tile(const tile_plan *p, const int8_t *tile, const uint8_t (*digit)[TILE],
+                            const float *unit, const unsigned n, int wide, float *const *out)
 {
-    uint8_t digit[4][TILE];
-    unsigned n = wide ? 2 * rows : rows, i = 0;
-    for (unsigned r = 0; r < rows; r++)
-        pack_digits(weight[r], wide, digit + (wide ? 2 * r : r));
+    unsigned i = 0;
     for (; i + 64 <= p->head_dim; i += 64)
-        accumulate_block(tile, p->head_dim, (const uint8_t(*)[TILE])digit, unit, n, 4, wide, out,
-                         i);
+        accumulate_block(tile, p->head_dim, digit, unit, n, 4, wide, out, i);
     for (; i < p->head_dim; i += 16)
-        accumulate_block(tile, p->head_dim, (const uint8_t(*)[TILE])digit, unit, n, 1, wide, out,
-                         i);
+        accumulate_block(tile, p->head_dim, digit, unit, n, 1, wide, out, i);
 }
 
 TARGET static void accumulate(const tile_plan *p, const int8_t *tile,
                               const uint16_t (*weight)[TILE], const float *unit, unsigned n,
                               int wide, float *const *out)
 {
-    if (wide) {
-        for (; n >= 2; n -= 2, weight += 2, unit += 2, out += 2)
-            accumulate_rows(p, tile, weight, unit, 2, 1, out);
-        if (n)
-            accumulate_rows(p, tile, weight, unit, 1, 1, out);
-        return;
+    for (unsigned done = 0; done < n;) {
+        unsigned m = next_digits(n - done, wide);
+        uint8_t digit[4][TILE];
+        const uint8_t(*d)[TILE] = (const uint8_t(*)[TILE])digit;
+        weight_digits(weight + done, m, wide, digit);
+        switch (m) {
+        case 1:
+            accumulate_tile(p, tile, d, unit + done, 1, wide, out + done);
+            break;
+        case 2:
+            accumulate_tile(p, tile, d, unit + done, 2, wide, out + done);
+            break;
+        case 3:
+            accumulate_tile(p, tile, d, unit + done, 3, wide, out + done);
+            break;
+        default:
+            accumulate_tile(p, tile, d, unit + done, 4, wide, out + done);
+        }
+        done += wide ? m / 2 : m;
     }
-    for (; n >= 4; n -= 4, weight += 4, unit += 4, out += 4)
-        accumulate_rows(p, tile, weight, unit, 4, 0, out);
-    if (n == 3)
-        accumulate_rows(p, tile, weight, unit, 3, 0, out);
-    else if (n == 2)
-        accumulate_rows(p, tile, weight, unit, 2, 0, out);
-    else if (n == 1)
-        accumulate_rows(p, tile, weight, unit, 1, 0, out);
+}
+
+/* The same from codes: 32 * chunks values of all tokens, then the next ones. */
+INLINE void accumulate_pass(const tile_plan *p, const uint8_t *const *rows,
+                            const uint8_t *const *ahead, const level_tables *tables,
+                            const uint8_t (*digit)[TILE], const float *unit, const unsigned n,
+                            int wide, const feed_kind kind, const unsigned dim,
+                            const unsigned chunks, float *const *out, unsigned i)
+{
+    __m512i sum[4][4];
+    clear_sums(sum, n, 2 * chunks);
+    for (unsigned s = 0; s < TILE / 4; s++) {
+        __m512i value[4];
+        feed d;
+        if (i == 0)
+            prefetch_four(p, ahead, s);
+        feed_start(&d, p, four_of(rows, s, 0), kind, 0, i / 32);
+        for (unsigned c = 0; c < chunks; c++)
+            feed_32(&d, tables, p, kind, 0, i / 32 + c, dim, value + 2 * c);
+        accumulate_4(sum, value, digit, n, 2 * chunks, 4 * s);
+    }
+    add_sums(sum, unit, n, 2 * chunks, wide, out, i);
+}
+
+INLINE void accumulate_feed(const tile_plan *p, const uint8_t *const *rows,
+                            const uint8_t *const *ahead, const uint8_t (*digit)[TILE],
+                            const float *unit, const unsigned n, int wide, const feed_kind kind,
+                            const unsigned dim, float *const *out)
+{
+    level_tables tables = tables_of(p, 0);
+    unsigned i = 0;
+    for (; i + 64 <= dim; i += 64)
+        accumulate_pass(p, rows, ahead, &tables, digit, unit, n, wide, kind, dim, 2, out, i);
+    if (i < dim)
+        accumulate_pass(p, rows, ahead, &tables, digit, unit, n, wide, kind, dim, 1, out, i);
+}
+
+typedef void accumulate_function(const tile_plan *p, const uint8_t *const *rows,
+                                 const uint8_t *const *ahead, const uint8_t (*digit)[TILE],
+                                 const float *unit, unsigned n, int wide, float *const *out);
+
+#define ACCUMULATE_CODES(name, kind, dim)                                                        \
+    TARGET static void accumulate_##name(                                                        \
+        const tile_plan *p, const uint8_t *const *rows, const uint8_t *const *ahead,             \
+        const uint8_t (*digit)[TILE], const float *unit, unsigned n, int wide,                   \
+        float *const *out)                                                                       \
+    {                                                                                            \
+        if (n == 1)                                                                              \
+            accumulate_feed(p, rows, ahead, digit, unit, 1, wide, kind, dim, out);               \
+        else if (n == 2)                                                                         \
+            accumulate_feed(p, rows, ahead, digit, unit, 2, wide, kind, dim, out);               \
+        else if (n == 3)                                                                         \
+            accumulate_feed(p, rows, ahead, digit, unit, 3, wide, kind, dim, out);               \
+        else                                                                                     \
+            accumulate_feed(p, rows, ahead, digit, unit, 4, wide, kind, dim, out);               \
+    }
+ACCUMULATE_CODES(nibbles_128, NIBBLES, 128)
+ACCUMULATE_CODES(nibbles, NIBBLES, p->head_dim)
+ACCUMULATE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
+ACCUMULATE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
+ACCUMULATE_CODES(levels, LEVELS, p->head_dim)
+ACCUMULATE_CODES(windows, WINDOWS, p->head_dim)
+ACCUMULATE_CODES(mixed_windows, MIXED_WINDOWS, p->head_dim)
+
+TARGET static int accumulate_codes(const tile_plan *p, const uint8_t *const *rows,
+                                   const uint8_t *const *ahead, const uint16_t (*weight)[TILE],
+                                   const float *unit, unsigned n, int wide, float *const *out)
+{
+    static accumulate_function *const functions[][2] = {
+        [NIBBLES] = {accumulate_nibbles, accumulate_nibbles_128},
+        [TRELLIS_NIBBLES] = {accumulate_trellis_nibbles, accumulate_trellis_nibbles_128},
+        [LEVELS] = {accumulate_levels, accumulate_levels},
+        [WINDOWS] = {accumulate_windows, accumulate_windows},
+        [MIXED_WINDOWS] = {accumulate_mixed_windows, accumulate_mixed_windows},
+    };
+    int kind = feed_of(p);
+    if (kind < 0 || p->head_dim % 32)
+        return 0;
+    for (unsigned done = 0; done < n;) {
+        unsigned m = next_digits(n - done, wide);
+        uint8_t digit[4][TILE];
+        weight_digits(weight + done, m, wide, digit);
+        functions[kind][known_dim(p)](p, rows, ahead, (const uint8_t(*)[TILE])digit, unit + done,
+                                      m, wide, out + done);
+        done += wide ? m / 2 : m;
+    }
+    return 1;
 }
 
 /* ---- softmax ---- */
@@ -524,11 +646,11 @@ TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
 
 /* ---- halves ---- */
 
-TARGET static float scales(const uint16_t *half, float *scale)
+TARGET static float scales(const uint8_t *half, float *scale)
 {
     __m512 largest = _mm512_setzero_ps();
     for (int t = 0; t < TILE; t += 16) {
-        __m256i h = _mm256_loadu_si256((const __m256i *)(half + t));
+        __m256i h = _mm256_loadu_si256((const __m256i *)(half + 2 * t));
         h = _mm256_maskz_mov_epi16(_mm256_cmplt_epu16_mask(h, _mm256_set1_epi16(0x7C00)), h);
         __m512 x = _mm512_cvtph_ps(h);
         _mm512_storeu_ps(scale + t, x);
@@ -551,6 +673,8 @@ const attend_kernels attend_avx512vbmi = {
     .expand_values = expand_values,
     .scores = scores,
     .accumulate = accumulate,
+    .score_codes = score_codes,
+    .accumulate_codes = accumulate_codes,
     GENERIC_ATTEND_KERNELS,
 };
 #else

@@ -1,0 +1,191 @@
+/*
+ * Levels of 4 tokens x 16 values in a vector, from codes: what expansion stores
+ * and the kernels without a tile use at once. The includer defines TARGET.
+ *
+ * 16 bytes of a row lie in each lane. Keys get levels + 128, because vpdpbusd
+ * wants one operand unsigned and a query is not; values get each dword's 4 bytes
+ * from 4 tokens.
+ */
+#include <immintrin.h>
+
+#include "attend/kernels.h"
+
+#define INLINE TARGET static inline __attribute__((always_inline))
+
+/* vpdpbusd. As an intrinsic, gcc 12 moves its sums between registers with each
+ * use, a third of all instructions. */
+INLINE __m512i dot_4(__m512i sum, __m512i is_unsigned, __m512i is_signed)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(is_unsigned), "v"(is_signed));
+    return sum;
+}
+
+typedef struct four {
+    const uint8_t *row[4];
+} four;
+
+/* Tokens of a tile's s-th vector: of keys 16b + j + {0, 4, 8, 12}, s = 4b + j,
+ * so that 4 vectors' lanes add up to 16 tokens in order; of values 4s to 4s + 3. */
+INLINE four four_of(const uint8_t *const *rows, unsigned s, int is_key)
+{
+    unsigned first = is_key ? s / 4 * 16 + s % 4 : 4 * s, step = is_key ? 4 : 1;
+    return (four){{rows[first], rows[first + step], rows[first + 2 * step],
+                   rows[first + 3 * step]}};
+}
+
+INLINE __m512i chunk_of(const four *f, size_t at)
+{
+    __m512i y = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(f->row[0] + at)));
+    y = _mm512_mask_broadcast_i32x4(y, 0x00F0, _mm_loadu_si128((const __m128i *)(f->row[1] + at)));
+    y = _mm512_mask_broadcast_i32x4(y, 0x0F00, _mm_loadu_si128((const __m128i *)(f->row[2] + at)));
+    return _mm512_mask_broadcast_i32x4(y, 0xF000,
+                                       _mm_loadu_si128((const __m128i *)(f->row[3] + at)));
+}
+
+INLINE __m512i in_lanes(const void *p)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
+}
+
+/* Byte 16 lane + i to byte 4 i + lane. */
+INLINE __m512i by_value(__m512i y)
+{
+    const __m512i order = _mm512_setr_epi32(
+        0x30201000, 0x31211101, 0x32221202, 0x33231303, 0x34241404, 0x35251505, 0x36261606,
+        0x37271707, 0x38281808, 0x39291909, 0x3A2A1A0A, 0x3B2B1B0B, 0x3C2C1C0C, 0x3D2D1D0D,
+        0x3E2E1E0E, 0x3F2F1F0F);
+    return _mm512_permutexvar_epi8(order, y);
+}
+
+/* How a format's levels come about: */
+typedef enum feed_kind {
+    NIBBLES,         /* 4 bits, scalar */
+    TRELLIS_NIBBLES, /* 4 bits, trellis */
+    LEVELS,          /* bytes that are levels */
+    WINDOWS,         /* any other whole rate */
+    MIXED_WINDOWS
+} feed_kind;
+
+typedef struct level_tables {
+    __m512i a, b, a_high, b_high;
+} level_tables;
+
+/* vpermb looks up 64 bytes, so that of a nibble with anything above it, a table
+ * of 16 four times over needs no masking. */
+INLINE level_tables tables_of(const tile_plan *p, int is_key)
+{
+    const stream_plan *s = &p->stream;
+    __m512i offset = _mm512_set1_epi8(is_key ? -128 : 0);
+    level_tables t = {in_lanes(s->a[0]), _mm512_xor_si512(in_lanes(s->b[0]), offset),
+                      in_lanes(s->a[s->mixed]),
+                      _mm512_xor_si512(in_lanes(s->b[s->mixed]), offset)};
+    return t;
+}
+
+/* 4 tokens' codes on their way to levels. */
+typedef struct feed {
+    four f;
+    __m512i here, x;             /* TRELLIS_NIBBLES: the chunk at hand; by value */
+    __m512i chunk[MAX_DIM / 16]; /* windows */
+} feed;
+
+/* Ready for the values from 32 * first on. */
+INLINE void feed_start(feed *d, const tile_plan *p, four f, const feed_kind kind, int is_key,
+                       unsigned first)
+{
+    d->f = f;
+    if (kind == TRELLIS_NIBBLES) {
+        d->here = chunk_of(&f, 16 * first);
+        d->x = is_key ? d->here : by_value(d->here);
+    } else if (kind == WINDOWS || kind == MIXED_WINDOWS) {
+        unsigned last = p->n_chunks - 1;
+        for (unsigned c = 0; c < last; c++)
+            d->chunk[c] = chunk_of(&f, 16 * c);
+        d->chunk[last] = chunk_of(&f, p->code_bytes - 16);
+    }
+}
+
+/* With the stream's bytes x and each one's follower n, the windows of even
+ * values are x, those of odd ones x >> 4 | n << 4. v[0] is 16 even values, v[1]
+ * the odd ones between. */
+INLINE void nibble_levels(feed *d, const level_tables *t, const feed_kind kind, int is_key,
+                          unsigned c, const unsigned dim, __m512i *v)
+{
+    if (kind == NIBBLES) {
+        __m512i x = chunk_of(&d->f, 16 * c);
+        x = is_key ? x : by_value(x);
+        v[0] = _mm512_permutexvar_epi8(x, t->b);
+        v[1] = _mm512_permutexvar_epi8(_mm512_srli_epi16(x, 4), t->b);
+        return;
+    }
+    __m512i after = chunk_of(&d->f, 32 * (c + 1) < dim ? 16 * (c + 1) : 0);
+    __m512i y = is_key ? after : by_value(after);
+    __m512i n = is_key ? _mm512_alignr_epi8(after, d->here, 1) : _mm512_alignr_epi32(y, d->x, 1);
+    __m512i high = _mm512_srli_epi16(d->x, 4);
+    v[0] = _mm512_add_epi8(_mm512_permutexvar_epi8(d->x, t->b),
+                           _mm512_permutexvar_epi8(high, t->a));
+    v[1] = _mm512_add_epi8(_mm512_permutexvar_epi8(high, t->b), _mm512_permutexvar_epi8(n, t->a));
+    d->here = after;
+    d->x = y;
+}
+
+INLINE __m512i look_up(__m512i window, __m512i a, __m512i b)
+{
+    return _mm512_add_epi8(_mm512_permutexvar_epi8(_mm512_srli_epi16(window, 4), a),
+                           _mm512_permutexvar_epi8(window, b));
+}
+
+INLINE __m512i window_levels(const feed *d, const level_tables *t, const window_16 *w,
+                             const feed_kind kind, int is_key)
+{
+    __m512i y = _mm512_shuffle_epi8(d->chunk[w->chunk[0]], in_lanes(w->shuffle[0]));
+    if (w->has_second)
+        y = _mm512_or_si512(y, _mm512_shuffle_epi8(d->chunk[w->chunk[1]],
+                                                   in_lanes(w->shuffle[1])));
+    __m512i window = _mm512_multishift_epi64_epi8(in_lanes(w->bits), y);
+    __m512i level = look_up(window, t->a, t->b);
+    if (kind == MIXED_WINDOWS) {
+        __mmask64 high = (uint64_t)w->is_high * 0x0001000100010001u;
+        level = _mm512_mask_mov_epi8(level, high, look_up(window, t->a_high, t->b_high));
+    }
+    return is_key ? level : by_value(level);
+}
+
+/* The 16 values from 16 * u on; not for nibbles. */
+INLINE __m512i feed_16(const feed *d, const level_tables *t, const tile_plan *p,
+                       const feed_kind kind, int is_key, unsigned u)
+{
+    if (kind != LEVELS)
+        return window_levels(d, t, &p->windows[u], kind, is_key);
+    __m512i y = chunk_of(&d->f, 16 * u);
+    return is_key ? _mm512_xor_si512(y, _mm512_set1_epi8(-128)) : by_value(y);
+}
+
+/* The 32 values from 32 * c on, in the tile's order; in ascending c. */
+INLINE void feed_32(feed *d, const level_tables *t, const tile_plan *p, const feed_kind kind,
+                    int is_key, unsigned c, const unsigned dim, __m512i *v)
+{
+    if (kind == NIBBLES || kind == TRELLIS_NIBBLES) {
+        nibble_levels(d, t, kind, is_key, c, dim, v);
+        return;
+    }
+    v[0] = feed_16(d, t, p, kind, is_key, 2 * c);
+    v[1] = feed_16(d, t, p, kind, is_key, 2 * c + 1);
+}
+
+INLINE int is_nibbles(const tile_plan *p)
+{
+    return p->source == TILE_STREAM && p->stream.rate == 64 && p->head_dim % 32 == 0;
+}
+
+/* How the plan's levels are fed; -1 for row by row. */
+INLINE int feed_of(const tile_plan *p)
+{
+    if (is_nibbles(p))
+        return p->stream.a[0][0] ? TRELLIS_NIBBLES : NIBBLES; /* scalar codes have no a */
+    if (p->source == TILE_STREAM && p->stream.rate == 128)
+        return LEVELS;
+    if (p->has_windows)
+        return p->stream.mixed ? MIXED_WINDOWS : WINDOWS;
+    return -1;
+}
