@@ -119,6 +119,7 @@ TARGET static void softcap(float *x, float cap)
     }
 }
 
+#ifndef HAS_FLOAT_KERNELS
 TARGET static void float_scores(const float *query, const float *keys, unsigned n, float *score)
 {
     for (int t = 0; t < TILE; t++, keys += n) {
@@ -139,6 +140,7 @@ TARGET static void float_accumulate(const float *p, const float *values, unsigne
             out[i] += p[t] * values[i];
     }
 }
+#endif
 
 TARGET static void addresses(const uint8_t *base, size_t stride, unsigned n, const uint8_t **rows)
 {

@@ -33,6 +33,13 @@ static unsigned chunk_start(const tile_plan *p, unsigned c)
     return c + 1 < p->n_chunks ? c * CHUNK : (unsigned)p->code_bytes - CHUNK;
 }
 
+/* The chunk to look for byte b in: the last one wherever it holds it, because a
+ * wrapped window needs another from the beginning. */
+static uint16_t chunk_of_byte(const tile_plan *p, unsigned b)
+{
+    return (uint16_t)(b + CHUNK >= p->code_bytes ? p->n_chunks - 1 : b / CHUNK);
+}
+
 /* Finds byte b of the row, which may have wrapped around, in the window's
  * chunks; to is its place in the shuffled vector. 0 if it is in neither. */
 static int place_byte(const tile_plan *p, window_16 *w, unsigned b, unsigned to)
@@ -48,7 +55,7 @@ static int place_byte(const tile_plan *p, window_16 *w, unsigned b, unsigned to)
     if (w->has_second)
         return 0;
     w->has_second = 1;
-    w->chunk[1] = (uint16_t)(b / CHUNK < p->n_chunks ? b / CHUNK : p->n_chunks - 1);
+    w->chunk[1] = chunk_of_byte(p, b);
     return place_byte(p, w, b, to);
 }
 
@@ -60,7 +67,7 @@ static int place_window(const tile_plan *p, unsigned first, window_16 *w)
     memset(w, 0, sizeof *w);
     memset(w->shuffle, 0x80, sizeof w->shuffle);
     unsigned byte = trellis_offset(s->rate, first) / 8;
-    w->chunk[0] = (uint16_t)(byte / CHUNK < p->n_chunks ? byte / CHUNK : p->n_chunks - 1);
+    w->chunk[0] = chunk_of_byte(p, byte);
     for (unsigned half = 0; half < 2; half++) {
         unsigned value = first + 8 * half;
         unsigned start = trellis_offset(s->rate, value) / 8;
@@ -116,6 +123,7 @@ static void init_scalar_code(tile_plan *p, const tqkv_format *f)
         p->unit *= (float)(1 / sqrt((double)f->head_dim));
     if (bits > 4) {
         p->source = TILE_BYTES;
+        p->is_fine = 1; /* these levels' own error leaves no room for another */
         for (unsigned i = 0; i < 64; i++)
             p->byte_levels[i] = nearest_level(values[i & ((1u << bits) - 1)], per_unit);
         return;

@@ -16,6 +16,7 @@
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 #define HAS_SOFTMAX
 #define HAS_HALVES
+#define HAS_FLOAT_KERNELS
 #include "attend/generic.h"
 
 #define INLINE TARGET static inline __attribute__((always_inline))
@@ -247,6 +248,34 @@ TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
     for (int i = 0; i < 8; i++)
         total += lane[i];
     return total;
+}
+
+/* ---- floats ---- */
+
+TARGET static void float_scores(const float *query, const float *keys, unsigned n, float *score)
+{
+    for (unsigned t = 0; t < TILE; t++, keys += n) {
+        __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+        for (unsigned i = 0; i < n; i += 8)
+            sum[i / 8 % 2] = _mm256_fmadd_ps(_mm256_loadu_ps(query + i),
+                                             _mm256_loadu_ps(keys + i), sum[i / 8 % 2]);
+        score[t] = sum_of_8(_mm256_add_ps(sum[0], sum[1]));
+    }
+}
+
+TARGET static void float_accumulate(const float *p, const float *values, unsigned n, float *out)
+{
+    for (unsigned i = 0; i < n; i += 16) {
+        __m256 a = _mm256_loadu_ps(out + i), b = _mm256_loadu_ps(out + i + 8);
+        for (unsigned t = 0; t < TILE; t++) {
+            const float *v = values + t * (size_t)n + i;
+            __m256 weight = _mm256_set1_ps(p[t]);
+            a = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v), a);
+            b = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + 8), b);
+        }
+        _mm256_storeu_ps(out + i, a);
+        _mm256_storeu_ps(out + i + 8, b);
+    }
 }
 
 /* ---- halves ---- */

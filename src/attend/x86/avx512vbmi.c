@@ -1,18 +1,15 @@
 /*
  * AVX-512 with VBMI and VNNI.
  *
- * Counts for one token of one KV head, head_dim 128, 4 bits, 512-bit
- * instructions beside loads and stores:
- *   expand keys    3 blends + palignr + shift + 4 vpermb + 2 adds a 64 bytes of
- *                  codes of 4 tokens, 4 of them                        11
- *   expand values  the same and 1 vpermb                               12
- *   for each query head: 2 vpdpbusd for the score, 2 for the value      4
- *   logits and softmax                                                  2
+ * 512-bit instructions beside loads and stores for one token of one KV head,
+ * head_dim 128, 4 bits (of the trellis; scalar codes in brackets):
+ *   levels of a key     3 blends, palignr, shift, 4 vpermb, 2 adds    11 (6)
+ *   levels of a value   the same and a vpermb to interleave           12 (7)
+ *   each query head     2 vpdpbusd for the score, 2 for the value,
+ *                       0.6 to add up lanes, 1.6 for the softmax       6
  *
- * Tile of keys: vectors of 4 tokens x 16 values, tokens 16b + j + {0, 4, 8, 12}
- * in the lanes of vector [b][j][value / 16], levels + 128 (vpdpbusd wants one
- * operand unsigned; 128 * sum(query) is taken off again). Tile of values:
- * vector [token / 4][value / 16], each dword one value of 4 tokens.
+ * A tile of keys is vectors of 4 tokens x 16 values [token / 4][value / 16], one
+ * of values likewise; avx512vbmi_levels.h says which tokens and how.
  */
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -25,8 +22,11 @@
 #define HAS_PACKED_QUERY
 #define HAS_SOFTMAX
 #define HAS_HALVES
+#define HAS_FLOAT_KERNELS
 #include "attend/generic.h"
 
+#define INLINE TARGET static inline __attribute__((always_inline))
+#include "attend/x86/avx512_float.h"
 #include "attend/x86/avx512vbmi_levels.h"
 
 /* ---- expansion ---- */
@@ -576,94 +576,6 @@ TARGET static int accumulate_codes(const tile_plan *p, const uint8_t *const *row
         done += wide ? m / 2 : m;
     }
     return 1;
-}
-
-/* ---- softmax ---- */
-
-/* As exp_negative. */
-INLINE __m512 exp_16(__m512 x)
-{
-    __mmask16 is_zero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87), _CMP_NGT_UQ);
-    __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 f = _mm512_sub_ps(t, n), p = _mm512_set1_ps(1.5403530e-4f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.33335581e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61812910e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55041087e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226507e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147181e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1));
-    return _mm512_maskz_mov_ps((__mmask16)~is_zero, _mm512_scalef_ps(p, n));
-}
-
-TARGET static float softmax(const float *logit, const float *scale, softmax_state *s, float *p,
-                            float *peak)
-{
-    __m512 l[4];
-    for (int i = 0; i < 4; i++)
-        l[i] = _mm512_loadu_ps(logit + 16 * i);
-    float largest = _mm512_reduce_max_ps(
-        _mm512_max_ps(_mm512_max_ps(l[0], l[1]), _mm512_max_ps(l[2], l[3])));
-    *peak = 0;
-    if (largest == -INFINITY) {
-        memset(p, 0, TILE * sizeof *p);
-        return 1;
-    }
-    float rescale = 1;
-    if (largest > s->max) {
-        rescale = exp_negative(s->max - largest);
-        s->max = largest;
-    }
-    __m512 max = _mm512_set1_ps(s->max), sum = _mm512_setzero_ps(), mass = sum, most = sum;
-    for (int i = 0; i < 4; i++) {
-        __m512 e = exp_16(_mm512_sub_ps(l[i], max));
-        __m512 product = _mm512_mul_ps(e, _mm512_loadu_ps(scale + 16 * i));
-        _mm512_storeu_ps(p + 16 * i, product);
-        sum = _mm512_add_ps(sum, e);
-        mass = _mm512_add_ps(mass, product);
-        most = _mm512_max_ps(most, product);
-    }
-    *peak = _mm512_reduce_max_ps(most);
-    s->sum = s->sum * rescale + _mm512_reduce_add_ps(sum);
-    s->mass = s->mass * rescale + _mm512_reduce_add_ps(mass);
-    s->bias *= rescale;
-    return rescale;
-}
-
-TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
-{
-    __m512 g = _mm512_set1_ps(gain);
-    __m512i excess = _mm512_setzero_si512();
-    for (int t = 0; t < TILE; t += 16) {
-        __m512i w = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(p + t), g));
-        __m512i upper = _mm512_and_si512(_mm512_add_epi32(w, _mm512_set1_epi32(64)),
-                                         _mm512_set1_epi32(~127));
-        excess = _mm512_add_epi32(excess, _mm512_sub_epi32(upper, w));
-        _mm256_storeu_si256((__m256i *)(weight + t), _mm512_cvtepi32_epi16(w));
-    }
-    return _mm512_reduce_add_epi32(excess);
-}
-
-/* ---- halves ---- */
-
-TARGET static float scales(const uint8_t *half, float *scale)
-{
-    __m512 largest = _mm512_setzero_ps();
-    for (int t = 0; t < TILE; t += 16) {
-        __m256i h = _mm256_loadu_si256((const __m256i *)(half + 2 * t));
-        h = _mm256_maskz_mov_epi16(_mm256_cmplt_epu16_mask(h, _mm256_set1_epi16(0x7C00)), h);
-        __m512 x = _mm512_cvtph_ps(h);
-        _mm512_storeu_ps(scale + t, x);
-        largest = _mm512_max_ps(largest, x);
-    }
-    return _mm512_reduce_max_ps(largest);
-}
-
-TARGET static void halves(const uint8_t *half, unsigned n, float *x)
-{
-    for (unsigned i = 0; i < n; i += 16)
-        _mm512_storeu_ps(x + i, _mm512_cvtph_ps(_mm256_loadu_si256(
-                                    (const __m256i *)(half + 2 * i))));
 }
 
 const attend_kernels attend_avx512vbmi = {

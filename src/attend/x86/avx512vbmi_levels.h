@@ -1,6 +1,7 @@
 /*
  * Levels of 4 tokens x 16 values in a vector, from codes: what expansion stores
- * and the kernels without a tile use at once. The includer defines TARGET.
+ * and the kernels without a tile use at once. The includer defines TARGET
+ * and INLINE.
  *
  * 16 bytes of a row lie in each lane. Keys get levels + 128, because vpdpbusd
  * wants one operand unsigned and a query is not; values get each dword's 4 bytes
@@ -9,8 +10,6 @@
 #include <immintrin.h>
 
 #include "attend/kernels.h"
-
-#define INLINE TARGET static inline __attribute__((always_inline))
 
 /* vpdpbusd. As an intrinsic, gcc 12 moves its sums between registers with each
  * use, a third of all instructions. */
