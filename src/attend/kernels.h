@@ -103,7 +103,7 @@ typedef struct attend_kernels {
      * the new max, *peak = max of p. Returns exp(old max - new max), by which
      * what was summed before has to be multiplied. Logits are finite or -inf
      * (then p is 0); scales are not negative.
-     * Bound: exp(-x) to 1e-7 * (4 + x) relative for x to 80, and beyond any
+     * Bound: exp(-x) to 2e-7 * (2 + x) relative for x to 80, and beyond any
      * number from 0 to exp(-80). */
     float (*softmax)(const float *logit, const float *scale, softmax_state *s,
                      float *p, float *peak);

@@ -12,7 +12,7 @@
 #define SMALLEST_PEAK 1e-33f
 
 /* Up to so many rows tiles are not worth their while (doc/attention.md). */
-enum { FEW_ROWS = 8 };
+enum { FEW_ROWS = 4 };
 
 /* Rows r to the first of another width, or the last. */
 static unsigned same_width(const attend_scratch *s, unsigned r, unsigned rows)
