@@ -8,7 +8,8 @@
  * 4 query heads share.
  *
  * Tile of keys: rows of levels. Tile of values: for each pair of tokens, their
- * levels in turn.
+ * levels in turn. At 4 bits each 64 values are 32 even ones, then 32 odd ones,
+ * as nibbles come; of values each 32 are turned by unpacking (natural_order).
  */
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -17,14 +18,100 @@
 #define HAS_SOFTMAX
 #define HAS_HALVES
 #define HAS_FLOAT_KERNELS
+#define HAS_ORDER
+#define HAS_PACKED_QUERY
 #include "attend/generic.h"
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 
 /* ---- expansion ---- */
 
-TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows,
-                                 const uint8_t *const *ahead, int8_t *tile)
+INLINE int is_nibbles(const tile_plan *p)
+{
+    return p->source == TILE_STREAM && p->stream.rate == 64 && p->head_dim % 64 == 0;
+}
+
+INLINE __m256i in_halves(const int8_t *table)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+}
+
+/* 64 values of a row from its byte `at` on: with the stream's bytes x and each
+ * one's follower n, the windows of even values are x, those of odd ones
+ * x >> 4 | n << 4. Scalar codes look up b alone. */
+INLINE void nibble_levels(const tile_plan *p, const uint8_t *row, unsigned at, int is_trellis,
+                          __m256i *even, __m256i *odd)
+{
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i a = in_halves(p->stream.a[0]), b = in_halves(p->stream.b[0]);
+    __m256i x = _mm256_loadu_si256((const __m256i *)(row + at));
+    __m256i low = _mm256_and_si256(x, nibble);
+    __m256i high = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
+    *even = _mm256_shuffle_epi8(b, low);
+    *odd = _mm256_shuffle_epi8(b, high);
+    if (!is_trellis)
+        return;
+    __m256i n;
+    if (2 * at + 64 < p->head_dim) {
+        n = _mm256_loadu_si256((const __m256i *)(row + at + 1));
+    } else { /* behind the last byte comes the first */
+        __m256i first = _mm256_castsi128_si256(_mm_cvtsi32_si128(row[0]));
+        n = _mm256_alignr_epi8(_mm256_permute2x128_si256(x, first, 0x21), x, 1);
+    }
+    *even = _mm256_add_epi8(*even, _mm256_shuffle_epi8(a, high));
+    *odd = _mm256_add_epi8(*odd, _mm256_shuffle_epi8(a, _mm256_and_si256(n, nibble)));
+}
+
+INLINE void expand_nibble_keys(const tile_plan *p, const uint8_t *const *rows,
+                               const uint8_t *const *ahead, int is_trellis, int8_t *tile)
+{
+    for (unsigned t = 0; t < TILE; t++) {
+        prefetch_row(ahead[t], p->code_bytes);
+        for (unsigned at = 0; 2 * at < p->head_dim; at += 32, tile += 64) {
+            __m256i even, odd;
+            nibble_levels(p, rows[t], at, is_trellis, &even, &odd);
+            _mm256_store_si256((__m256i *)tile, even);
+            _mm256_store_si256((__m256i *)(tile + 32), odd);
+        }
+    }
+}
+
+TARGET static void expand_keys(const tile_plan *p, const uint8_t *const *rows,
+                               const uint8_t *const *ahead, int8_t *tile)
+{
+    if (!is_nibbles(p))
+        expand_rows(p, rows, ahead, tile);
+    else if (p->stream.a[0][0])
+        expand_nibble_keys(p, rows, ahead, 1, tile);
+    else
+        expand_nibble_keys(p, rows, ahead, 0, tile);
+}
+
+/* Bytes of two tokens in turn. */
+INLINE void store_pairs(__m256i a, __m256i b, int8_t *tile)
+{
+    _mm256_store_si256((__m256i *)tile, _mm256_unpacklo_epi8(a, b));
+    _mm256_store_si256((__m256i *)(tile + 32), _mm256_unpackhi_epi8(a, b));
+}
+
+INLINE void expand_nibble_values(const tile_plan *p, const uint8_t *const *rows,
+                                 const uint8_t *const *ahead, int is_trellis, int8_t *tile)
+{
+    for (unsigned t = 0; t < TILE; t += 2) {
+        prefetch_row(ahead[t], p->code_bytes);
+        prefetch_row(ahead[t + 1], p->code_bytes);
+        for (unsigned at = 0; 2 * at < p->head_dim; at += 32, tile += 128) {
+            __m256i even[2], odd[2];
+            nibble_levels(p, rows[t], at, is_trellis, &even[0], &odd[0]);
+            nibble_levels(p, rows[t + 1], at, is_trellis, &even[1], &odd[1]);
+            store_pairs(even[0], even[1], tile);
+            store_pairs(odd[0], odd[1], tile + 64);
+        }
+    }
+}
+
+TARGET static void expand_row_values(const tile_plan *p, const uint8_t *const *rows,
+                                     const uint8_t *const *ahead, int8_t *tile)
 {
     int8_t pair[2][MAX_DIM];
     for (unsigned t = 0; t < TILE; t += 2, tile += 2 * p->head_dim) {
@@ -39,6 +126,45 @@ TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows,
             _mm_store_si128((__m128i *)(tile + 2 * i + 16), _mm_unpackhi_epi8(a, b));
         }
     }
+}
+
+TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows,
+                                 const uint8_t *const *ahead, int8_t *tile)
+{
+    if (!is_nibbles(p))
+        expand_row_values(p, rows, ahead, tile);
+    else if (p->stream.a[0][0])
+        expand_nibble_values(p, rows, ahead, 1, tile);
+    else
+        expand_nibble_values(p, rows, ahead, 0, tile);
+}
+
+TARGET static void natural_order(const tile_plan *p, const float *row, float *out)
+{
+    if (!is_nibbles(p)) {
+        memcpy(out, row, p->head_dim * sizeof *out);
+        return;
+    }
+    /* unpacking makes of 4 groups of 8 the first, third, second and fourth */
+    static const uint8_t group[] = {0, 2, 1, 3};
+    for (unsigned i = 0; i < p->head_dim; i++) {
+        unsigned value = group[i / 8 % 4] * 8 + i % 8;
+        out[i / 64 * 64 + 2 * value + i / 32 % 2] = row[i];
+    }
+}
+
+TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t *packed)
+{
+    int16_t *out = (int16_t *)packed;
+    if (!is_nibbles(p)) {
+        memcpy(packed, query, p->head_dim * sizeof *query);
+        return;
+    }
+    for (unsigned i = 0; i < p->head_dim; i += 64)
+        for (unsigned k = 0; k < 32; k++) {
+            out[i + k] = query[i + 2 * k];
+            out[i + 32 + k] = query[i + 2 * k + 1];
+        }
 }
 
 INLINE __m256i widened(const int8_t *levels)
@@ -304,7 +430,7 @@ TARGET static void halves(const uint8_t *half, unsigned n, float *x)
 
 const attend_kernels attend_avx2 = {
     .name = "avx2",
-    .expand_keys = expand_rows,
+    .expand_keys = expand_keys,
     .expand_values = expand_values,
     .scores = scores,
     .accumulate = accumulate,
