@@ -92,7 +92,7 @@ static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
     *bytes = used;
     if (!base)
         return TQKV_OK;
-    c->plans = (tile_plan(*)[2])(base + plans);
+    c->plans = (set_plans *)(base + plans);
     c->next_item = (atomic_size_t *)(base + next);
     c->unfinished = (atomic_size_t *)(base + unfinished);
     c->parts.out = (float *)(base + out);
@@ -242,8 +242,10 @@ tqkv_status tqkv_attend(const tqkv_attention *a, const tqkv_partial *result,
     c.result = result;
     for (size_t i = 0; i < a->n_sets; i++) {
         const tqkv_operand *k = &a->sets[i].keys, *v = &a->sets[i].values;
-        tile_plan_init(&c.plans[i][0], &k->format, (tqkv_type)k->type);
-        tile_plan_init(&c.plans[i][1], &v->format, (tqkv_type)v->type);
+        tile_plan_init(&c.plans[i].keys, &k->format, (tqkv_type)k->type);
+        tile_plan_init(&c.plans[i].values, &v->format, (tqkv_type)v->type);
+        if (c.plans[i].keys.level_error > 0)
+            tile_plan_init_rest(&c.plans[i].key_rest, &c.plans[i].keys, &k->format);
     }
     atomic_init(c.next_item, 0);
     for (size_t i = 0; i < c.n_bases; i++)

@@ -20,6 +20,11 @@ enum { BLOCK = 64 /* rows */ };
 /* Logits stay within it, so that their differences are finite. */
 #define LARGEST_LOGIT 1e37f
 
+/* How a set's rows become tiles; key_rest where keys have a level_error. */
+typedef struct set_plans {
+    tile_plan keys, values, key_rest;
+} set_plans;
+
 typedef struct attend_call {
     const tqkv_attention *a;
     const tqkv_partial *result;
@@ -35,7 +40,7 @@ typedef struct attend_call {
     unsigned max_centres;
     int has_floats;           /* some operand is TILE_FLOAT */
     /* Parts of the workspace: */
-    tile_plan (*plans)[2];     /* [n_sets] keys, values */
+    set_plans *plans;          /* [n_sets] */
     atomic_size_t *next_item;
     atomic_size_t *unfinished; /* [n_bases] ranges */
     tqkv_partial parts;        /* [n_bases][n_ranges][block_rows], if n_ranges > 1 */
@@ -56,9 +61,13 @@ typedef struct attend_scratch {
     float *key_floats, *value_floats; /* [TILE][dim] */
     float *balanced, *rotated;        /* [rows][key_dim] queries */
     uint8_t *packed;                  /* [rows] packed queries */
-    float *key_unit, *key_error;      /* [rows]: of a score; narrow, at scale 1 */
+    float *key_unit;                  /* [rows] of a score */
+    /* [rows] Root mean square errors of a logit, for a key of scale 1: from
+     * narrow queries, and from levels that are rounded. */
+    float *narrow_error, *level_error;
     float *centre_logits;             /* [rows][max_centres] */
-    int32_t (*score)[TILE];
+    int32_t (*score)[TILE], (*rest)[TILE];
+    int has_rest;                     /* rest holds the tile's */
     float (*logit)[TILE], (*mask)[TILE], (*p)[TILE];
     uint16_t (*weight)[TILE];
     float *peak, *value_unit;         /* [rows] */
@@ -67,7 +76,7 @@ typedef struct attend_scratch {
     softmax_state *state;             /* [rows] */
     uint8_t *low, *high;              /* [rows] the tokens of the tile it sees */
     uint8_t *is_wide;                 /* [rows] */
-    const tile_plan *key_plan, *value_plan;
+    const tile_plan *key_plan, *value_plan, *rest_plan;
     tile_rows *keys, *values;         /* the tile at hand */
     tile_rows *next_keys, *next_values;
     /* Whose rows to ask memory for: the next tile's, or where there is none

@@ -57,6 +57,14 @@ int attend_see(const attend_call *c, const attend_scratch *s, const attend_block
     return any;
 }
 
+static void add_rest(const attend_call *c, const attend_scratch *s, unsigned r)
+{
+    float rest[TILE];
+    c->kernels->logits(s->rest[r], s->key_unit[r] / REST_UNIT, s->keys->scales, rest);
+    for (unsigned t = 0; t < TILE; t++)
+        s->logit[r][t] += rest[t];
+}
+
 /* What the key's centre adds, by its number. */
 static void add_centres(const attend_call *c, const attend_scratch *s, unsigned n_centres,
                         unsigned r)
@@ -123,8 +131,11 @@ void attend_logits(const attend_call *c, const attend_scratch *s, const attend_b
             for (unsigned t = 0; t < TILE; t++)
                 s->logit[r][t] = made_finite(s->logit[r][t] * c->a->scale, LARGEST_LOGIT);
     else
-        for (unsigned r = 0; r < b->rows; r++)
+        for (unsigned r = 0; r < b->rows; r++) {
             c->kernels->logits(s->score[r], s->key_unit[r], s->keys->scales, s->logit[r]);
+            if (s->has_rest)
+                add_rest(c, s, r);
+        }
     if (o->profiles) {
         const tqkv_key_profile *profile = &o->profiles[b->head];
         for (unsigned r = 0; r < b->rows; r++) {

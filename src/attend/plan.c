@@ -101,38 +101,69 @@ static void place_windows(tile_plan *p)
 
 /* ---- sources ---- */
 
-/* Centroids 0 to 2^bits - 1 as levels of a stream without trellis. */
-static void set_stream_levels(tile_plan *p, const float *values, unsigned bits, float per_unit)
+/* What is level number i of 2^bits: the nearest, or what it leaves. */
+typedef int8_t level_function(float value, float per_unit);
+
+static int8_t rest_level(float value, float per_unit)
 {
-    p->stream.mixed = 0;
-    for (unsigned i = 0; i < 16; i++) {
-        p->stream.a[0][i] = 0;
-        p->stream.b[0][i] = nearest_level(values[i & ((1u << bits) - 1)], per_unit);
+    float rest = value * per_unit - nearest_level(value, per_unit);
+    return (int8_t)lrintf(rest * REST_UNIT);
+}
+
+static const float *centroids(const tqkv_format *f)
+{
+    unsigned bits = f->rate / 16u;
+    return f->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(bits) : lloyd_code_of(bits)->values;
+}
+
+static void set_levels(tile_plan *p, const tqkv_format *f, level_function *level)
+{
+    unsigned bits = f->rate / 16u, last = (1u << bits) - 1;
+    const float *values = centroids(f);
+    float per_unit = levels_per_unit(f->codebook, bits);
+    for (unsigned i = 0; p->source == TILE_STREAM && i < 16; i++) {
+        p->stream.a[0][i] = 0; /* no trellis */
+        p->stream.b[0][i] = level(values[i & last], per_unit);
     }
+    for (unsigned i = 0; p->source == TILE_BYTES && i < 64; i++)
+        p->byte_levels[i] = level(values[i & last], per_unit);
+}
+
+static float level_error(const tqkv_format *f)
+{
+    unsigned n = 1u << f->rate / 16u;
+    const float *values = centroids(f);
+    float square = 0, per_unit = levels_per_unit(f->codebook, f->rate / 16u);
+    for (unsigned i = 0; i < n; i++) {
+        float rest = values[i] * per_unit - nearest_level(values[i], per_unit);
+        square += rest * rest;
+    }
+    return sqrtf(square / (float)n);
 }
 
 static void init_scalar_code(tile_plan *p, const tqkv_format *f)
 {
-    unsigned bits = f->rate / 16u;
-    int is_mlx = f->codebook == TQKV_CODEBOOK_MLX;
-    const float *values = is_mlx ? mlx_codebook(bits) : lloyd_code_of(bits)->values;
-    float per_unit = levels_per_unit(f->codebook, bits);
-    p->level_rms = per_unit;
-    p->unit = 1 / per_unit;
-    if (is_mlx)
+    p->level_rms = levels_per_unit(f->codebook, f->rate / 16u);
+    p->level_error = level_error(f);
+    p->unit = 1 / p->level_rms;
+    if (f->codebook == TQKV_CODEBOOK_MLX)
         p->unit *= (float)(1 / sqrt((double)f->head_dim));
-    if (bits > 4) {
-        p->source = TILE_BYTES;
+    p->source = f->rate > 64 ? TILE_BYTES : TILE_STREAM;
+    if (p->source == TILE_STREAM) {
+        tqkv_format as_stream = *f;
+        as_stream.codebook = TQKV_CODEBOOK_LLOYD_MAX;
+        stream_plan_init(&p->stream, &as_stream);
+    } else {
         p->is_fine = 1; /* these levels' own error leaves no room for another */
-        for (unsigned i = 0; i < 64; i++)
-            p->byte_levels[i] = nearest_level(values[i & ((1u << bits) - 1)], per_unit);
-        return;
     }
-    p->source = TILE_STREAM;
-    tqkv_format as_stream = *f;
-    as_stream.codebook = TQKV_CODEBOOK_LLOYD_MAX;
-    stream_plan_init(&p->stream, &as_stream);
-    set_stream_levels(p, values, bits, per_unit);
+    set_levels(p, f, nearest_level);
+}
+
+void tile_plan_init_rest(tile_plan *rest, const tile_plan *p, const tqkv_format *f)
+{
+    *rest = *p;
+    rest->unit /= REST_UNIT;
+    set_levels(rest, f, rest_level);
 }
 
 static void init_float(tile_plan *p, const tqkv_format *f)
@@ -147,7 +178,7 @@ static void init_float(tile_plan *p, const tqkv_format *f)
 
 void tile_plan_init(tile_plan *p, const tqkv_format *f, tqkv_type type)
 {
-    memset(p, 0, offsetof(tile_plan, windows));
+    memset(p, 0, sizeof *p);
     p->head_dim = f->head_dim;
     p->codec = codec_kernels_get();
     p->code_bytes = f->codebook ? format_code_bytes(f)

@@ -32,6 +32,9 @@ typedef struct tile_plan {
     size_t code_bytes, scale_bytes; /* of a row */
     float unit;      /* value of one level, at a scale of 1 */
     float level_rms; /* of an encoder's rows, about */
+    /* Root mean square, in levels, of what rounding centroids to levels loses;
+     * 0 for the trellis, whose levels are integers. */
+    float level_error;
     int is_fine;     /* 8-bit levels: queries and weights have to be wide */
     const codec_kernels *codec;
     stream_plan stream;        /* TILE_STREAM */
@@ -46,6 +49,11 @@ typedef struct tile_plan {
 
 /* format may have codebook 0: numbers of the given type. */
 void tile_plan_init(tile_plan *p, const tqkv_format *format, tqkv_type type);
+
+/* For keys whose plan has a level_error: a plan like it, whose levels are what
+ * rounding lost, in units of 1 / REST_UNIT. */
+enum { REST_UNIT = 128 };
+void tile_plan_init_rest(tile_plan *rest, const tile_plan *p, const tqkv_format *format);
 
 /* One row's levels in natural order, by the codec's kernels. */
 static inline void tile_row_levels(const tile_plan *p, const uint8_t *row, int8_t *out)

@@ -56,7 +56,8 @@ static void quantise(const attend_call *c, const attend_scratch *s, const float 
     s->key_unit[r] = step * p->unit * c->a->scale;
     /* Rounding to 128 steps is an error of 128 / sqrt(12) steps rms in each of
      * head_dim products with a level. */
-    s->key_error[r] = fabsf(s->key_unit[r]) * 36.95f * p->level_rms * sqrtf((float)c->key_dim);
+    s->narrow_error[r] = fabsf(s->key_unit[r]) * 36.95f * p->level_rms * sqrtf((float)c->key_dim);
+    s->level_error[r] = fabsf(c->a->scale) * p->unit * p->level_error * sqrtf(square);
 }
 
 void attend_prepare(const attend_call *c, const attend_scratch *s, const tqkv_operand *keys,

@@ -23,12 +23,24 @@ static unsigned same_width(const attend_scratch *s, unsigned r, unsigned rows)
     return end;
 }
 
-static void score_tile(const attend_call *c, const attend_scratch *s, const attend_block *b)
+/* Scores of what rounding to levels lost, where a logit would miss it. */
+static void score_rest(const attend_call *c, attend_scratch *s, const attend_block *b)
+{
+    s->has_rest = 0;
+    for (unsigned r = 0; r < b->rows; r++)
+        s->has_rest |= s->level_error[r] * s->keys->largest_scale > LOGIT_ERROR;
+    if (!s->has_rest)
+        return;
+    c->kernels->expand_keys(s->rest_plan, s->keys->codes, s->keys->codes, s->key_tile);
+    c->kernels->scores(s->rest_plan, s->key_tile, s->packed, b->rows, 1, s->rest);
+}
+
+static void score_tile(const attend_call *c, attend_scratch *s, const attend_block *b)
 {
     const tile_plan *p = s->key_plan;
     int narrow = (c->kernels->narrow & NARROW_SCORES) && !p->is_fine;
     for (unsigned r = 0; r < b->rows; r++)
-        s->is_wide[r] = !(narrow && s->key_error[r] * s->keys->largest_scale <= LOGIT_ERROR);
+        s->is_wide[r] = !(narrow && s->narrow_error[r] * s->keys->largest_scale <= LOGIT_ERROR);
     const uint8_t *const *rows = s->keys->codes, *const *ahead = s->ahead_keys->codes;
     int expanded = 0;
     for (unsigned r = 0, end; r < b->rows; r = end) {
@@ -42,6 +54,7 @@ static void score_tile(const attend_call *c, const attend_scratch *s, const atte
         expanded = 1;
         c->kernels->scores(p, s->key_tile, packed, end - r, s->is_wide[r], s->score + r);
     }
+    score_rest(c, s, b);
 }
 
 static void scale_sums(float *sums, unsigned n, float factor)
@@ -92,7 +105,7 @@ static void accumulate_tile(const attend_call *c, const attend_scratch *s, const
     }
 }
 
-static void attend_tile(const attend_call *c, const attend_scratch *s, const attend_block *b,
+static void attend_tile(const attend_call *c, attend_scratch *s, const attend_block *b,
                         const tqkv_tokens *set, size_t token, unsigned n)
 {
     int float_keys = s->key_plan->source == TILE_FLOAT;
@@ -221,8 +234,9 @@ void attend_range(const attend_call *c, attend_scratch *s, const attend_block *b
         const tqkv_tokens *set = &c->a->sets[i];
         size_t from = first > offset ? first - offset : 0;
         size_t to = end - offset < set->n_tokens ? end - offset : set->n_tokens;
-        s->key_plan = &c->plans[i][0];
-        s->value_plan = &c->plans[i][1];
+        s->key_plan = &c->plans[i].keys;
+        s->value_plan = &c->plans[i].values;
+        s->rest_plan = &c->plans[i].key_rest;
         if (from < to)
             attend_set(c, s, b, set, from, to, offset, part);
         offset += set->n_tokens;

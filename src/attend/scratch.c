@@ -21,9 +21,11 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(rotated, rows * c->key_dim);
     TAKE(packed, rows * packed_query_bytes(c->key_dim));
     TAKE(key_unit, rows);
-    TAKE(key_error, rows);
+    TAKE(narrow_error, rows);
+    TAKE(level_error, rows);
     TAKE(centre_logits, rows * c->max_centres);
     TAKE(score, rows);
+    TAKE(rest, rows);
     TAKE(logit, rows);
     TAKE(mask, rows);
     TAKE(p, rows);

@@ -1,0 +1,309 @@
+/* A random attention call of any shape, with its reference. */
+#ifndef TQKV_TESTS_ATTEND_CASE_H
+#define TQKV_TESTS_ATTEND_CASE_H
+
+#include "reference.h"
+
+/* What to build; zeros mean the plainest. */
+typedef struct shape {
+    const char *keys, *values; /* format names; "f32", "f16" or "bf16" */
+    uint32_t key_dim, value_dim;
+    uint32_t n_kv_heads, group, n_queries;
+    size_t n_tokens;
+    size_t page_size;  /* pages in shuffled order */
+    size_t first_slot; /* in a ring of n_tokens + 5 slots, or pages for them */
+    int is_ring;
+    int centres;       /* a profile with so many */
+    int has_means;     /* of pages */
+    float key_size, value_size; /* factors of N(0,1); 0 is 1 */
+    int scales_vary;   /* over 6 orders of magnitude, from token to token */
+    uint64_t seed;
+} shape;
+
+typedef struct attend_case {
+    tqkv_attention a;
+    tqkv_tokens set;
+    reference r;
+    float *queries, *keys, *values; /* originals, then what decoding gives */
+    uint64_t *positions;
+    uint8_t *key_memory, *value_memory;
+    uint32_t *pages;
+    uint16_t *means;
+    float *profile_floats;
+    tqkv_key_profile *profiles;
+    float *out, *max, *sum;
+} attend_case;
+
+static inline int plain_type(const char *name)
+{
+    return !strcmp(name, "f32")    ? TQKV_F32
+           : !strcmp(name, "f16")  ? TQKV_F16
+           : !strcmp(name, "bf16") ? TQKV_BF16
+                                   : -1;
+}
+
+static inline size_t slots_of(const shape *s)
+{
+    size_t slots = s->is_ring ? s->n_tokens + 5 : s->first_slot + s->n_tokens;
+    return s->page_size ? (slots + s->page_size - 1) / s->page_size * s->page_size : slots;
+}
+
+/* Where a token lies. */
+static inline size_t slot_of(const shape *s, size_t token)
+{
+    size_t slot = s->first_slot + token;
+    return s->is_ring && slot >= slots_of(s) ? slot - slots_of(s) : slot;
+}
+
+/* Lays out an operand: [page or 1][head][slot], codes, scales and centres apart. */
+static inline void make_operand(const shape *s, const char *name, uint32_t dim, int has_centres,
+                                tqkv_operand *o, uint8_t **memory)
+{
+    size_t code = dim * 4, scale = 0, centre = !!has_centres, slots = slots_of(s);
+    int type = plain_type(name);
+    memset(o, 0, sizeof *o);
+    if (type < 0) {
+        o->format = test_format(name, dim);
+        assert_int_equal(tqkv_format_code_bytes(&o->format, &code), TQKV_OK);
+        assert_int_equal(tqkv_format_scale_bytes(&o->format, &scale), TQKV_OK);
+    } else {
+        o->format.head_dim = (uint16_t)dim;
+        o->type = (uint8_t)type;
+        code = dim * (type == TQKV_F32 ? 4u : 2u);
+    }
+    size_t per_head = s->page_size ? s->page_size : slots;
+    size_t n_pages = s->page_size ? slots / s->page_size : 1;
+    size_t rows = n_pages * s->n_kv_heads * per_head;
+    /* exactly as long as it has to be, so that sanitizers see what reads on */
+    *memory = malloc(rows * (code + scale + centre));
+    assert_non_null(*memory);
+    o->rows = (tqkv_rows){*memory, *memory + rows * code, *memory + rows * (code + scale),
+                          code, scale, centre};
+    if (!scale)
+        o->rows.scales = NULL;
+    if (!centre)
+        o->rows.centres = NULL;
+    o->head = (tqkv_strides){per_head * code, per_head * scale, per_head * centre};
+    o->page = (tqkv_strides){s->n_kv_heads * o->head.codes, s->n_kv_heads * o->head.scales,
+                             s->n_kv_heads * o->head.centres};
+}
+
+/* One row of one head. */
+static inline tqkv_rows row_at(const shape *s, const attend_case *c, const tqkv_operand *o,
+                               size_t head, size_t token)
+{
+    size_t slot = slot_of(s, token), page = 0, place = slot;
+    if (s->page_size) {
+        page = c->pages[slot / s->page_size];
+        place = slot % s->page_size;
+    }
+    tqkv_rows r = o->rows;
+    r.codes += page * o->page.codes + head * o->head.codes + place * r.code_stride;
+    if (r.scales)
+        r.scales += page * o->page.scales + head * o->head.scales + place * r.scale_stride;
+    if (r.centres)
+        r.centres += page * o->page.centres + head * o->head.centres + place * r.centre_stride;
+    return r;
+}
+
+static inline void store_row(const shape *s, const attend_case *c, const tqkv_operand *o,
+                             const tqkv_key_profile *p, size_t head, size_t token, float *x)
+{
+    tqkv_rows r = row_at(s, c, o, head, token);
+    size_t dim = o->format.head_dim;
+    if (!o->format.codebook) {
+        assert_int_equal(tqkv_from_f32(x, dim, r.codes, (tqkv_type)o->type), TQKV_OK);
+        assert_int_equal(tqkv_to_f32(r.codes, (tqkv_type)o->type, dim, x), TQKV_OK);
+        return;
+    }
+    assert_int_equal(tqkv_encode(&o->format, p, x, TQKV_F32, 0, 1, &r), TQKV_OK);
+    assert_int_equal(tqkv_decode(&o->format, p, &r, 1, TQKV_ORIGINAL, x, 0), TQKV_OK);
+}
+
+static inline void make_profiles(const shape *s, attend_case *c, uint64_t *seed)
+{
+    size_t per_head = (1 + (size_t)s->centres) * s->key_dim;
+    c->profile_floats = malloc(per_head * s->n_kv_heads * sizeof(float));
+    c->profiles = malloc(s->n_kv_heads * sizeof *c->profiles);
+    for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+        float *f = c->profile_floats + h * per_head;
+        for (uint32_t i = 0; i < s->key_dim; i++)
+            f[i] = expf(.5f * test_gaussian(seed));
+        for (size_t i = s->key_dim; i < per_head; i++)
+            f[i] = 2 * test_gaussian(seed);
+        c->profiles[h] = (tqkv_key_profile){s->key_dim, (uint32_t)s->centres, f, f + s->key_dim};
+    }
+}
+
+/* The page's mean of the balanced keys, in f16, and the keys encoded with it. */
+static inline void store_page(const shape *s, attend_case *c, tqkv_operand *o, size_t head,
+                              size_t first, size_t end)
+{
+    float balance[TQKV_MAX_HEAD_DIM], mean[TQKV_MAX_HEAD_DIM];
+    size_t dim = s->key_dim;
+    uint16_t *half = c->means +
+                     (c->pages[slot_of(s, first) / s->page_size] * s->n_kv_heads + head) * dim;
+    for (size_t i = 0; i < dim; i++) {
+        double sum = 0;
+        balance[i] = 1;
+        for (size_t t = first; t < end; t++)
+            sum += c->keys[(t * s->n_kv_heads + head) * dim + i];
+        mean[i] = (float)(sum / (double)(end - first));
+    }
+    assert_int_equal(tqkv_from_f32(mean, dim, half, TQKV_F16), TQKV_OK);
+    assert_int_equal(tqkv_to_f32(half, TQKV_F16, dim, mean), TQKV_OK);
+    tqkv_key_profile p = {s->key_dim, 1, balance, mean};
+    for (size_t t = first; t < end; t++)
+        store_row(s, c, o, &p, head, t, c->keys + (t * s->n_kv_heads + head) * dim);
+}
+
+static inline void store_keys(const shape *s, attend_case *c)
+{
+    tqkv_operand *o = &c->set.keys;
+    for (size_t h = 0; h < s->n_kv_heads; h++)
+        for (size_t t = 0, end; t < s->n_tokens; t = end) {
+            end = t + 1;
+            if (s->has_means) {
+                size_t page = slot_of(s, t) / s->page_size;
+                while (end < s->n_tokens && slot_of(s, end) / s->page_size == page)
+                    end++;
+                store_page(s, c, o, h, t, end);
+            } else {
+                store_row(s, c, o, c->profiles ? &c->profiles[h] : NULL, h, t,
+                          c->keys + (t * s->n_kv_heads + h) * s->key_dim);
+            }
+        }
+}
+
+static inline void make_pages(const shape *s, attend_case *c, uint64_t *seed)
+{
+    size_t n = slots_of(s) / s->page_size;
+    c->pages = malloc(n * sizeof *c->pages);
+    for (size_t i = 0; i < n; i++)
+        c->pages[i] = (uint32_t)i;
+    for (size_t i = n; i > 1; i--) {
+        size_t j = test_random(seed) % i;
+        uint32_t page = c->pages[i - 1];
+        c->pages[i - 1] = c->pages[j];
+        c->pages[j] = page;
+    }
+    c->set.pages = c->pages;
+    c->set.page_size = s->page_size;
+    c->set.n_pages = (uint32_t)n;
+    c->set.capacity = s->is_ring ? slots_of(s) : 0;
+}
+
+/* Queries at the last positions, scale 1 / sqrt(key_dim); keys, values and all
+ * else from the seed. Change c->a afterwards as the test wants. */
+static inline void case_make(attend_case *c, const shape *s)
+{
+    uint64_t seed = s->seed + 17;
+    size_t rows = (size_t)s->n_queries * s->n_kv_heads * s->group;
+    memset(c, 0, sizeof *c);
+    c->queries = test_rows(seed + 1, rows * s->key_dim + 1);
+    c->keys = test_rows(seed + 2, s->n_tokens * s->n_kv_heads * s->key_dim + 1);
+    c->values = test_rows(seed + 3, s->n_tokens * s->n_kv_heads * s->value_dim + 1);
+    c->out = calloc(rows * s->value_dim + 1, sizeof(float));
+    c->max = calloc(rows + 1, sizeof(float));
+    c->sum = calloc(rows + 1, sizeof(float));
+    c->positions = malloc((s->n_tokens + 1) * sizeof *c->positions);
+    for (size_t t = 0; t < s->n_tokens; t++) {
+        float k = s->key_size ? s->key_size : 1, v = s->value_size ? s->value_size : 1;
+        if (s->scales_vary)
+            v *= powf(10, (float)(test_random(&seed) % 7) - 3);
+        for (size_t i = 0; i < (size_t)s->n_kv_heads * s->key_dim; i++)
+            c->keys[t * s->n_kv_heads * s->key_dim + i] *= k;
+        for (size_t i = 0; i < (size_t)s->n_kv_heads * s->value_dim; i++)
+            c->values[t * s->n_kv_heads * s->value_dim + i] *= v;
+        c->positions[t] = t;
+    }
+    if (s->page_size)
+        make_pages(s, c, &seed);
+    else
+        c->set.capacity = s->is_ring ? slots_of(s) : 0;
+    if (s->centres)
+        make_profiles(s, c, &seed);
+    c->set.n_tokens = s->n_tokens;
+    c->set.first_slot = s->first_slot;
+    make_operand(s, s->keys, s->key_dim, s->centres > 1, &c->set.keys, &c->key_memory);
+    make_operand(s, s->values, s->value_dim, 0, &c->set.values, &c->value_memory);
+    c->set.keys.profiles = c->profiles;
+    if (s->has_means) {
+        c->means = malloc(c->set.n_pages * (size_t)s->n_kv_heads * s->key_dim * 2);
+        c->set.keys.means = c->means;
+        c->set.keys.mean_head_stride = s->key_dim;
+        c->set.keys.mean_page_stride = (size_t)s->n_kv_heads * s->key_dim;
+    }
+    c->a = (tqkv_attention){
+        .n_queries = s->n_queries, .n_heads = s->n_kv_heads * s->group,
+        .n_kv_heads = s->n_kv_heads, .queries = c->queries,
+        .position = s->n_tokens > s->n_queries ? s->n_tokens - s->n_queries : 0,
+        .scale = 1 / sqrtf((float)s->key_dim), .sets = &c->set, .n_sets = 1};
+}
+
+/* Encodes; to be called once keys and values are as the test wants them. */
+static inline void case_store(attend_case *c, const shape *s)
+{
+    store_keys(s, c);
+    for (size_t t = 0; t < s->n_tokens; t++)
+        for (size_t h = 0; h < s->n_kv_heads; h++)
+            store_row(s, c, &c->set.values, NULL, h, t,
+                      c->values + (t * s->n_kv_heads + h) * s->value_dim);
+    c->r = (reference){&c->a, c->queries, c->keys, c->values, c->positions, s->n_tokens};
+}
+
+static inline void case_free(attend_case *c)
+{
+    void *memory[] = {c->queries, c->keys, c->values, c->positions, c->key_memory,
+                      c->value_memory, c->pages, c->means, c->profile_floats, c->profiles,
+                      c->out, c->max, c->sum};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        free(memory[i]);
+}
+
+static inline tqkv_status case_run(attend_case *c, const tqkv_executor *e)
+{
+    size_t bytes;
+    tqkv_partial result = {c->out, c->max, c->sum};
+    tqkv_status status = tqkv_attend_workspace(&c->a, e, &bytes);
+    if (status != TQKV_OK)
+        return status;
+    void *workspace = malloc(bytes); /* misaligned in sanitized runs as malloc is not */
+    assert_non_null(workspace);
+    status = tqkv_attend(&c->a, &result, e, workspace, bytes);
+    free(workspace);
+    return status;
+}
+
+/* Error over all rows, and the largest of one row, relative; checks max and sum
+ * on the way. */
+static inline double case_error(const attend_case *c, double *worst)
+{
+    const tqkv_attention *a = &c->a;
+    size_t vd = a->sets[0].values.format.head_dim;
+    double error = 0, size = 0, out[TQKV_MAX_HEAD_DIM], max, sum;
+    *worst = 0;
+    for (uint32_t i = 0; i < a->n_queries; i++)
+        for (uint32_t h = 0; h < a->n_heads; h++) {
+            size_t row = (size_t)i * a->n_heads + h;
+            double e = 0, n = 0;
+            reference_row(&c->r, i, h, out, &max, &sum);
+            for (size_t d = 0; d < vd; d++) {
+                double x = c->out[row * vd + d] - out[d];
+                assert_true(isfinite(c->out[row * vd + d]));
+                e += x * x;
+                n += out[d] * out[d];
+            }
+            if (sum > 0) /* the log of the sum of exp, to a logit's error */
+                assert_true(fabs(log(c->sum[row]) + c->max[row] - log(sum) - max) < .05);
+            else
+                assert_true(c->sum[row] == 0 && c->max[row] == -INFINITY && e == 0);
+            error += e;
+            size += n;
+            if (n > 0 && sqrt(e / n) > *worst)
+                *worst = sqrt(e / n);
+        }
+    return size > 0 ? sqrt(error / size) : error > 0 ? INFINITY : 0;
+}
+
+#endif
