@@ -72,7 +72,9 @@ typedef enum tqkv_status {
     TQKV_ERROR_CHECKSUM,       /* a checksum does not match: the data is damaged */
     TQKV_ERROR_CORRUPT,        /* checksummed, but contradicts itself */
     TQKV_ERROR_PROFILE,        /* profile and data differ in shape */
-    TQKV_ERROR_STATE           /* calls in an order that the object forbids */
+    TQKV_ERROR_STATE,          /* calls in an order that the object forbids */
+    TQKV_ERROR_GONE,           /* tokens that are needed have been overwritten */
+    TQKV_ERROR_MODEL           /* data of another model */
 } tqkv_status;
 
 /* One English sentence without a full stop; never null, also for values that

@@ -111,7 +111,7 @@ static void sizes(void **state)
 static void every_status_has_its_sentence(void **state)
 {
     (void)state;
-    for (int s = TQKV_OK; s <= TQKV_ERROR_STATE; s++) {
+    for (int s = TQKV_OK; s <= TQKV_ERROR_MODEL; s++) {
         assert_non_null(tqkv_status_string((tqkv_status)s));
         for (int t = TQKV_OK; t < s; t++)
             assert_string_not_equal(tqkv_status_string((tqkv_status)s),

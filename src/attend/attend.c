@@ -22,6 +22,7 @@ static void set_ranges(attend_call *c)
     size_t ranges = wanted < most ? wanted : most;
     if (ranges < 1)
         ranges = 1;
+    c->most_ranges = ranges;
     size_t tiles = (c->n_tokens + TILE - 1) / TILE;
     c->range_tokens = (tiles + ranges - 1) / ranges * TILE;
     c->n_ranges = c->range_tokens ? (c->n_tokens + c->range_tokens - 1) / c->range_tokens : 1;
@@ -58,6 +59,7 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
     if (!size_multiply(c->n_bases, c->n_ranges, &items))
         return TQKV_ERROR_OVERFLOW;
     c->n_tasks = threads < items ? threads : items;
+    c->most_tasks = threads;
     return TQKV_OK;
 }
 
@@ -77,8 +79,8 @@ static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
     size_t used = 0, plans, next, unfinished, out, max, sum, scratch;
     size_t part_rows = 0, part_values;
     c->scratch_bytes = attend_scratch_place(c, NULL, &unused);
-    if (c->n_ranges > 1 && (!size_multiply(c->n_bases, c->n_ranges, &part_rows) ||
-                            !size_multiply(part_rows, c->block_rows, &part_rows)))
+    if (c->most_ranges > 1 && (!size_multiply(c->n_bases, c->most_ranges, &part_rows) ||
+                               !size_multiply(part_rows, c->block_rows, &part_rows)))
         return TQKV_ERROR_OVERFLOW;
     if (!size_multiply(part_rows, c->value_dim, &part_values) ||
         !reserve(&used, c->a->n_sets, sizeof *c->plans, &plans) ||
@@ -87,7 +89,7 @@ static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
         !reserve(&used, part_values, sizeof(float), &out) ||
         !reserve(&used, part_rows, sizeof(float), &max) ||
         !reserve(&used, part_rows, sizeof(float), &sum) ||
-        !reserve(&used, c->n_tasks, c->scratch_bytes, &scratch))
+        !reserve(&used, c->most_tasks, c->scratch_bytes, &scratch))
         return TQKV_ERROR_OVERFLOW;
     *bytes = used;
     if (!base)

@@ -52,6 +52,10 @@ const char *tqkv_status_string(tqkv_status status)
         return "the profile's shape differs from the data's";
     case TQKV_ERROR_STATE:
         return "the call is out of order";
+    case TQKV_ERROR_GONE:
+        return "tokens that would be needed have been overwritten";
+    case TQKV_ERROR_MODEL:
+        return "the data belongs to another model";
     }
     return "unknown status";
 }

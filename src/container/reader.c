@@ -3,9 +3,8 @@
 
 #include "common/bytes.h"
 #include "container/container.h"
+#include "container/section.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 struct tqkv_reader {
     tqkv_container_info info;
@@ -20,36 +19,11 @@ struct tqkv_reader {
     size_t capacity, held, taken; /* bytes; rows; rows */
 };
 
-static tqkv_status get(tqkv_reader *r, void *data, size_t size)
-{
-    return r->read(r->context, data, size) == size ? TQKV_OK : TQKV_ERROR_TRUNCATED;
-}
-
-typedef struct section {
-    unsigned kind;
-    uint64_t size;
-    XXH64_state_t hash;
-} section;
-
-static tqkv_status get_section_header(tqkv_reader *r, section *s)
-{
-    uint8_t header[SECTION_HEADER_BYTES];
-    tqkv_status status = get(r, header, sizeof header);
-    if (status != TQKV_OK)
-        return status;
-    s->kind = (unsigned)load_le(header, 4);
-    s->size = load_le(header + 8, 8);
-    XXH64_reset(&s->hash, 0);
-    XXH64_update(&s->hash, header, sizeof header);
-    return load_le(header + 4, 4) ? TQKV_ERROR_CORRUPT : TQKV_OK;
-}
-
 /* Grows the buffer by what has really come, so that a false size in a short
  * file cannot ask for much memory. */
 static tqkv_status get_payload(tqkv_reader *r, section *s)
 {
     enum { STEP = 1 << 20 };
-    uint8_t checksum[CHECKSUM_BYTES];
     size_t size = (size_t)s->size;
     for (size_t done = 0; done < size;) {
         size_t step = size - done < STEP ? size - done : STEP;
@@ -61,22 +35,18 @@ static tqkv_status get_payload(tqkv_reader *r, section *s)
             r->section = grown;
             r->capacity = wanted;
         }
-        tqkv_status status = get(r, r->section + done, step);
+        tqkv_status status = section_get(r->read, r->context, r->section + done, step);
         if (status != TQKV_OK)
             return status;
         done += step;
     }
-    XXH64_update(&s->hash, r->section, size);
-    tqkv_status status = get(r, checksum, sizeof checksum);
-    if (status != TQKV_OK)
-        return status;
-    return XXH64_digest(&s->hash) == load_le(checksum, 8) ? TQKV_OK : TQKV_ERROR_CHECKSUM;
+    return section_check(r->read, r->context, s, r->section, size);
 }
 
 static tqkv_status read_profile(tqkv_reader *r)
 {
     section s;
-    tqkv_status status = get_section_header(r, &s);
+    tqkv_status status = section_begin(r->read, r->context, &s);
     if (status != TQKV_OK)
         return status;
     if (s.kind != SECTION_PROFILE || s.size == 0 || s.size > PROFILE_LIMIT_BYTES)
@@ -157,7 +127,7 @@ static tqkv_status check_end(tqkv_reader *r, section *s)
 static tqkv_status next_section(tqkv_reader *r)
 {
     section s;
-    tqkv_status status = get_section_header(r, &s);
+    tqkv_status status = section_begin(r->read, r->context, &s);
     if (status != TQKV_OK)
         return status;
     if (s.kind == SECTION_END)

@@ -3,9 +3,8 @@
 
 #include "common/bytes.h"
 #include "container/container.h"
+#include "container/section.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 struct tqkv_writer {
     tqkv_container_info info;
@@ -19,31 +18,16 @@ struct tqkv_writer {
     size_t buffered; /* rows */
 };
 
-static tqkv_status put(tqkv_writer *w, const void *data, size_t size)
+/* What has been written when writing fails is no prefix of a container. */
+static tqkv_status wrote(tqkv_writer *w, tqkv_status status)
 {
-    if (w->write(w->context, data, size) == size)
-        return TQKV_OK;
-    w->failed = 1; /* what has been written is no prefix of a container */
-    return TQKV_ERROR_IO;
+    w->failed |= status != TQKV_OK;
+    return status;
 }
 
-static tqkv_status put_section(tqkv_writer *w, unsigned kind, const void *data,
-                               size_t size)
+static tqkv_status put_section(tqkv_writer *w, unsigned kind, const void *data, size_t size)
 {
-    uint8_t header[SECTION_HEADER_BYTES] = {0}, checksum[CHECKSUM_BYTES];
-    XXH64_state_t state;
-    store_le(header, kind, 4);
-    store_le(header + 8, size, 8);
-    XXH64_reset(&state, 0);
-    XXH64_update(&state, header, sizeof header);
-    XXH64_update(&state, data, size);
-    store_le(checksum, XXH64_digest(&state), 8);
-    tqkv_status status = put(w, header, sizeof header);
-    if (status == TQKV_OK)
-        status = put(w, data, size);
-    if (status == TQKV_OK)
-        status = put(w, checksum, sizeof checksum);
-    return status;
+    return wrote(w, section_write(w->write, w->context, kind, data, size));
 }
 
 static tqkv_status put_profile(tqkv_writer *w)
@@ -98,7 +82,8 @@ static tqkv_status start(tqkv_writer *w, const tqkv_profile *profile)
     if (!w->buffer)
         return TQKV_ERROR_MEMORY;
     container_header_write(&w->info, header);
-    status = put(w, header, sizeof header);
+    status = wrote(w, w->write(w->context, header, sizeof header) == sizeof header ? TQKV_OK
+                                                                                   : TQKV_ERROR_IO);
     return status == TQKV_OK && w->profile ? put_profile(w) : status;
 }
 

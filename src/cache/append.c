@@ -1,0 +1,217 @@
+#include <math.h>
+#include <string.h>
+
+#include "cache/cache.h"
+
+/* What is appended: [n][n_heads][head_dim] of each. */
+typedef struct appended {
+    const uint8_t *keys, *values, *queries;
+    tqkv_type type;
+    size_t n;
+} appended;
+
+/* ---- which tokens become codes ---- */
+
+/* The tokens before it are codes once there are `length`; at least s->coded. */
+static size_t coded_end(const tqkv_cache *c, const cache_layer *l, const sequence_layer *s,
+                        size_t length, int is_ready)
+{
+    size_t coded = s->coded, limit = length > c->n_recent ? length - c->n_recent : 0;
+    if (!is_ready || limit <= coded || length <= l->n_first)
+        return coded;
+    if (!c->page_means)
+        return limit;
+    if (page_is_begun(s, coded)) { /* goes on with its mean */
+        size_t end = page_end(s, coded);
+        if (limit <= end)
+            return limit;
+        coded = end;
+    }
+    while (page_end(s, coded) <= limit)
+        coded = page_end(s, coded);
+    return coded;
+}
+
+/* Rows [first, end) of one head and one page from f16 to codes. */
+static void encode_head(const tqkv_cache *c, const cache_layer *l, tqkv_sequence *sequence,
+                        const sequence_layer *s, uint32_t head, size_t first, size_t end)
+{
+    size_t n = end - first, key_dim = l->shape.keys.head_dim, value_dim = l->shape.values.head_dim;
+    float *x = sequence->scratch;
+    for (size_t t = 0; t < n; t++)
+        tqkv_to_f32(layer_half(l, s, KEYS, head, first + t), TQKV_F16, key_dim, x + t * key_dim);
+    layer_encode_keys(l, s, c->page_means, head, first, n, x, !page_is_begun(s, first));
+    for (size_t t = 0; t < n; t++)
+        tqkv_to_f32(layer_half(l, s, VALUES, head, first + t), TQKV_F16, value_dim,
+                    x + t * value_dim);
+    layer_encode_values(l, s, head, first, n, x);
+}
+
+/* What was in a page's slot before is gone. */
+static void keep_from(const cache_layer *l, sequence_layer *s, size_t end)
+{
+    size_t last = (end - 1 + s->offset) / PAGE_TOKENS;
+    if (last + 1 > l->n_slots) {
+        size_t oldest = (last + 1 - l->n_slots) * PAGE_TOKENS;
+        if (oldest > s->kept + s->offset)
+            s->kept = oldest - s->offset;
+    }
+}
+
+static void encode(const tqkv_cache *c, const cache_layer *l, tqkv_sequence *sequence,
+                   sequence_layer *s, size_t target)
+{
+    while (s->coded < target) {
+        size_t end = page_end(s, s->coded) < target ? page_end(s, s->coded) : target;
+        for (uint32_t h = 0; h < l->shape.n_kv_heads; h++)
+            encode_head(c, l, sequence, s, h, s->coded, end);
+        keep_from(l, s, end);
+        s->coded = end;
+    }
+}
+
+/* ---- f16 ---- */
+
+static void copy_row(const uint8_t *from, size_t at, tqkv_type type, size_t n, uint16_t *half)
+{
+    float x[TQKV_MAX_HEAD_DIM];
+    tqkv_to_f32(from + at * n * (type == TQKV_F32 ? 4 : 2), type, n, x);
+    to_halves(x, n, half);
+}
+
+/* Tokens [done, done + n) of what is appended, behind the sequence's. */
+static void copy_halves(const cache_layer *l, const sequence_layer *s, const appended *a,
+                        size_t done, size_t n)
+{
+    uint32_t heads = l->shape.n_kv_heads;
+    for (size_t t = 0; t < n; t++)
+        for (uint32_t h = 0; h < heads; h++) {
+            size_t row = (done + t) * heads + h, token = s->length + t;
+            copy_row(a->keys, row, a->type, l->shape.keys.head_dim,
+                     layer_half(l, s, KEYS, h, token));
+            copy_row(a->values, row, a->type, l->shape.values.head_dim,
+                     layer_half(l, s, VALUES, h, token));
+        }
+}
+
+/* ---- fitting ---- */
+
+/* Sums of squares are all that fitting needs of queries. */
+static void add_queries(cache_layer *l, const appended *a)
+{
+    uint32_t dim = l->shape.keys.head_dim, group = l->shape.n_heads / l->shape.n_kv_heads;
+    float x[TQKV_MAX_HEAD_DIM];
+    for (size_t row = 0; row < a->n * l->shape.n_heads; row++) {
+        double *squares = l->query_squares + row % l->shape.n_heads / group * dim;
+        tqkv_to_f32(a->queries + row * dim * (a->type == TQKV_F32 ? 4 : 2), a->type, dim, x);
+        for (uint32_t i = 0; i < dim; i++)
+            squares[i] += x[i] == x[i] ? (double)x[i] * x[i] : 0;
+    }
+    l->n_queries += (double)a->n * group; /* of each KV head */
+}
+
+/* Fits one head into p from the first tokens of s. */
+static tqkv_status fit_head(const tqkv_cache *c, const cache_layer *l, const sequence_layer *s,
+                            uint32_t head, float *keys, tqkv_profile *p)
+{
+    uint32_t dim = l->shape.keys.head_dim;
+    float root[TQKV_MAX_HEAD_DIM];
+    for (size_t t = 0; t < l->fit_tokens; t++)
+        tqkv_to_f32(layer_half(l, s, KEYS, head, t), TQKV_F16, dim, keys + t * dim);
+    for (uint32_t i = 0; i < dim; i++)
+        root[i] = (float)sqrt(l->n_queries > 0 ? l->query_squares[head * dim + i] / l->n_queries
+                                               : 0);
+    return tqkv_profile_fit(p, 0, head, keys, l->fit_tokens, 0, root, l->n_queries > 0, 0,
+                            c->fit_seed);
+}
+
+/* With the cache's lock held: fits a layer's profile once. */
+static tqkv_status fit(tqkv_cache *c, cache_layer *l, const sequence_layer *s)
+{
+    uint32_t heads = l->shape.n_kv_heads, dim = l->shape.keys.head_dim;
+    tqkv_profile *p = NULL;
+    float *keys = cache_allocate(c, l->fit_tokens * dim, sizeof *keys);
+    tqkv_status status = keys ? tqkv_profile_create(1, heads, dim, l->n_centres, NULL, &p)
+                              : TQKV_ERROR_MEMORY;
+    for (uint32_t h = 0; status == TQKV_OK && h < heads; h++)
+        status = fit_head(c, l, s, h, keys, p);
+    for (uint32_t h = 0; status == TQKV_OK && h < heads; h++) {
+        tqkv_key_profile fitted;
+        float *floats = (float *)l->profiles[h].balance;
+        tqkv_profile_get(p, 0, h, &fitted);
+        memcpy(floats, fitted.balance, dim * sizeof *floats);
+        if (!c->page_means)
+            memcpy(floats + dim, fitted.centres, (size_t)l->n_centres * dim * sizeof *floats);
+    }
+    tqkv_profile_free(p);
+    cache_release(c, keys, l->fit_tokens * dim, sizeof *keys);
+    if (status == TQKV_OK)
+        atomic_store(&l->is_ready, 1);
+    return status;
+}
+
+/* ---- append ---- */
+
+static tqkv_status fit_if_due(tqkv_cache *c, cache_layer *l, sequence_layer *s, const appended *a,
+                              size_t length)
+{
+    tqkv_status status = TQKV_OK;
+    pthread_mutex_lock(&c->lock);
+    if (!atomic_load(&l->is_ready)) {
+        if (length >= l->fit_tokens) {
+            if (a->queries)
+                add_queries(l, a);
+            status = fit(c, l, s);
+        } else if (a->queries) {
+            add_queries(l, a);
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    return status;
+}
+
+static tqkv_status append(tqkv_cache *c, cache_layer *l, tqkv_sequence *sequence,
+                          sequence_layer *s, const appended *a)
+{
+    size_t length = s->length + a->n;
+    int will_be_ready = atomic_load(&l->is_ready) || length >= l->fit_tokens;
+    size_t target = coded_end(c, l, s, length, will_be_ready);
+    tqkv_status status = layer_own_pages(c, l, s, s->coded, target);
+    for (size_t done = 0, n; status == TQKV_OK && done < a->n; done += n) {
+        size_t in_tail = s->length > s->coded ? s->length - s->coded : 0;
+        n = l->n_tail - in_tail < a->n - done ? l->n_tail - in_tail : a->n - done;
+        copy_halves(l, s, a, done, n); /* not seen yet */
+        if (done == 0)
+            status = fit_if_due(c, l, s, a, length);
+        if (status != TQKV_OK)
+            break;
+        s->length += n;
+        encode(c, l, sequence, s,
+               coded_end(c, l, s, s->length, atomic_load(&l->is_ready)));
+    }
+    if (status != TQKV_OK) /* before anything was appended */
+        layer_drop_pages(c, l, s, s->coded);
+    return status;
+}
+
+tqkv_status tqkv_sequence_append(tqkv_sequence *sequence, uint32_t layer, const void *keys,
+                                 const void *values, const void *queries, tqkv_type type,
+                                 size_t n_tokens)
+{
+    if (!sequence || layer >= sequence->cache->n_layers ||
+        (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16))
+        return TQKV_ERROR_ARGUMENT;
+    if (n_tokens == 0)
+        return TQKV_OK;
+    if (!keys || !values)
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_cache *c = sequence->cache;
+    sequence_layer *s = &sequence->layers[layer];
+    appended a = {keys, values, queries, type, n_tokens};
+    pthread_rwlock_wrlock(&sequence->lock);
+    tqkv_status status = n_tokens > c->capacity - s->length
+                             ? TQKV_ERROR_BUFFER
+                             : append(c, &c->layers[layer], sequence, s, &a);
+    pthread_rwlock_unlock(&sequence->lock);
+    return status;
+}

@@ -1,0 +1,50 @@
+/* The bytes of a snapshot (doc/format.md, section 9). */
+#ifndef TQKV_CACHE_SNAPSHOT_H
+#define TQKV_CACHE_SNAPSHOT_H
+
+#include "cache/cache.h"
+#include "container/section.h"
+
+enum {
+    SNAPSHOT_VERSION = 1,
+    SNAPSHOT_HEADER_BYTES = 16 + TQKV_MAX_FINGERPRINT + 1,
+    SNAPSHOT_LAYER_BYTES = 128,
+    SECTION_SEQUENCE = 16, /* header */
+    SECTION_LAYER,         /* one layer's shape and lengths */
+    SECTION_LAYER_PROFILE, /* its floats, then sums of queries' squares */
+    SECTION_TOKENS,        /* f16: first tokens and tail */
+    SECTION_PAGE,
+    SECTION_SEQUENCE_END
+};
+
+/* What a layer's section says. */
+typedef struct layer_record {
+    uint32_t n_heads, n_kv_heads, n_centres;
+    tqkv_format keys, values;
+    uint64_t window, n_first, fit_tokens;
+    uint64_t length, coded, kept, offset;
+    int has_profile, is_ready;
+    double n_queries;
+} layer_record;
+
+void snapshot_header(const tqkv_cache *c, uint8_t *bytes);
+void layer_record_of(const cache_layer *l, const sequence_layer *s, layer_record *r);
+void layer_record_write(const layer_record *r, uint8_t *bytes);
+void layer_record_read(const uint8_t *bytes, layer_record *r);
+
+/* Floats of a layer's profile, and doubles behind them while it is to be fitted. */
+size_t layer_profile_floats(const cache_layer *l);
+size_t layer_profile_doubles(const cache_layer *l, int is_ready);
+
+/* Tokens of a layer in f16. */
+static inline size_t first_tokens(const cache_layer *l, size_t length)
+{
+    return length < l->n_first ? length : l->n_first;
+}
+
+static inline size_t tail_tokens(size_t length, size_t coded)
+{
+    return length > coded ? length - coded : 0;
+}
+
+#endif
