@@ -37,9 +37,9 @@ static inline double reference_logit(const reference *r, uint32_t i, uint32_t h,
         l += a->slopes[h] * (double)distance;
     if (a->mask) {
         size_t at = h * a->mask_head_stride + i * a->mask_stride + t;
-        float m = ((const float *)a->mask)[at];
-        if (a->mask_type == TQKV_F16)
-            tqkv_to_f32((const uint16_t *)a->mask + at, TQKV_F16, 1, &m);
+        float m;
+        tqkv_to_f32((const uint8_t *)a->mask + at * (a->mask_type == TQKV_F32 ? 4 : 2),
+                    a->mask_type, 1, &m);
         l += m;
     }
     return l;

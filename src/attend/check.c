@@ -122,18 +122,26 @@ static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
     return TQKV_OK;
 }
 
+/* The pages of slots [first, end). */
+static int are_pages(const tqkv_tokens *set, size_t first, size_t end)
+{
+    for (size_t i = first / set->page_size; i * set->page_size < end; i++)
+        if (set->pages[i] >= set->n_pages)
+            return 0;
+    return 1;
+}
+
 static tqkv_status check_pages(const tqkv_tokens *set)
 {
     size_t end = set->first_slot + set->n_tokens; /* checked not to overflow */
-    size_t first = set->first_slot / set->page_size;
+    size_t wrapped = 0;
     if (set->capacity && end > set->capacity) {
+        wrapped = end - set->capacity;
         end = set->capacity;
-        first = 0;
     }
-    for (size_t i = first; i * set->page_size < end; i++)
-        if (set->pages[i] >= set->n_pages)
-            return TQKV_ERROR_ARGUMENT;
-    return TQKV_OK;
+    return are_pages(set, set->first_slot, end) && are_pages(set, 0, wrapped)
+               ? TQKV_OK
+               : TQKV_ERROR_ARGUMENT;
 }
 
 static tqkv_status check_profiles(const tqkv_attention *a, const tqkv_operand *o)

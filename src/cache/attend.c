@@ -4,7 +4,7 @@
 #include "format/format.h"
 
 /* Plain f16 rows: [slot][keys of all heads, values of all heads]. */
-static void set_halves(const cache_layer *l, uint16_t *memory, tqkv_tokens *set)
+static void set_halves(const cache_layer *l, const uint16_t *memory, tqkv_tokens *set)
 {
     size_t token = token_values(l) * sizeof *memory;
     size_t keys = (size_t)l->shape.n_kv_heads * l->shape.keys.head_dim;
@@ -12,7 +12,8 @@ static void set_halves(const cache_layer *l, uint16_t *memory, tqkv_tokens *set)
     set->keys.format.head_dim = l->shape.keys.head_dim;
     set->values.format.head_dim = l->shape.values.head_dim;
     set->keys.rows = (tqkv_rows){.codes = (uint8_t *)memory, .code_stride = token};
-    set->values.rows = (tqkv_rows){.codes = (uint8_t *)(memory + keys), .code_stride = token};
+    set->values.rows = (tqkv_rows){.codes = memory ? (uint8_t *)(memory + keys) : NULL,
+                                   .code_stride = token};
     set->keys.head.codes = 2u * l->shape.keys.head_dim;
     set->values.head.codes = 2u * l->shape.values.head_dim;
 }

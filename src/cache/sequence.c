@@ -9,18 +9,16 @@ static tqkv_status create_layer(tqkv_cache *c, const cache_layer *l, sequence_la
 {
     s->coded = s->kept = l->n_first;
     s->table = cache_allocate(c, l->n_slots, sizeof *s->table);
+    for (uint32_t i = 0; s->table && i < l->n_slots; i++)
+        s->table[i] = NO_PAGE;
     s->first = cache_allocate(c, l->n_first * token_values(l), sizeof *s->first);
     s->tail = cache_allocate(c, l->n_tail * token_values(l), sizeof *s->tail);
-    if (!s->table || !s->first || !s->tail)
-        return TQKV_ERROR_MEMORY;
-    for (uint32_t i = 0; i < l->n_slots; i++)
-        s->table[i] = NO_PAGE;
-    return TQKV_OK;
+    return s->table && s->first && s->tail ? TQKV_OK : TQKV_ERROR_MEMORY;
 }
 
 static void free_layer(tqkv_cache *c, cache_layer *l, sequence_layer *s)
 {
-    if (s->table) { /* all of it made */
+    if (s->table) {
         s->kept = l->n_first;
         layer_drop_pages(c, l, s, 0);
     }
