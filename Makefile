@@ -1,6 +1,6 @@
 # A thin front for people; CMake does the work.
 
-.PHONY: all demo check install uninstall bench coverage tables valgrind clean
+.PHONY: all demo check install uninstall bench bench-ggml coverage tables valgrind clean
 
 all: build/CMakeCache.txt
 	cmake --build build --parallel
@@ -26,6 +26,11 @@ install uninstall: all
 bench: all
 	$(if $(GGML),scripts/build-ggml.sh build/ggml)
 	build/tqkv bench $(if $(GGML),--ggml build/ggml/build/bin)
+
+# Attention beside ggml's, in one table; takes about five minutes once it is built.
+bench-ggml: all
+	scripts/build-ggml.sh build/ggml
+	build/tqkv bench --attention --ggml build/ggml/build/bin $(BENCH)
 
 coverage:
 	scripts/setup.sh check

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_attention.h"
 #include "bench_ggml.h"
 #include "command.h"
 #include "json.h"
@@ -11,13 +12,20 @@
 static const char help[] =
     "usage: tqkv bench [OPTION]... [FORMAT]...\n"
     "\n"
-    "Times encoding and decoding of rows in memory, one thread, and with --ggml the\n"
-    "same for ggml's cache types on the same data in the same run.\n"
+    "Times encoding and decoding of rows in memory, one thread, or with --attention\n"
+    "attention on codes; and with --ggml the same for ggml's cache types on the same\n"
+    "data in the same run.\n"
     "\n"
     "  -d, --head-dim N   values in a row (default 128)\n"
     "  -n, --rows N       rows, which should fit the cache (default 256)\n"
-    "      --isa NAME     kernels to use: scalar, avx2, avx512, avx512vbmi, neon,\n"
-    "                     neon-dotprod (default: the best)\n"
+    "      --cpu NAME     kernels to use: scalar, avx2, avx512, avx512vbmi, neon,\n"
+    "                     neon-dotprod (default: the best); --isa is the same\n"
+    "      --attention    a table over shapes, contexts and threads, of which -d,\n"
+    "                     -g, -c, -t and -q leave one\n"
+    "  -g, --gqa N        query heads for each KV head\n"
+    "  -c, --context N    tokens, from 1024 times 1, 8, 32 and 128\n"
+    "  -t, --threads N    1 or 2\n"
+    "  -q, --queries N    query positions: 1, or 512 for prefill\n"
     "      --ggml DIR     folder with libggml-base.so and libggml-cpu.so\n"
     "      --json         one JSON object a line\n"
     "  -h, --help         this text\n";
@@ -217,32 +225,53 @@ int command_bench(int argc, char **argv)
 {
     static const struct option names[] = {
         {"head-dim", required_argument, NULL, 'd'}, {"rows", required_argument, NULL, 'n'},
-        {"isa", required_argument, NULL, 'i'}, {"ggml", required_argument, NULL, 'g'},
+        {"isa", required_argument, NULL, 'i'}, {"cpu", required_argument, NULL, 'i'},
+        {"attention", no_argument, NULL, 'a'}, {"gqa", required_argument, NULL, 'g'},
+        {"context", required_argument, NULL, 'c'}, {"threads", required_argument, NULL, 't'},
+        {"queries", required_argument, NULL, 'q'}, {"ggml", required_argument, NULL, 'G'},
         {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
     static const char *const formats[] = {"tq2", "tq3", "tq4", "tq4.5", "tq5",
                                           "tq6", "tq8", "lm4", "mlx4"};
+    static const char *const attended[] = {"tq2", "tq3", "tq4", "tq8", "lm4", "mlx4"};
     bench b = {.head_dim = 128, .rows = 256};
-    int option, ok = 1;
-    while (ok && (option = getopt_long(argc, argv, "d:n:h", names, NULL)) != -1) {
+    attention_options a = {.formats = attended, .n_formats = 6};
+    int option, ok = 1, attention = 0;
+    while (ok && (option = getopt_long(argc, argv, "d:n:g:c:t:q:h", names, NULL)) != -1) {
         switch (option) {
         case 'h':
             fputs(help, stdout);
             return EXIT_OK;
         case 'd':
             ok = parse_number(optarg, TQKV_MAX_HEAD_DIM, &b.head_dim) && b.head_dim;
+            a.head_dim = b.head_dim;
+            break;
+        case 'a':
+            attention = 1;
+            break;
+        case 'g':
+            ok = parse_number(optarg, 64, &a.group) && a.group;
+            break;
+        case 'c':
+            ok = parse_number(optarg, 1 << 17, &a.context) && a.context;
+            break;
+        case 't':
+            ok = parse_number(optarg, 2, &a.threads) && a.threads;
+            break;
+        case 'q':
+            ok = parse_number(optarg, 512, &a.queries) && a.queries;
             break;
         case 'n':
             ok = parse_number(optarg, 1 << 24, &b.rows) && b.rows;
             break;
         case 'i':
             if (!choose_isa(optarg))
-                return misused("--isa %s: this processor has no such kernels", optarg);
+                return misused("--cpu %s: this processor has no such kernels", optarg);
             break;
-        case 'g':
-            b.ggml = optarg;
+        case 'G':
+            a.ggml = b.ggml = optarg;
             break;
         case 'j':
-            b.json = 1;
+            a.json = b.json = 1;
             break;
         default:
             return misused_option("bench", argv);
@@ -250,6 +279,13 @@ int command_bench(int argc, char **argv)
     }
     if (!ok)
         return misused("'%s' is outside its option's range; see 'tqkv bench --help'", optarg);
+    if (attention) {
+        if (optind < argc) {
+            a.formats = (const char *const *)argv + optind;
+            a.n_formats = argc - optind;
+        }
+        return bench_attention(&a);
+    }
     if (b.ggml && b.head_dim % 32)
         return misused("--ggml needs a --head-dim that is a multiple of 32");
     int result = optind < argc

@@ -31,7 +31,23 @@ int ggml_peer_open(ggml_peer *p, const char *folder)
         failed("%s: no usable libggml-base.so and libggml-cpu.so: %s", folder, dlerror());
         return 0;
     }
-    if (find(p->cpu, "quantize_row_q4_0", &p->quantize_q4_0) &&
+    struct {
+        void *library;
+        const char *name;
+        void *function;
+    } graphs[] = {{p->base, "ggml_init", &p->init},
+                  {p->base, "ggml_free", &p->free},
+                  {p->base, "ggml_new_tensor_4d", &p->new_tensor_4d},
+                  {p->base, "ggml_get_data", &p->get_data},
+                  {p->base, "ggml_quantize_chunk", &p->quantize_chunk},
+                  {p->base, "ggml_flash_attn_ext", &p->flash_attn_ext},
+                  {p->base, "ggml_new_graph", &p->new_graph},
+                  {p->base, "ggml_build_forward_expand", &p->build_forward_expand},
+                  {p->cpu, "ggml_graph_compute_with_ctx", &p->compute}};
+    int found = 1;
+    for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i++)
+        found &= find(graphs[i].library, graphs[i].name, graphs[i].function);
+    if (found && find(p->cpu, "quantize_row_q4_0", &p->quantize_q4_0) &&
         find(p->cpu, "quantize_row_iq4_nl", &p->quantize_iq4_nl) &&
         find(p->base, "quantize_iq4_nl", &p->search_iq4_nl) &&
         find(p->base, "dequantize_row_q4_0", &p->dequantize_q4_0))

@@ -1,0 +1,334 @@
+#include "bench_attention.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "bench_ggml.h"
+#include "command.h"
+#include "json.h"
+#include "sample.h"
+#include "table.h"
+#include "tqkv_attention.h"
+
+enum { HEADS = 8, PAGE = 64, DISTINCT = 8 /* pages of different content */ };
+
+/* One line of the table. */
+typedef struct bench_case {
+    uint32_t head_dim, group, n_queries, threads;
+    size_t context;
+} bench_case;
+
+typedef struct bench {
+    const attention_options *o;
+    ggml_peer peer;
+    table t;
+    double bandwidth; /* one core's, bytes a second */
+    double f16, q8_0, q4_0; /* ns of the case at hand, 0 where not measured */
+    float *queries, *out;
+} bench;
+
+/* Memory in large pages where the system has them, for us as for ggml. */
+static void *large_allocate(size_t bytes)
+{
+    enum { LARGE = 1 << 21 };
+    bytes = (bytes + LARGE - 1) & ~(size_t)(LARGE - 1);
+    void *memory = aligned_alloc(LARGE, bytes);
+    if (!memory) {
+        failed("out of memory (%zu bytes)", bytes);
+        return NULL;
+    }
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    return memory;
+}
+
+/* What one core reads from memory, over a buffer beyond all caches. */
+static double read_bandwidth(void)
+{
+    enum { BYTES = 1 << 28 };
+    uint64_t *memory = large_allocate(BYTES);
+    double best = 1e30;
+    volatile uint64_t sink;
+    if (!memory)
+        return 0;
+    memset(memory, 1, BYTES);
+    for (int repeat = 0; repeat < 5; repeat++) {
+        uint64_t lane[8] = {0};
+        double start = seconds();
+        for (size_t i = 0; i < BYTES / sizeof *memory; i += 8)
+            for (int j = 0; j < 8; j++)
+                lane[j] ^= memory[i + (size_t)j];
+        double taken = seconds() - start;
+        best = taken < best ? taken : best;
+        sink = lane[0] ^ lane[1] ^ lane[2] ^ lane[3] ^ lane[4] ^ lane[5] ^ lane[6] ^ lane[7];
+    }
+    (void)sink;
+    free(memory);
+    return BYTES / best;
+}
+
+static void report(bench *b, const bench_case *c, const char *name, const char *isa, double ns,
+                   double bytes)
+{
+    double speed = bytes / ns; /* GB/s */
+    if (b->o->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddStringToObject(object, "what", c->n_queries > 1 ? "prefill" : "attention");
+        cJSON_AddStringToObject(object, "format", name);
+        cJSON_AddNumberToObject(object, "head_dim", c->head_dim);
+        cJSON_AddNumberToObject(object, "gqa", c->group);
+        cJSON_AddNumberToObject(object, "context", (double)c->context);
+        cJSON_AddNumberToObject(object, "queries", c->n_queries);
+        cJSON_AddNumberToObject(object, "threads", c->threads);
+        cJSON_AddStringToObject(object, "isa", isa);
+        cJSON_AddNumberToObject(object, "ns", ns);
+        cJSON_AddNumberToObject(object, "gb_per_second", speed);
+        json_print_line(object);
+        return;
+    }
+    table_row(&b->t);
+    table_cell(&b->t, 0, "%s", name);
+    table_cell(&b->t, 1, "%u,%u", c->head_dim, c->group);
+    table_cell(&b->t, 2, "%zuk", c->context / 1024);
+    table_cell(&b->t, 3, "%u", c->n_queries);
+    table_cell(&b->t, 4, "%u", c->threads);
+    table_cell(&b->t, 5, "%.2f", ns);
+    if (c->n_queries == 1)
+        table_cell(&b->t, 6, "%.1f", speed);
+    if (b->f16 > 0 && strncmp(name, "ggml", 4)) {
+        table_cell(&b->t, 7, "%.2fx", b->f16 / ns);
+        table_cell(&b->t, 8, "%.1fx", b->q8_0 / ns);
+        table_cell(&b->t, 9, "%.1fx", b->q4_0 / ns);
+    }
+}
+
+/* (token x query head), of all queries. */
+static double units(const bench_case *c)
+{
+    return (double)c->context * HEADS * c->group * c->n_queries;
+}
+
+/* Bytes of keys and values, over the units. */
+static double bytes_a_unit(const bench_case *c, double row_bytes)
+{
+    return 2 * row_bytes * HEADS * (double)c->context / units(c);
+}
+
+/* ---- ggml ---- */
+
+static int bench_ggml_type(bench *b, const bench_case *c, const ggml_type_info *type, double *ns)
+{
+    ggml_attention a;
+    size_t size = ggml_attention_bytes(type, c->head_dim, HEADS, c->group, c->context,
+                                       c->n_queries);
+    void *memory = large_allocate(size);
+    if (!memory)
+        return 0;
+    if (!ggml_attention_open(&a, &b->peer, type, c->head_dim, HEADS, c->group, c->context,
+                             c->n_queries, b->queries, memory, size)) {
+        free(memory);
+        return !failed("ggml could not set up attention over %s", type->name);
+    }
+    double best = 1e30, end = seconds() + .25;
+    ggml_attention_run(&a, (int)c->threads); /* once for the caches */
+    for (int repeat = 0; repeat < 3 || (seconds() < end && repeat < 50); repeat++) {
+        double start = seconds();
+        ggml_attention_run(&a, (int)c->threads);
+        double taken = seconds() - start;
+        best = taken < best ? taken : best;
+    }
+    ggml_attention_close(&a);
+    free(memory);
+    *ns = best * 1e9 / units(c);
+    char name[32];
+    snprintf(name, sizeof name, "ggml %s", type->name);
+    report(b, c, name, "ggml", *ns,
+           bytes_a_unit(c, (double)ggml_row_bytes(type, c->head_dim)));
+    return 1;
+}
+
+static int bench_peers(bench *b, const bench_case *c)
+{
+    double other;
+    b->f16 = b->q8_0 = b->q4_0 = 0;
+    return !b->o->ggml || (bench_ggml_type(b, c, &ggml_f16, &b->f16) &&
+                           bench_ggml_type(b, c, &ggml_q8_0, &b->q8_0) &&
+                           bench_ggml_type(b, c, &ggml_q4_0, &b->q4_0) &&
+                           bench_ggml_type(b, c, &ggml_iq4_nl, &other));
+}
+
+/* ---- tqkv ---- */
+
+/* A page of one head: codes, then scales, in pages as the cache has them. */
+typedef struct paged {
+    tqkv_format format;
+    size_t code, scale, page_bytes, n_pages;
+    uint8_t *memory; /* [HEADS][n_pages] */
+} paged;
+
+static int fill_pages(paged *p, const bench_case *c, uint64_t *seed)
+{
+    size_t bytes = p->n_pages * p->page_bytes;
+    float *x = allocate(PAGE, c->head_dim * sizeof *x);
+    p->memory = x ? large_allocate(HEADS * bytes) : NULL;
+    if (!p->memory) {
+        free(x);
+        return 0;
+    }
+    for (size_t h = 0; h < HEADS; h++)
+        for (size_t page = 0; page < p->n_pages; page++) {
+            uint8_t *at = p->memory + h * bytes + page * p->page_bytes;
+            if (page >= DISTINCT) {
+                memcpy(at, at - DISTINCT * p->page_bytes, p->page_bytes);
+                continue;
+            }
+            tqkv_rows rows = {at, at + PAGE * p->code, NULL, p->code, p->scale, 0};
+            sample_gaussian(seed, x, PAGE * (size_t)c->head_dim);
+            tqkv_encode(&p->format, NULL, x, TQKV_F32, 0, PAGE, &rows);
+        }
+    free(x);
+    return 1;
+}
+
+static int make_pages(paged *p, const tqkv_format *f, const bench_case *c, uint64_t seed)
+{
+    memset(p, 0, sizeof *p);
+    p->format = *f;
+    tqkv_format_code_bytes(f, &p->code);
+    tqkv_format_scale_bytes(f, &p->scale);
+    p->page_bytes = (PAGE * (p->code + p->scale) + 63) / 64 * 64;
+    p->n_pages = (c->context + PAGE - 1) / PAGE;
+    return fill_pages(p, c, &seed);
+}
+
+static tqkv_operand operand(const paged *p)
+{
+    size_t head = p->n_pages * p->page_bytes;
+    return (tqkv_operand){
+        .format = p->format,
+        .rows = {p->memory, p->memory + PAGE * p->code, NULL, p->code, p->scale, 0},
+        .head = {head, head, 0}, .page = {p->page_bytes, p->page_bytes, 0}};
+}
+
+static int time_attention(bench *b, const bench_case *c, const tqkv_attention *a, double *ns)
+{
+    tqkv_executor e = {c->threads, NULL, NULL};
+    tqkv_partial result = {b->out, NULL, NULL};
+    size_t bytes;
+    tqkv_status status = tqkv_attend_workspace(a, &e, &bytes);
+    void *workspace = status == TQKV_OK ? allocate(bytes, 1) : NULL;
+    double best = 1e30, end = seconds() + .25;
+    if (!workspace)
+        return 0;
+    status = tqkv_attend(a, &result, &e, workspace, bytes); /* once for the caches */
+    for (int repeat = 0; status == TQKV_OK && (repeat < 5 || (seconds() < end && repeat < 200));
+         repeat++) {
+        double start = seconds();
+        status = tqkv_attend(a, &result, &e, workspace, bytes);
+        double taken = seconds() - start;
+        best = taken < best ? taken : best;
+    }
+    free(workspace);
+    *ns = best * 1e9 / units(c);
+    return status == TQKV_OK || !failed("attention: %s", tqkv_status_string(status));
+}
+
+static int bench_format(bench *b, const bench_case *c, const char *name)
+{
+    tqkv_format f;
+    paged k = {0}, v = {0};
+    double ns;
+    tqkv_status status = tqkv_format_parse(name, c->head_dim, &f);
+    if (status == TQKV_ERROR_HEAD_DIM_POWER)
+        return 1; /* mlx has none of this size */
+    if (status != TQKV_OK)
+        return !failed("%s with head_dim %u: %s", name, c->head_dim, tqkv_status_string(status));
+    int ok = make_pages(&k, &f, c, 1) && make_pages(&v, &f, c, 2);
+    uint32_t *pages = ok ? allocate(k.n_pages, sizeof *pages) : NULL;
+    for (size_t i = 0; pages && i < k.n_pages; i++)
+        pages[i] = (uint32_t)i;
+    if (pages) {
+        tqkv_tokens set = {.n_tokens = c->context, .pages = pages, .page_size = PAGE,
+                           .n_pages = (uint32_t)k.n_pages, .keys = operand(&k),
+                           .values = operand(&v)};
+        tqkv_attention a = {.n_queries = c->n_queries, .n_heads = HEADS * c->group,
+                            .n_kv_heads = HEADS, .position = c->context - c->n_queries,
+                            .queries = b->queries, .scale = 1 / sqrtf((float)c->head_dim),
+                            .causal = 1, .sets = &set, .n_sets = 1};
+        ok = time_attention(b, c, &a, &ns);
+        if (ok)
+            report(b, c, name, tqkv_isa_name(), ns,
+                   bytes_a_unit(c, (double)(k.code + k.scale)));
+    }
+    free(pages);
+    free(k.memory);
+    free(v.memory);
+    return ok && pages;
+}
+
+/* ---- all cases ---- */
+
+static int run_case(bench *b, const bench_case *c)
+{
+    const attention_options *o = b->o;
+    if ((o->head_dim && o->head_dim != c->head_dim) || (o->group && o->group != c->group) ||
+        (o->context && o->context != c->context) || (o->threads && o->threads != c->threads) ||
+        (o->queries && o->queries != c->n_queries))
+        return 1;
+    size_t n = (size_t)c->n_queries * HEADS * c->group * c->head_dim;
+    uint64_t seed = 9;
+    b->queries = allocate(n, sizeof *b->queries);
+    b->out = allocate(n, sizeof *b->out);
+    int ok = b->queries && b->out;
+    if (ok) {
+        sample_gaussian(&seed, b->queries, n);
+        ok = bench_peers(b, c);
+    }
+    for (int i = 0; ok && i < o->n_formats; i++)
+        ok = bench_format(b, c, o->formats[i]);
+    free(b->queries);
+    free(b->out);
+    return ok;
+}
+
+static int run_cases(bench *b)
+{
+    static const uint32_t shapes[][2] = {{128, 4}, {128, 8}, {128, 1}, {64, 3}, {256, 4}, {96, 1}};
+    static const size_t contexts[] = {1 << 10, 1 << 13, 1 << 15, 1 << 17};
+    enum { SHAPES = sizeof shapes / sizeof *shapes, CONTEXTS = 4 };
+    int ok = 1, done = 0;
+    for (int s = 0; ok && s < SHAPES; s++) {
+        for (int i = 0; ok && i < CONTEXTS; i++)
+            for (uint32_t threads = 1; ok && threads <= 2; threads++) {
+                bench_case c = {shapes[s][0], shapes[s][1], 1, threads, contexts[i]};
+                progress("measuring", (uint64_t)done++, SHAPES * (2 * CONTEXTS + 1));
+                ok = run_case(b, &c);
+            }
+        bench_case prefill = {shapes[s][0], shapes[s][1], 512, 1, 1 << 13};
+        progress("measuring", (uint64_t)done++, SHAPES * (2 * CONTEXTS + 1));
+        if (ok && (s == 0 || b->o->head_dim))
+            ok = run_case(b, &prefill);
+    }
+    progress_end();
+    return ok;
+}
+
+int bench_attention(const attention_options *o)
+{
+    static const char *const columns[] = {"format", "d,G", "context", "queries", "threads", "ns",
+                                          "GB/s", "over f16", "q8_0", "q4_0"};
+    bench b = {.o = o};
+    if (o->ggml && !ggml_peer_open(&b.peer, o->ggml))
+        return EXIT_FAILED;
+    b.bandwidth = read_bandwidth();
+    table_start(&b.t, columns, o->ggml ? 10 : 7);
+    int ok = run_cases(&b);
+    if (!o->json && ok)
+        printf("ns a token and query head, %d KV heads; GB/s of codes and scales. One core reads\n"
+               "%.1f GB/s; tqkv's kernels: %s.\n\n",
+               HEADS, b.bandwidth / 1e9, tqkv_isa_name());
+    if (o->json || !ok)
+        b.t.n_rows = 0;
+    table_finish(&b.t);
+    return ok ? EXIT_OK : EXIT_FAILED;
+}
