@@ -11,6 +11,7 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
+int command_ablate(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_decode(int argc, char **argv);
 int command_encode(int argc, char **argv);
@@ -18,6 +19,7 @@ int command_eval(int argc, char **argv);
 int command_fit(int argc, char **argv);
 int command_formats(int argc, char **argv);
 int command_info(int argc, char **argv);
+int command_plan(int argc, char **argv);
 int command_verify(int argc, char **argv);
 
 /* ---- message.c: errors on stderr ---- */

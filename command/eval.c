@@ -5,6 +5,7 @@
 
 #include "command.h"
 #include "eval_attention.h"
+#include "eval_cache.h"
 #include "fit.h"
 #include "json.h"
 #include "plot.h"
@@ -14,11 +15,11 @@ static const char help[] =
     "usage: tqkv eval [OPTION]... DIR\n"
     "       tqkv eval [OPTION]... Q.npy K.npy V.npy\n"
     "\n"
-    "Encodes captured keys and values in each format, decodes them, and compares\n"
-    "causal attention over the decoded rows with attention over the originals, in\n"
-    "double precision, for queries of the second half. A key profile is fitted to the\n"
-    "first half. DIR has q.npy, k.npy and v.npy. Arrays are [tokens, heads, head_dim]\n"
-    "or have a leading layer axis.\n"
+    "Puts captured keys and values into a cache of each format and compares causal\n"
+    "attention on its codes with attention over the originals in double precision, for\n"
+    "queries of the second half: plain, with a key profile that is fitted to the first\n"
+    "half, and with page means. DIR has q.npy, k.npy and v.npy. Arrays are [tokens,\n"
+    "heads, head_dim] or have a leading layer axis.\n"
     "\n"
     "  -f, --formats A,B,..  formats to measure (default: a selection)\n"
     "  -m, --centres N       centres of the profile, 1 to 256 (default 1); more than\n"
@@ -53,6 +54,7 @@ typedef struct measurement {
     char name[TQKV_FORMAT_NAME_SIZE];
     double bytes, ratio, k_error, v_error;
     double attention, top1, attention_profile, top1_profile;
+    double attention_means, means_bytes, means_time; /* the last two as ratios */
     double encode_speed, decode_speed; /* values a second */
 } measurement;
 
@@ -122,16 +124,35 @@ static tqkv_status measure(comparison *b, const tqkv_format *fk, const tqkv_form
     r->decode_speed = time.values / time.decode_seconds;
     r->k_error = relative_error(c->keys, b->keys, rows * c->head_dim);
     r->v_error = relative_error(c->values, b->values, rows * c->v_head_dim);
+    /* which key is attended most, from what keys decode to */
     attention_run(&b->decoded, c, b->keys, b->values);
-    r->attention = attention_error(&b->original, &b->decoded, c);
     r->top1 = attention_agreement(&b->original, &b->decoded, c);
     status = round_trip(b, fk, b->profile, c->keys, b->keys, &ignored);
     if (status != TQKV_OK)
         return status;
     attention_run(&b->decoded, c, b->keys, b->values);
-    r->attention_profile = attention_error(&b->original, &b->decoded, c);
     r->top1_profile = attention_agreement(&b->original, &b->decoded, c);
     return TQKV_OK;
+}
+
+/* Attention by the library, on codes. */
+static int measure_attention(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
+                             measurement *r)
+{
+    const capture *c = b->c;
+    cache_run plain, other, means;
+    if (!cache_attention(&b->decoded, c, fk, fv, NULL, 0, &plain))
+        return 0;
+    r->attention = attention_error(&b->original, &b->decoded, c);
+    if (!cache_attention(&b->decoded, c, fk, fv, b->profile, 0, &other))
+        return 0;
+    r->attention_profile = attention_error(&b->original, &b->decoded, c);
+    if (!cache_attention(&b->decoded, c, fk, fv, NULL, 1, &means))
+        return 0;
+    r->attention_means = attention_error(&b->original, &b->decoded, c);
+    r->means_bytes = means.token_bytes / plain.token_bytes;
+    r->means_time = means.seconds / plain.seconds;
+    return 1;
 }
 
 static void report_json(const measurement *r, uint32_t head_dim)
@@ -147,6 +168,9 @@ static void report_json(const measurement *r, uint32_t head_dim)
     cJSON_AddNumberToObject(object, "top1", r->top1);
     cJSON_AddNumberToObject(object, "attn_rel_err_profile", r->attention_profile);
     cJSON_AddNumberToObject(object, "top1_profile", r->top1_profile);
+    cJSON_AddNumberToObject(object, "attn_rel_err_means", r->attention_means);
+    cJSON_AddNumberToObject(object, "means_bytes", r->means_bytes);
+    cJSON_AddNumberToObject(object, "means_time", r->means_time);
     cJSON_AddNumberToObject(object, "encode_values_per_second", r->encode_speed);
     cJSON_AddNumberToObject(object, "decode_values_per_second", r->decode_speed);
     json_print_line(object);
@@ -164,15 +188,17 @@ static void report_row(table *t, const measurement *r)
     table_cell(t, 6, "%.1f%%", 100 * r->top1);
     table_cell(t, 7, "%.4f", r->attention_profile);
     table_cell(t, 8, "%.1f%%", 100 * r->top1_profile);
-    table_cell(t, 9, "%.0f", r->encode_speed / 1e6);
-    table_cell(t, 10, "%.0f", r->decode_speed / 1e6);
+    table_cell(t, 9, "%.4f", r->attention_means);
+    table_cell(t, 10, "%.0f", r->encode_speed / 1e6);
+    table_cell(t, 11, "%.0f", r->decode_speed / 1e6);
 }
 
 static void print_head(const capture *c, const options *o, uint64_t n_queries)
 {
     printf("%llu layers, %llu tokens, %u query heads, %u KV heads, head_dim %u; attention\n"
            "from %llu positions of the second half. Profile: %llu centre%s a head, fitted to\n"
-           "the first half. Speeds in million values a second, one thread, %s.\n\n",
+           "the first half. Means: of pages of 64 keys. Speeds in million values a second, one\n"
+           "thread, %s.\n\n",
            (unsigned long long)c->n_layers, (unsigned long long)c->n_tokens, c->n_heads,
            c->n_kv_heads, c->head_dim, (unsigned long long)n_queries,
            (unsigned long long)o->centres, o->centres > 1 ? "s" : "", tqkv_isa_name());
@@ -183,16 +209,17 @@ static int run_formats(comparison *b, const options *o)
 {
     static const char *const columns[] = {
         "format", "bytes/token", "vs f16", "K error", "V error", "attention", "top-1",
-        "+profile", "top-1", "encode", "decode"};
+        "+profile", "top-1", "+means", "encode", "decode"};
     const capture *c = b->c;
     int n_points = 0, status = EXIT_OK, total = 1, done = 0;
+    double means_bytes = 0, means_time = 0;
     table t;
     for (const char *p = o->formats; *p; p++)
         total += *p == ',';
     plot_point *points = allocate((size_t)total, sizeof *points);
     if (!points)
         return EXIT_FAILED;
-    table_start(&t, columns, 11);
+    table_start(&t, columns, 12);
     for (char *name = strtok(o->formats, ","); name && status == EXIT_OK;
          name = strtok(NULL, ","), done++) {
         tqkv_format fk, fv;
@@ -214,6 +241,12 @@ static int run_formats(comparison *b, const options *o)
                             tqkv_status_string(s));
             break;
         }
+        if (!measure_attention(b, &fk, &fv, &r)) {
+            status = EXIT_FAILED;
+            break;
+        }
+        means_bytes += r.means_bytes;
+        means_time += r.means_time;
         if (o->json)
             report_json(&r, c->head_dim);
         else
@@ -229,7 +262,11 @@ static int run_formats(comparison *b, const options *o)
         t.n_rows = 0;
     else
         print_head(c, o, b->original.n_queries);
+    int has_table = t.n_rows > 1;
     table_finish(&t);
+    if (has_table)
+        printf("\nPage means take %.1f%% more bytes and %.0f%% more time, averaged over these formats.\n",
+               100 * (means_bytes / n_points - 1), 100 * (means_time / n_points - 1));
     if (status == EXIT_OK && o->plot && !plot_write(o->plot, points, n_points))
         status = EXIT_FAILED;
     free(points);

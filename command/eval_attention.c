@@ -26,8 +26,7 @@ void attention_free(attention *a)
     free(a->weights);
 }
 
-/* Position of query i: the last token's is the last. */
-static uint64_t position(const attention *a, const capture *c, uint64_t i)
+uint64_t attention_position(const attention *a, const capture *c, uint64_t i)
 {
     uint64_t half = c->n_tokens / 2, span = c->n_tokens - half;
     return half + (i + 1) * span / a->n_queries - 1;
@@ -83,7 +82,7 @@ void attention_run(attention *a, const capture *c, const float *keys, const floa
                      .dim = c->head_dim, .v_dim = c->v_head_dim};
         double *weights = a->weights + (size_t)omp_get_thread_num() * c->n_tokens;
         for (uint64_t q = 0; q < a->n_queries; q++) {
-            uint64_t at = position(a, c, q), out = (uint64_t)i * a->n_queries + q;
+            uint64_t at = attention_position(a, c, q), out = (uint64_t)i * a->n_queries + q;
             work.query = c->queries +
                          ((layer * c->n_tokens + at) * c->n_heads + h) * c->head_dim;
             a->most[out] = attend(&work, at, weights, a->outputs + out * c->v_head_dim);

@@ -19,6 +19,9 @@ int attention_init(attention *a, const capture *c, uint64_t n_queries);
 void attention_free(attention *a);
 void attention_run(attention *a, const capture *c, const float *keys, const float *values);
 
+/* Position of query i: the last token's is the last. */
+uint64_t attention_position(const attention *a, const capture *c, uint64_t i);
+
 /* |b - a| / |a| over all outputs, and the share of equal most. */
 double attention_error(const attention *a, const attention *b, const capture *c);
 double attention_agreement(const attention *a, const attention *b, const capture *c);

@@ -11,6 +11,8 @@ static const struct {
 } commands[] = {
     {"formats", command_formats, "list formats with their sizes and errors"},
     {"eval", command_eval, "measure formats on captured queries, keys and values"},
+    {"ablate", command_ablate, "tell kernel bugs from the error of a format"},
+    {"plan", command_plan, "bytes and longest contexts of a model in each format"},
     {"fit", command_fit, "fit a key profile to captured keys and queries"},
     {"encode", command_encode, "turn an array into a container of rows"},
     {"decode", command_decode, "turn a container back into an array"},

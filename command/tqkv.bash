@@ -4,7 +4,7 @@ _tqkv()
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local formats="tq2 tq3 tq4 tq4.25 tq4.5 tq5 tq6 tq7 tq8 lm2 lm3 lm4 mlx4 mlx5 mlx6 mlx8"
     if [ "$COMP_CWORD" = 1 ]; then
-        COMPREPLY=($(compgen -W "formats eval fit encode decode info verify bench
+        COMPREPLY=($(compgen -W "formats eval ablate plan fit encode decode info verify bench
             --help --version" -- "$current"))
         return
     fi
@@ -19,7 +19,7 @@ _tqkv()
             return
         fi
         ;;
-    --isa)
+    --isa | --cpu)
         COMPREPLY=($(compgen -W "scalar avx2 avx512 avx512vbmi neon neon-dotprod" -- "$current"))
         return
         ;;
@@ -29,11 +29,15 @@ _tqkv()
         case ${COMP_WORDS[1]} in
         formats) options+=" --head-dim --samples --json" ;;
         eval) options+=" --formats --centres --queries --plot --bf16 --json" ;;
+        ablate) options+=" --formats --queries --wrong-scale --bf16 --json" ;;
+        plan) options+=" --model --layers --kv-heads --head-dim --value-dim --window
+            --window-layers --context --memory --page-means --centres --json" ;;
         fit) options+=" --centres --tokens --seed --fingerprint --bf16" ;;
         encode) options+=" --format --profile --bf16" ;;
         decode) options+=" --type" ;;
         info) options+=" --json" ;;
-        bench) options+=" --head-dim --rows --isa --ggml --json" ;;
+        bench) options+=" --head-dim --rows --cpu --ggml --attention --gqa --context --threads
+            --queries --json" ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$current"))
     elif [ "${COMP_WORDS[1]}" = formats ] || [ "${COMP_WORDS[1]}" = bench ]; then

@@ -43,7 +43,7 @@ try "$tqkv" --help
 check "help" [ $status = 0 ]
 try "$tqkv" --version
 check "version" grep -q '^tqkv [0-9]' out
-for c in formats eval fit encode decode info verify bench; do
+for c in formats eval ablate plan fit encode decode info verify bench; do
     try "$tqkv" $c --help
     check "$c --help" [ $status = 0 -a ! -s err ]
     check "$c --help says usage" grep -q "^usage: tqkv $c" out
@@ -266,6 +266,96 @@ fi
 echo old > x.tqkv
 fails "a failure leaves the old file" 1 "cut short" "$tqkv" encode cut.npy x.tqkv
 check "old file is whole" [ "$(cat x.tqkv)" = old ]
+
+# ---- ablate ----
+try "$tqkv" ablate --json "$data"
+check "ablate finds no bug" [ $status = 0 ]
+check "ablate: every format is at its floor" "$python" -c '
+import json
+rows = [json.loads(line) for line in open("out")]
+assert {"mlx4", "mlx5", "mlx6", "mlx8", "tq4"} <= {r["format"] for r in rows}
+for r in rows:
+    assert r["verdict"] == "representation floor", r
+    assert r["kernel_error"] <= r["kernel_bound"] < r["representation_error"], r'
+"$python" -c '
+import numpy as np
+rng = np.random.default_rng(1)
+np.save("q512.npy", rng.standard_normal((80, 4, 512)).astype("f4"))
+np.save("k512.npy", rng.standard_normal((80, 2, 512)).astype("f4"))
+np.save("v512.npy", rng.standard_normal((80, 2, 512)).astype("f4"))'
+try "$tqkv" ablate -f mlx4,mlx8,tq4 q512.npy k512.npy v512.npy
+check "ablate at head_dim 512" [ $status = 0 ]
+# the reference's own mistake: 1/sqrt(512) once too often
+try "$tqkv" ablate --wrong-scale 0.04419417 -f mlx4,mlx8,tq4 q512.npy k512.npy v512.npy
+check "a wrong scale is an error" [ $status = 1 ]
+check "and a kernel bug in each format" [ "$(grep -c 'kernel bug' out)" = 3 ]
+fails "ablate of an unknown format" 2 "no format has this name" "$tqkv" ablate -f tq9 "$data"
+fails "a scale that is none" 2 "outside" "$tqkv" ablate --wrong-scale 0 "$data"
+
+# ---- plan ----
+try "$tqkv" plan --layers 32 --kv-heads 8 --head-dim 128 -c 131072 -M 16G --json
+check "plan: bytes of a model" "$python" -c '
+import json
+rows = {r["format"]: r for r in map(json.loads, open("out"))}
+assert rows["f16"]["bytes_per_token"] == 32 * 8 * 128 * 4
+assert rows["q8_0"]["bytes_per_token"] == 32 * 8 * 2 * 128 // 32 * 34
+assert rows["q4_0"]["bytes_per_token"] == 32 * 8 * 2 * 128 // 32 * 18
+assert rows["tq4"]["bytes_per_token"] == 32 * 8 * 2 * 66
+assert rows["f16"]["longest_context"] == 131072
+assert rows["tq4"]["context_bytes"] == 131072 * 32 * 8 * 2 * 66
+assert rows["tq4"]["longest_context"] == 2**34 // (32 * 8 * 2 * 66)'
+try "$tqkv" plan --layers 6 --kv-heads 1 --head-dim 256 --window 512 --window-layers 5 -c 8192 tq4 --json
+check "plan: windows" "$python" -c '
+import json
+rows = {r["format"]: r for r in map(json.loads, open("out"))}
+assert rows["tq4"]["context_bytes"] == 2 * 130 * (5 * 512 + 8192)'
+"$python" -c '
+import struct
+def s(t): return struct.pack("<Q", len(t)) + t.encode()
+def u32(k, v): return s(k) + struct.pack("<II", 4, v)
+entries = [s("general.architecture") + struct.pack("<I", 8) + s("gemma3"),
+           s("general.name") + struct.pack("<I", 8) + s("A test"),
+           s("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 3) + s("a") + s("b") + s("c"),
+           s("tokenizer.ggml.scores") + struct.pack("<IIQ3f", 9, 6, 3, 1, 2, 3),
+           u32("gemma3.block_count", 12), u32("gemma3.embedding_length", 640),
+           u32("gemma3.attention.head_count", 4), u32("gemma3.attention.head_count_kv", 1),
+           u32("gemma3.attention.key_length", 256), u32("gemma3.attention.value_length", 256),
+           u32("gemma3.attention.sliding_window", 512)]
+data = struct.pack("<IIQQ", 0x46554747, 3, 0, len(entries)) + b"".join(entries)
+open("model.gguf", "wb").write(data)
+open("cut.gguf", "wb").write(data[:-3])
+per_layer = struct.pack("<IIQ12I", 9, 4, 12, *([0] * 6 + [2] * 6))
+entries[7] = s("gemma3.attention.head_count_kv") + per_layer
+open("mixed.gguf", "wb").write(struct.pack("<IIQQ", 0x46554747, 3, 0, len(entries)) + b"".join(entries))
+entries[2] = s("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2**62)
+open("huge.gguf", "wb").write(struct.pack("<IIQQ", 0x46554747, 3, 0, len(entries)) + b"".join(entries))'
+try "$tqkv" plan --model model.gguf -c 8192 --json tq4
+check "plan: a model with sliding windows" "$python" -c '
+import json
+rows = {r["format"]: r for r in map(json.loads, open("out"))}
+assert rows["tq4"]["context_bytes"] == 2 * 130 * (10 * 512 + 2 * 8192), rows'
+try "$tqkv" plan --model mixed.gguf -c 8192 --json tq4
+check "plan: heads that differ from layer to layer" "$python" -c '
+import json
+rows = {r["format"]: r for r in map(json.loads, open("out"))}
+assert rows["tq4"]["context_bytes"] == 4 * 130 * (5 * 512 + 8192), rows'
+try "$tqkv" plan --model model.gguf
+check "plan: a table" grep -q "^tq4 " out
+fails "a model cut short" 1 "ends before" "$tqkv" plan --model cut.gguf
+fails "a model with a false length" 1 "ends before" "$tqkv" plan --model huge.gguf
+fails "no model" 1 "No such file" "$tqkv" plan --model none.gguf
+fails "a model that is none" 1 "not a GGUF" "$tqkv" plan --model "$data/k.npy"
+fails "plan of nothing" 2 "needs --model" "$tqkv" plan --layers 3
+fails "plan with odd memory" 2 "outside" "$tqkv" plan -M 8Q --model model.gguf
+
+# ---- attention's bench ----
+try "$tqkv" bench --attention -d 64 -g 3 -c 1024 -t 1 --json tq4 lm4
+check "bench --attention" "$python" -c '
+import json
+rows = [json.loads(line) for line in open("out")]
+assert [r["format"] for r in rows] == ["tq4", "lm4"] and all(r["ns"] > 0 for r in rows)'
+try "$tqkv" bench --attention --cpu scalar -d 64 -g 3 -c 1024 -t 1 tq4
+check "bench --attention --cpu" grep -q "scalar" out
 
 # two commands writing one output: one is told, the other's file is whole
 mkfifo pipe

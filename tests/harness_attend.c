@@ -134,6 +134,20 @@ static int check_scales(const attend_kernels *k)
     return a == b && !memcmp(expected, got, sizeof got);
 }
 
+static int check_norms(const attend_kernels *k)
+{
+    uint8_t norm[4 * TILE + 1];
+    float expected[TILE], got[TILE];
+    random_bytes(norm, sizeof norm);
+    for (int t = 0; t < TILE; t++) { /* half of them as an encoder writes them */
+        float x = 100 * fabsf(gaussian());
+        if (t % 2)
+            memcpy(norm + 1 + 4 * t, &x, sizeof x);
+    }
+    float a = attend_scalar.norms(norm + 1, expected), b = k->norms(norm + 1, got);
+    return a == b && !memcmp(expected, got, sizeof got);
+}
+
 static int check_halves(const attend_kernels *k)
 {
     uint8_t half[2 * TILE + 1];
@@ -265,7 +279,8 @@ static const struct {
     const char *name;
     int (*run)(const attend_kernels *k);
 } row_checks[] = {
-    {"logits", check_logits},   {"scales", check_scales},   {"halves", check_halves},
+    {"logits", check_logits},   {"scales", check_scales},   {"norms", check_norms},
+    {"halves", check_halves}, 
     {"weights", check_weights}, {"softmax", check_softmax}, {"softcap", check_softcap},
     {"floats", check_floats},
 };

@@ -1,9 +1,11 @@
 #!/bin/sh
-# tqkv.h stands alone in C11 and C++17: header.sh INCLUDE
+# Each header stands alone in C11 and C++17: header.sh INCLUDE
 set -eu
-for compiler in gcc clang; do
-    echo '#include "tqkv.h"' | $compiler -std=c11 -Wall -Wextra -pedantic -Werror -I"$1" \
-        -fsyntax-only -x c -
-    echo '#include "tqkv.h"' | $compiler -std=c++17 -Wall -Wextra -pedantic -Werror -I"$1" \
-        -fsyntax-only -x c++ -
+for header in "$1"/*.h; do
+    for compiler in gcc clang; do
+        $compiler -std=c11 -Wall -Wextra -pedantic -Werror -I"$1" -include "$header" \
+            -fsyntax-only -x c /dev/null
+        $compiler -std=c++17 -Wall -Wextra -pedantic -Werror -I"$1" -include "$header" \
+            -fsyntax-only -x c++ /dev/null
+    done
 done

@@ -13,13 +13,15 @@ export PKG_CONFIG_PATH="$prefix/lib/pkgconfig:$prefix/lib/x86_64-linux-gnu/pkgco
 # the CMake package: shared and static
 cmake -S "$source/examples" -B "$dir/cmake" -DCMAKE_PREFIX_PATH="$prefix" > /dev/null
 cmake --build "$dir/cmake" > /dev/null
-"$dir/cmake/round_trip_shared"
-"$dir/cmake/round_trip_static"
+for example in round_trip attend; do
+    "$dir/cmake/${example}_shared"
+    "$dir/cmake/${example}_static"
+done
 
 # pkg-config, relocated as Debian's tools do
 flags=$(pkg-config --define-variable=prefix="$prefix" --cflags --libs tqkv)
 # shellcheck disable=SC2086
-cc -std=c11 "$source/examples/round_trip.c" $flags -lm -o "$dir/pkg"
+cc -std=c11 "$source/examples/attend.c" $flags -lm -o "$dir/pkg"
 "$dir/pkg"
 
 "$prefix/bin/tqkv" --version

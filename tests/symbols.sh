@@ -1,8 +1,9 @@
 #!/bin/sh
-# The shared library exports the functions that tqkv.h declares and no others:
-# symbols.sh LIBRARY HEADER
+# The shared library exports the functions that the headers declare and no
+# others: symbols.sh LIBRARY INCLUDE
 set -eu
-declared=$(grep -v '^ \*' "$2" | grep -o '\btqkv_[a-z0-9_]*(' | tr -d '(' | sort -u)
+declared=$(cat "$2"/*.h | grep -v '^ \*' | grep -v '^typedef' | grep -o '\btqkv_[a-z0-9_]*(' |
+    tr -d '(' | sort -u)
 exported=$(nm -D --defined-only "$1" | awk '{ print $3 }' | sed 's/@.*//' | sort -u)
 [ "$declared" = "$exported" ] || {
     echo "declared and exported symbols differ:"

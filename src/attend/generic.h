@@ -108,6 +108,21 @@ TARGET static void halves(const uint8_t *half, unsigned n, float *x)
 }
 #endif
 
+TARGET static float norms(const uint8_t *norm, float *scale)
+{
+    float lane[LANES_16] = {0}, largest = 0;
+    memcpy(scale, norm, TILE * sizeof *scale);
+    for (int t = 0; t < TILE; t += LANES_16)
+        for (int j = 0; j < LANES_16; j++) {
+            float x = scale[t + j];
+            scale[t + j] = x > 0 && x <= LARGEST_NORM ? x : 0;
+            lane[j] = scale[t + j] > lane[j] ? scale[t + j] : lane[j];
+        }
+    for (int j = 0; j < LANES_16; j++)
+        largest = lane[j] > largest ? lane[j] : largest;
+    return largest;
+}
+
 /* tanh(y) = (1 - e) / (1 + e), e = exp(-2 |y|), with y's sign. */
 TARGET static void softcap(float *x, float cap)
 {
@@ -183,6 +198,6 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
 #define GENERIC_ATTEND_KERNELS                                                 \
     .addresses = addresses, .natural_order = natural_order,                    \
     .pack_query = pack_query,                                                  \
-    .logits = logits, .scales = scales, .softmax = softmax,                    \
+    .logits = logits, .scales = scales, .norms = norms, .softmax = softmax,    \
     .weights = weights, .softcap = softcap, .float_scores = float_scores,      \
     .float_accumulate = float_accumulate, .halves = halves

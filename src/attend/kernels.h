@@ -24,6 +24,9 @@ enum {
     WEIGHT_LIMIT = 255 * 128
 };
 
+/* Larger norms come from no encoder; products with them stay finite. */
+#define LARGEST_NORM 0x1p60f
+
 /* A query's or a weight's upper digit, rounded: the number is about 128 * it. */
 static inline int upper_digit(int number)
 {
@@ -98,6 +101,9 @@ typedef struct attend_kernels {
     /* 64 half-precision scales, whose largest it returns; what no encoder
      * writes (negative, infinite, NaN) becomes 0. Exact. */
     float (*scales)(const uint8_t *half, float *scale);
+
+    /* The same of 64 norms (floats); what is beyond LARGEST_NORM becomes 0, too. */
+    float (*norms)(const uint8_t *norm, float *scale);
 
     /* Adds 64 tokens to the state: p[t] = exp(logit[t] - max) * scale[t] with
      * the new max, *peak = max of p. Returns exp(old max - new max), by which

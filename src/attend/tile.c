@@ -5,9 +5,6 @@
 #include "common/f16.h"
 #include "common/finite.h"
 
-/* Larger norms come from no encoder; squares of products stay finite. */
-#define LARGEST_NORM 0x1p60f
-
 /* The slots from `slot` on that lie at constant strides, at most limit. */
 static unsigned run_at(const tqkv_tokens *set, const tqkv_operand *o, uint32_t head, size_t slot,
                        unsigned limit, tile_run *run, const uint8_t **codes)
@@ -57,37 +54,22 @@ void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_ker
         t->codes[i] = t->codes[n - 1];
 }
 
-static void read_halves(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
+/* 64 scales of some bytes each, by a kernel that reads them one after the other. */
+static void read_scales(const tqkv_operand *o, size_t bytes,
+                        float (*read)(const uint8_t *from, float *scale), tile_rows *t)
 {
-    uint8_t half[TILE * sizeof(uint16_t)];
+    uint8_t scales[TILE * sizeof(float)];
     size_t stride = o->rows.scale_stride;
-    unsigned first = 0;
-    if (stride == sizeof(uint16_t) && t->runs[0].end == TILE) {
-        t->largest_scale = k->scales(t->runs[0].scales, t->scales);
+    unsigned i = 0;
+    if (stride == bytes && t->runs[0].end == TILE) {
+        t->largest_scale = read(t->runs[0].scales, t->scales);
         return;
     }
-    for (const tile_run *run = t->runs; run < t->runs + t->n_runs; first = run->end, run++) {
-        unsigned count = run->end - first;
-        for (unsigned i = 0; i < count; i++)
-            memcpy(half + 2 * (first + i), run->scales + i * stride, 2);
-    }
-    if (first < TILE)
-        memset(half + 2 * first, 0, sizeof half - 2 * first);
-    t->largest_scale = k->scales(half, t->scales);
-}
-
-static void read_norms(const tqkv_operand *o, tile_rows *t)
-{
-    unsigned i = 0;
-    memset(t->scales, 0, sizeof t->scales);
-    t->largest_scale = 0;
     for (const tile_run *run = t->runs; run < t->runs + t->n_runs; run++)
-        for (const uint8_t *at = run->scales; i < run->end; i++, at += o->rows.scale_stride) {
-            float norm;
-            memcpy(&norm, at, sizeof norm);
-            t->scales[i] = norm > 0 && norm <= LARGEST_NORM ? norm : 0;
-            t->largest_scale = norm > t->largest_scale ? t->scales[i] : t->largest_scale;
-        }
+        for (const uint8_t *at = run->scales; i < run->end; i++, at += stride)
+            memcpy(scales + bytes * i, at, bytes);
+    memset(scales + bytes * i, 0, bytes * (TILE - i));
+    t->largest_scale = read(scales, t->scales);
 }
 
 void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels *k,
@@ -97,9 +79,9 @@ void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels
         for (unsigned i = 0; i < TILE; i++)
             t->scales[i] = 1;
     else if (p->scale_bytes == sizeof(uint16_t))
-        read_halves(o, k, t);
+        read_scales(o, sizeof(uint16_t), k->scales, t);
     else
-        read_norms(o, t);
+        read_scales(o, sizeof(float), k->norms, t);
     unsigned i = 0;
     for (const tile_run *run = t->runs; run < t->runs + t->n_runs && run->centres; run++)
         for (const uint8_t *at = run->centres; i < run->end; i++, at += o->rows.centre_stride)

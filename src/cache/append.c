@@ -174,6 +174,8 @@ static tqkv_status append(tqkv_cache *c, cache_layer *l, tqkv_sequence *sequence
                           sequence_layer *s, const appended *a)
 {
     size_t length = s->length + a->n;
+    /* Decided once: another sequence may fit the profile meanwhile, but pages are
+     * made for what is decided here. */
     int will_be_ready = atomic_load(&l->is_ready) || length >= l->fit_tokens;
     size_t target = coded_end(c, l, s, length, will_be_ready);
     tqkv_status status = layer_own_pages(c, l, s, s->coded, target);
@@ -186,8 +188,7 @@ static tqkv_status append(tqkv_cache *c, cache_layer *l, tqkv_sequence *sequence
         if (status != TQKV_OK)
             break;
         s->length += n;
-        encode(c, l, sequence, s,
-               coded_end(c, l, s, s->length, atomic_load(&l->is_ready)));
+        encode(c, l, sequence, s, coded_end(c, l, s, s->length, will_be_ready));
     }
     if (status != TQKV_OK) /* before anything was appended */
         layer_drop_pages(c, l, s, s->coded);

@@ -7,7 +7,8 @@
 /* As exp_negative. */
 INLINE __m512 exp_16(__m512 x)
 {
-    __mmask16 is_zero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87), _CMP_NGT_UQ);
+    /* far enough for vscalefps to give 0, also for minus infinity */
+    x = _mm512_max_ps(x, _mm512_set1_ps(-200));
     __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
     __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 f = _mm512_sub_ps(t, n), p = _mm512_set1_ps(1.5403530e-4f);
@@ -17,7 +18,20 @@ INLINE __m512 exp_16(__m512 x)
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226507e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147181e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1));
-    return _mm512_maskz_mov_ps((__mmask16)~is_zero, _mm512_scalef_ps(p, n));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* The sums of two vectors. */
+INLINE void two_sums(__m512 a, __m512 b, float *sum_a, float *sum_b)
+{
+    __m256 a8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m256 b8 = _mm256_add_ps(_mm512_castps512_ps256(b), _mm512_extractf32x8_ps(b, 1));
+    __m128 a4 = _mm_add_ps(_mm256_castps256_ps128(a8), _mm256_extractf128_ps(a8, 1));
+    __m128 b4 = _mm_add_ps(_mm256_castps256_ps128(b8), _mm256_extractf128_ps(b8, 1));
+    __m128 ab = _mm_add_ps(_mm_unpacklo_ps(a4, b4), _mm_unpackhi_ps(a4, b4));
+    ab = _mm_add_ps(ab, _mm_movehl_ps(ab, ab));
+    *sum_a = _mm_cvtss_f32(ab);
+    *sum_b = _mm_cvtss_f32(_mm_shuffle_ps(ab, ab, 1));
 }
 
 TARGET static float softmax(const float *logit, const float *scale, softmax_state *s, float *p,
@@ -48,8 +62,10 @@ TARGET static float softmax(const float *logit, const float *scale, softmax_stat
         most = _mm512_max_ps(most, product);
     }
     *peak = _mm512_reduce_max_ps(most);
-    s->sum = s->sum * rescale + _mm512_reduce_add_ps(sum);
-    s->mass = s->mass * rescale + _mm512_reduce_add_ps(mass);
+    float tile_sum, tile_mass;
+    two_sums(sum, mass, &tile_sum, &tile_mass);
+    s->sum = s->sum * rescale + tile_sum;
+    s->mass = s->mass * rescale + tile_mass;
     s->bias *= rescale;
     return rescale;
 }

@@ -1,0 +1,346 @@
+#include <getopt.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "capture.h"
+#include "command.h"
+#include "json.h"
+#include "table.h"
+#include "tqkv_attention.h"
+
+static const char help[] =
+    "usage: tqkv ablate [OPTION]... DIR\n"
+    "       tqkv ablate [OPTION]... Q.npy K.npy V.npy\n"
+    "\n"
+    "Tells a bug in a kernel from the error of a representation, as Leg F of\n"
+    "mlx-native does: on the same queries it runs dense attention over the original\n"
+    "keys and values, dense attention over decoded rows, and attention on the codes.\n"
+    "The second differs from the first by what the format loses; the third from the\n"
+    "second only by what the kernel does, for which there is a bound.\n"
+    "\n"
+    "  -f, --formats A,B,..   formats to run (default: a selection)\n"
+    "  -q, --queries N        queries, at the last positions (default 64)\n"
+    "      --wrong-scale X    multiply the scales of codes by X, as a kernel with a\n"
+    "                         wrong scale would\n"
+    "      --bf16             uint16 in the arrays is bfloat16\n"
+    "      --json             one JSON object a line\n"
+    "  -h, --help             this text\n"
+    "\n"
+    "Exit status: 0 if all formats are at their representation's floor, 1 if not.\n";
+
+static const char default_formats[] = "mlx4,mlx5,mlx6,mlx8,lm4,tq2,tq3,tq4,tq4.5,tq5,tq6,tq8";
+
+typedef struct options {
+    char *formats;
+    uint64_t queries;
+    double wrong_scale;
+    int bf16, json, is_selection;
+} options;
+
+typedef struct legs {
+    const capture *c;
+    const options *o;
+    uint32_t n_queries;
+    size_t out_floats; /* of one leg, all layers */
+    float *dense, *decoded, *codes;   /* outputs of the legs */
+    float *keys, *values;             /* decoded rows of a layer */
+    uint8_t *key_rows, *value_rows;   /* codes of a layer */
+} legs;
+
+/* ---- operands ---- */
+
+static tqkv_operand dense(const float *x, uint32_t n_heads, uint32_t dim)
+{
+    return (tqkv_operand){.format.head_dim = (uint16_t)dim, .type = TQKV_F32,
+                          .rows = {.codes = (uint8_t *)x, .code_stride = 4u * n_heads * dim},
+                          .head.codes = 4u * dim};
+}
+
+/* Heads one after the other, rows of a head together. */
+static tqkv_operand coded(const tqkv_format *f, uint8_t *rows, size_t n_tokens)
+{
+    tqkv_operand o = {.format = *f};
+    size_t row;
+    tqkv_format_row_bytes(f, 0, &row);
+    tqkv_rows_at(f, rows, 0, 0, &o.rows);
+    o.head = (tqkv_strides){n_tokens * row, n_tokens * row, 0};
+    return o;
+}
+
+/* Codes of one layer's keys or values, and what they decode to. */
+static tqkv_status round_trip(const capture *c, const tqkv_format *f, const float *x,
+                              uint8_t *rows, float *decoded)
+{
+    size_t n = (size_t)c->n_tokens, stride = (size_t)c->n_kv_heads * f->head_dim, row;
+    tqkv_status status = tqkv_format_row_bytes(f, 0, &row);
+    for (uint32_t h = 0; status == TQKV_OK && h < c->n_kv_heads; h++) {
+        tqkv_rows r;
+        tqkv_rows_at(f, rows + h * n * row, 0, 0, &r);
+        status = tqkv_encode(f, NULL, x + h * f->head_dim, TQKV_F32, stride, n, &r);
+        if (status == TQKV_OK)
+            status = tqkv_decode(f, NULL, &r, n, TQKV_ORIGINAL, decoded + h * f->head_dim,
+                                 stride);
+    }
+    return status;
+}
+
+/* Multiplies a layer's scales, halves or floats. */
+static void multiply_scales(const capture *c, const tqkv_format *f, uint8_t *rows, double factor)
+{
+    size_t scale, code, n = (size_t)c->n_tokens * c->n_kv_heads;
+    tqkv_format_code_bytes(f, &code);
+    tqkv_format_scale_bytes(f, &scale);
+    for (size_t r = 0; r < n; r++) {
+        uint8_t *at = rows + r * (code + scale) + code;
+        tqkv_type type = scale == 2 ? TQKV_F16 : TQKV_F32;
+        for (size_t i = 0; i < scale; i += scale == 2 ? 2 : 4) {
+            float x;
+            tqkv_to_f32(at + i, type, 1, &x);
+            x = (float)(x * factor);
+            tqkv_from_f32(&x, 1, at + i, type);
+        }
+    }
+}
+
+/* ---- legs ---- */
+
+static tqkv_status attend(const legs *l, uint64_t layer, tqkv_operand keys, tqkv_operand values,
+                          float *out)
+{
+    const capture *c = l->c;
+    uint64_t first = c->n_tokens - l->n_queries;
+    tqkv_tokens set = {.n_tokens = (size_t)c->n_tokens, .keys = keys, .values = values};
+    tqkv_attention a = {
+        .n_queries = l->n_queries, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
+        .position = first, .causal = 1, .scale = 1 / sqrtf((float)c->head_dim), .sets = &set,
+        .n_sets = 1,
+        .queries = c->queries + (layer * c->n_tokens + first) * c->n_heads * c->head_dim};
+    tqkv_partial result = {out + layer * l->out_floats / c->n_layers, NULL, NULL};
+    size_t bytes;
+    tqkv_status status = tqkv_attend_workspace(&a, NULL, &bytes);
+    void *workspace = status == TQKV_OK ? malloc(bytes) : NULL;
+    if (status == TQKV_OK)
+        status = workspace ? tqkv_attend(&a, &result, NULL, workspace, bytes)
+                           : TQKV_ERROR_MEMORY;
+    free(workspace);
+    return status;
+}
+
+static const float *layer_of(const capture *c, const float *x, uint64_t layer, uint32_t dim)
+{
+    return x + layer * c->n_tokens * c->n_kv_heads * dim;
+}
+
+static tqkv_status run_dense(const legs *l)
+{
+    const capture *c = l->c;
+    tqkv_status status = TQKV_OK;
+    for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers; i++)
+        status = attend(l, i, dense(layer_of(c, c->keys, i, c->head_dim), c->n_kv_heads,
+                                    c->head_dim),
+                        dense(layer_of(c, c->values, i, c->v_head_dim), c->n_kv_heads,
+                              c->v_head_dim),
+                        l->dense);
+    return status;
+}
+
+static tqkv_status run_format(const legs *l, const tqkv_format *fk, const tqkv_format *fv)
+{
+    const capture *c = l->c;
+    tqkv_status status = TQKV_OK;
+    for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers; i++) {
+        status = round_trip(c, fk, layer_of(c, c->keys, i, c->head_dim), l->key_rows, l->keys);
+        if (status == TQKV_OK)
+            status = round_trip(c, fv, layer_of(c, c->values, i, c->v_head_dim), l->value_rows,
+                                l->values);
+        if (status == TQKV_OK)
+            status = attend(l, i, dense(l->keys, c->n_kv_heads, c->head_dim),
+                            dense(l->values, c->n_kv_heads, c->v_head_dim), l->decoded);
+        if (l->o->wrong_scale != 1) {
+            multiply_scales(c, fk, l->key_rows, l->o->wrong_scale);
+            multiply_scales(c, fv, l->value_rows, l->o->wrong_scale);
+        }
+        if (status == TQKV_OK)
+            status = attend(l, i, coded(fk, l->key_rows, (size_t)c->n_tokens),
+                            coded(fv, l->value_rows, (size_t)c->n_tokens), l->codes);
+    }
+    return status;
+}
+
+/* ---- verdicts ---- */
+
+static double relative_error(const float *x, const float *y, size_t n)
+{
+    double error = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        error += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        size += (double)y[i] * y[i];
+    }
+    return size > 0 ? sqrt(error / size) : error > 0 ? INFINITY : 0;
+}
+
+/* What tqkv_attention.h promises. */
+static double kernel_bound(const tqkv_format *f)
+{
+    return f->rate > 96 ? 1e-3 : 1.5e-2;
+}
+
+/* 1 if the kernel is within its bound. */
+static int report(const legs *l, table *t, const char *name, const tqkv_format *fk,
+                  const tqkv_format *fv)
+{
+    double kernel = relative_error(l->codes, l->decoded, l->out_floats);
+    double floor = relative_error(l->decoded, l->dense, l->out_floats);
+    double total = relative_error(l->codes, l->dense, l->out_floats);
+    double bound = fmax(kernel_bound(fk), kernel_bound(fv));
+    int is_floor = kernel <= bound;
+    const char *verdict = is_floor ? "representation floor" : "kernel bug";
+    if (l->o->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddStringToObject(object, "format", name);
+        cJSON_AddNumberToObject(object, "kernel_error", kernel);
+        cJSON_AddNumberToObject(object, "kernel_bound", bound);
+        cJSON_AddNumberToObject(object, "representation_error", floor);
+        cJSON_AddNumberToObject(object, "total_error", total);
+        cJSON_AddStringToObject(object, "verdict", verdict);
+        json_print_line(object);
+        return is_floor;
+    }
+    table_row(t);
+    table_cell(t, 0, "%s", name);
+    table_cell(t, 1, "%.5f", floor);
+    table_cell(t, 2, "%.5f", kernel);
+    table_cell(t, 3, "%.4f", bound);
+    table_cell(t, 4, "%.5f", total);
+    table_cell(t, 5, "%s", verdict);
+    return is_floor;
+}
+
+/* ---- the command ---- */
+
+static int prepare(legs *l, const capture *c, const options *o)
+{
+    size_t rows = (size_t)c->n_tokens * c->n_kv_heads;
+    l->c = c;
+    l->o = o;
+    l->n_queries = (uint32_t)(o->queries < c->n_tokens ? o->queries : c->n_tokens);
+    l->out_floats = (size_t)(c->n_layers * l->n_queries * c->n_heads) * c->v_head_dim;
+    l->dense = allocate(l->out_floats, sizeof *l->dense);
+    l->decoded = allocate(l->out_floats, sizeof *l->decoded);
+    l->codes = allocate(l->out_floats, sizeof *l->codes);
+    l->keys = allocate(rows, c->head_dim * sizeof *l->keys);
+    l->values = allocate(rows, c->v_head_dim * sizeof *l->values);
+    /* a byte a value at most, and norms */
+    l->key_rows = allocate(rows, c->head_dim + 16u);
+    l->value_rows = allocate(rows, c->v_head_dim + 16u);
+    return l->dense && l->decoded && l->codes && l->keys && l->values && l->key_rows &&
+           l->value_rows;
+}
+
+static void release(legs *l)
+{
+    void *memory[] = {l->dense, l->decoded, l->codes, l->keys, l->values, l->key_rows,
+                      l->value_rows};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        free(memory[i]);
+}
+
+static int run_formats(legs *l, table *t)
+{
+    int status = EXIT_OK, bugs = 0;
+    for (char *name = strtok(l->o->formats, ","); name && status == EXIT_OK;
+         name = strtok(NULL, ",")) {
+        tqkv_format fk, fv;
+        progress("running legs of", 0, 1);
+        tqkv_status s = tqkv_format_parse(name, l->c->head_dim, &fk);
+        if (s == TQKV_OK)
+            s = tqkv_format_parse(name, l->c->v_head_dim, &fv);
+        if (s == TQKV_ERROR_FORMAT_NAME) {
+            status = misused("--formats %s: %s", name, tqkv_status_string(s));
+            break;
+        }
+        if (s == TQKV_ERROR_HEAD_DIM_POWER && l->o->is_selection)
+            continue; /* this head_dim has no mlx formats */
+        if (s == TQKV_OK)
+            s = run_format(l, &fk, &fv);
+        if (s == TQKV_OK)
+            bugs += !report(l, t, name, &fk, &fv);
+        else
+            status = failed("%s: head_dim %u: %s", name, (unsigned)l->c->head_dim,
+                            tqkv_status_string(s));
+    }
+    progress_end();
+    return status == EXIT_OK && bugs ? EXIT_FAILED : status;
+}
+
+static int run(const options *o, char **paths, int n_paths)
+{
+    static const char *const columns[] = {"format", "representation", "kernel", "bound",
+                                          "together", "verdict"};
+    capture c;
+    legs l = {0};
+    table t;
+    int result = EXIT_FAILED;
+    table_start(&t, columns, 6);
+    if (capture_load(&c, paths, n_paths, o->bf16) && prepare(&l, &c, o)) {
+        tqkv_status status = run_dense(&l);
+        result = status == TQKV_OK ? run_formats(&l, &t)
+                                   : failed("dense attention: %s", tqkv_status_string(status));
+    }
+    if (o->json || result == EXIT_USAGE)
+        t.n_rows = 0;
+    else if (t.n_rows > 1)
+        printf("Errors of attention outputs. Representation: over decoded rows against over the\n"
+               "originals. Kernel: on codes against over decoded rows. %s kernels.\n\n",
+               tqkv_isa_name());
+    table_finish(&t);
+    release(&l);
+    capture_free(&c);
+    return result;
+}
+
+int command_ablate(int argc, char **argv)
+{
+    static const struct option names[] = {
+        {"formats", required_argument, NULL, 'f'}, {"queries", required_argument, NULL, 'q'},
+        {"wrong-scale", required_argument, NULL, 'w'}, {"bf16", no_argument, NULL, 'b'},
+        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
+    static char selection[sizeof default_formats];
+    options o = {.queries = 64, .formats = selection, .is_selection = 1, .wrong_scale = 1};
+    int option, ok = 1;
+    char *end;
+    memcpy(selection, default_formats, sizeof selection);
+    while (ok && (option = getopt_long(argc, argv, "f:q:h", names, NULL)) != -1) {
+        switch (option) {
+        case 'h':
+            fputs(help, stdout);
+            return EXIT_OK;
+        case 'f':
+            o.formats = optarg;
+            o.is_selection = 0;
+            ok = optarg[strspn(optarg, ",")] != 0;
+            break;
+        case 'q':
+            ok = parse_number(optarg, 65536, &o.queries) && o.queries;
+            break;
+        case 'w':
+            o.wrong_scale = strtod(optarg, &end);
+            ok = end != optarg && !*end && isfinite(o.wrong_scale) && o.wrong_scale > 0;
+            break;
+        case 'b':
+            o.bf16 = 1;
+            break;
+        case 'j':
+            o.json = 1;
+            break;
+        default:
+            return misused_option("ablate", argv);
+        }
+    }
+    if (!ok)
+        return misused("'%s' is outside its option's range; see 'tqkv ablate --help'", optarg);
+    if (argc - optind != 1 && argc - optind != 3)
+        return misused("ablate takes DIR or Q.npy K.npy V.npy; see 'tqkv ablate --help'");
+    return run(&o, argv + optind, argc - optind);
+}
