@@ -230,7 +230,7 @@ static int check_layers(gguf *g, model_shape *s)
         uint32_t heads = of_layer(&m->heads, i, 0);
         uint32_t dim = heads ? of_layer(&m->embedding, 0, 0) / heads : 0;
         int windowed = m->window.n && m->window.value[0] && has_window(m, i);
-        s->layers[i].n_kv_heads = of_layer(&m->kv_heads, i, heads);
+        s->layers[i].n_kv_heads = heads ? of_layer(&m->kv_heads, i, heads) : 0;
         s->layers[i].key_dim = of_layer(&m->key_dim, i, dim);
         s->layers[i].value_dim = of_layer(&m->value_dim, i, dim);
         if (windowed) {
@@ -245,6 +245,9 @@ static int check_layers(gguf *g, model_shape *s)
         }
     }
     snprintf(s->name, sizeof s->name, "%s", m->name[0] ? m->name : m->architecture);
+    for (char *c = s->name; *c; c++) /* it goes to a terminal */
+        if ((unsigned char)*c < ' ' || *c == 127)
+            *c = '?';
     return 1;
 }
 

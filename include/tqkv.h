@@ -404,8 +404,9 @@ enum {
 TQKV_API uint32_t tqkv_cpu_features(void);
 
 /* Uses only features whose bit is set in mask, from the next call on; ~0 lifts
- * it. For tests and measurements; any thread may call it at any time, since
- * all kernels give the same results. */
+ * it. For tests and measurements; any thread may call it at any time: all
+ * kernels of the codec give the same results, those of attention the same
+ * within its bounds. */
 TQKV_API void tqkv_cpu_mask(uint32_t mask);
 
 /* Name of the best kernels in use: "scalar", "avx2", "avx512", "avx512vbmi",

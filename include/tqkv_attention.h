@@ -7,12 +7,15 @@
  * Queries come and outputs leave in the original domain; rotations, balances,
  * centres and page means are applied inside.
  *
- * The conventions of tqkv.h hold. In addition:
+ * The conventions of tqkv.h hold, but that results are the same bytes on one
+ * instruction set only; between them they differ within these bounds:
  *
  * - Error, against attention in double precision over the exact decoded rows:
  *   at most 1.5e-2 of the output's norm for formats up to 6 bits, 1e-3 for
- *   those of 8 bits, 1e-5 for plain numbers. (doc/attention.md says where it
- *   comes from, and what it is on real data.)
+ *   those of more, 1e-5 for plain numbers, for logits within +-100. (Rows made
+ *   from the roundings of one query or its weights, so that their errors line
+ *   up, can do worse. doc/attention.md says where the error comes from, and
+ *   what it is on real data.)
  * - Finite input never gives NaN. NaN in queries counts as 0, magnitudes
  *   beyond 2^40 as 2^40, in queries and plain keys and values; a scale that no
  *   encoder writes (negative, infinite or NaN) counts as 0.
@@ -109,13 +112,14 @@ typedef struct tqkv_attention {
     tqkv_type query_type;
     size_t query_stride, head_stride;
 
-    float scale;
+    float scale;         /* magnitude up to 2^20, as of softcap and slopes */
     int causal;
     uint64_t window;
     float softcap;
-    const float *slopes; /* [n_heads], finite */
-    /* [n_heads]: a logit that takes part in the softmax without a value. When
-     * work is split over several calls, give them to one of these only. */
+    const float *slopes; /* [n_heads] */
+    /* [n_heads]: a logit, up to 1e37, that takes part in the softmax without a
+     * value; minus infinity for none. When work is split over several calls,
+     * give them to one of these only. */
     const float *sinks;
     /* f16 or f32, finite or minus infinity; mask_stride elements from query to
      * query, mask_head_stride from head to head (0: the same for all heads).
@@ -124,8 +128,8 @@ typedef struct tqkv_attention {
     tqkv_type mask_type;
     size_t mask_stride, mask_head_stride;
 
-    /* Any number of sets of tokens, together at least none. Their formats may
-     * differ, their head_dims not. */
+    /* One set of tokens or more, which may be empty. Their formats may differ,
+     * their head_dims not. */
     const tqkv_tokens *sets;
     size_t n_sets;
 } tqkv_attention;
@@ -155,9 +159,10 @@ typedef struct tqkv_executor {
     void *context;
 } tqkv_executor;
 
-/* Bytes of workspace that tqkv_attend needs for these shapes: a few hundred KiB
- * a thread, and for long contexts some rows of partial results. Pointers to
- * data in `a` may be null here. */
+/* Bytes of workspace that tqkv_attend needs for these shapes, and for any with
+ * fewer queries or tokens: a few hundred KiB a thread, and for long contexts
+ * some rows of partial results. Pointers to data in `a` may be null here, but
+ * not to profiles. */
 TQKV_API tqkv_status tqkv_attend_workspace(const tqkv_attention *a,
                                            const tqkv_executor *executor,
                                            size_t *bytes);

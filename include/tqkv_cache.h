@@ -16,7 +16,9 @@
  * sequence or the cache is for when nobody else uses it.
  *
  * A call that fails has changed nothing. Memory comes from malloc and, for
- * pages, from mmap; tqkv_cache_memory counts every byte of both.
+ * pages, from mmap; tqkv_cache_memory counts every byte of both, but for what
+ * fitting a profile (about twice the keys it is fitted to) and files need while
+ * they are at it.
  */
 #ifndef TQKV_CACHE_H
 #define TQKV_CACHE_H
@@ -174,14 +176,14 @@ TQKV_API tqkv_status tqkv_sequence_save(tqkv_sequence *sequence,
                                         tqkv_write_function write,
                                         void *context);
 
-/* Reads a sequence. Refuses snapshots of another model (TQKV_ERROR_MODEL),
+/* Reads a sequence, and nothing behind it. Refuses snapshots of another model (TQKV_ERROR_MODEL),
  * shape or format (TQKV_ERROR_FORMAT), or profile (TQKV_ERROR_PROFILE; a cache
  * that has yet to fit one takes the snapshot's), and damaged ones. */
 TQKV_API tqkv_status tqkv_sequence_load(tqkv_cache *cache,
                                         tqkv_read_function read, void *context,
                                         tqkv_sequence **sequence);
 
-/* The same to and from a file. Saving writes a file beside it and renames that:
+/* The same to and from a file that holds nothing else. Saving writes a file beside it and renames that:
  * whatever happens, at path is the old snapshot or the new one, whole. */
 TQKV_API tqkv_status tqkv_sequence_save_file(tqkv_sequence *sequence,
                                              const char *path);

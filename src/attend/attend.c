@@ -22,7 +22,6 @@ static void set_ranges(attend_call *c)
     size_t ranges = wanted < most ? wanted : most;
     if (ranges < 1)
         ranges = 1;
-    c->most_ranges = ranges;
     size_t tiles = (c->n_tokens + TILE - 1) / TILE;
     c->range_tokens = (tiles + ranges - 1) / ranges * TILE;
     c->n_ranges = c->range_tokens ? (c->n_tokens + c->range_tokens - 1) / c->range_tokens : 1;
@@ -40,6 +39,8 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
     c->key_dim = a->sets[0].keys.format.head_dim;
     c->value_dim = a->sets[0].values.format.head_dim;
     size_t rows = (size_t)a->n_queries * c->group; /* both are 32 bits wide */
+    if ((rows + BLOCK - 1) / BLOCK > UINT32_MAX)
+        return TQKV_ERROR_OVERFLOW;
     c->n_blocks = (uint32_t)((rows + BLOCK - 1) / BLOCK);
     c->block_rows = rows < BLOCK ? rows : BLOCK;
     if (!size_multiply(a->n_kv_heads, (rows + BLOCK - 1) / BLOCK, &c->n_bases))
@@ -59,7 +60,7 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
     if (!size_multiply(c->n_bases, c->n_ranges, &items))
         return TQKV_ERROR_OVERFLOW;
     c->n_tasks = threads < items ? threads : items;
-    c->most_tasks = threads;
+    c->max_tasks = threads;
     return TQKV_OK;
 }
 
@@ -72,16 +73,25 @@ static int reserve(size_t *used, size_t count, size_t size, size_t *at)
            size_add(*used, 63, used) && (*used &= ~(size_t)63, *used <= PTRDIFF_MAX);
 }
 
+/* Parts, n_bases * n_ranges, that this call or one with fewer queries or tokens
+ * can have: n * ceil(ITEMS / n) is below 2 * ITEMS. A workspace for many is thus
+ * enough for few. */
+static size_t most_parts(const attend_call *c)
+{
+    size_t ranges = c->n_tokens / MIN_RANGE;
+    if (ranges <= 1)
+        return 0;
+    return c->n_bases < 2 * ITEMS && c->n_bases * ranges < 2 * ITEMS ? c->n_bases * ranges
+                                                                     : 2 * ITEMS;
+}
+
 /* Lays out the workspace; places it unless base is null. */
 static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
 {
     attend_scratch unused;
     size_t used = 0, plans, next, unfinished, out, max, sum, scratch;
-    size_t part_rows = 0, part_values;
+    size_t part_rows = most_parts(c) * c->block_rows, part_values;
     c->scratch_bytes = attend_scratch_place(c, NULL, &unused);
-    if (c->most_ranges > 1 && (!size_multiply(c->n_bases, c->most_ranges, &part_rows) ||
-                               !size_multiply(part_rows, c->block_rows, &part_rows)))
-        return TQKV_ERROR_OVERFLOW;
     if (!size_multiply(part_rows, c->value_dim, &part_values) ||
         !reserve(&used, c->a->n_sets, sizeof *c->plans, &plans) ||
         !reserve(&used, 1, sizeof *c->next_item, &next) ||
@@ -89,7 +99,7 @@ static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
         !reserve(&used, part_values, sizeof(float), &out) ||
         !reserve(&used, part_rows, sizeof(float), &max) ||
         !reserve(&used, part_rows, sizeof(float), &sum) ||
-        !reserve(&used, c->most_tasks, c->scratch_bytes, &scratch))
+        !reserve(&used, c->max_tasks, c->scratch_bytes, &scratch))
         return TQKV_ERROR_OVERFLOW;
     *bytes = used;
     if (!base)
@@ -126,6 +136,8 @@ static tqkv_partial part_of(const attend_call *c, size_t base, size_t range)
 /* A sink is a token without a value. */
 static void add_sink(float sink, float *max, float *sum, float *out, unsigned dim)
 {
+    if (sink == -INFINITY)
+        return;
     float largest = sink > *max ? sink : *max;
     float old = *sum * expf(*max - largest), total = old + expf(sink - largest);
     for (unsigned i = 0; i < dim; i++)
@@ -237,8 +249,15 @@ tqkv_status tqkv_attend(const tqkv_attention *a, const tqkv_partial *result,
         return TQKV_ERROR_ARGUMENT;
     uint8_t *base = (uint8_t *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
     status = lay_out(&c, base, &needed);
-    if (status == TQKV_OK && workspace_size < needed + 63)
-        status = TQKV_ERROR_BUFFER;
+    /* A workspace from a thread with another number of OpenMP threads: fewer
+     * tasks give the same result. */
+    if (status == TQKV_OK && workspace_size < needed + 63) {
+        size_t missing = (needed + 63 - workspace_size + c.scratch_bytes - 1) / c.scratch_bytes;
+        if (missing >= c.max_tasks)
+            status = TQKV_ERROR_BUFFER;
+        else if (c.n_tasks > c.max_tasks - missing)
+            c.n_tasks = c.max_tasks - missing;
+    }
     if (status != TQKV_OK)
         return status;
     c.result = result;

@@ -35,9 +35,8 @@ typedef struct attend_call {
     size_t block_rows;        /* in the largest block */
     size_t n_tokens;          /* of all sets */
     size_t n_ranges, range_tokens;
-    size_t most_ranges;       /* that this many tokens or fewer can have */
     size_t n_bases;           /* n_kv_heads * n_blocks */
-    size_t n_tasks, most_tasks;
+    size_t n_tasks, max_tasks; /* at work; there is scratch for */
     unsigned max_centres;
     int has_floats;           /* some operand is TILE_FLOAT */
     /* Parts of the workspace: */

@@ -9,6 +9,7 @@
 #define LARGEST_POSITION ((uint64_t)1 << 62)
 /* Together with the largest query and key it keeps logits finite. */
 #define LARGEST_FACTOR 0x1p20f
+#define LARGEST_SINK 1e37f
 
 int check_is_float(const tqkv_format *f)
 {
@@ -52,6 +53,9 @@ static tqkv_status check_set(const tqkv_attention *a, const tqkv_tokens *set)
         return TQKV_ERROR_ARGUMENT;
     if (set->pages && (set->page_size < 16 || set->page_size > 256))
         return TQKV_ERROR_ARGUMENT;
+    for (uint32_t h = 0; set->keys.profiles && h < a->n_kv_heads; h++)
+        if (set->keys.profiles[h].n_centres < 1 || set->keys.profiles[h].n_centres > 256)
+            return TQKV_ERROR_ARGUMENT;
     return TQKV_OK;
 }
 
@@ -150,17 +154,16 @@ static tqkv_status check_profiles(const tqkv_attention *a, const tqkv_operand *o
         const tqkv_key_profile *p = &o->profiles[h];
         if (p->head_dim != o->format.head_dim)
             return TQKV_ERROR_PROFILE;
-        if (!p->balance || !p->centres || p->n_centres < 1 || p->n_centres > 256 ||
-            (p->n_centres > 1 && !o->rows.centres))
+        if (!p->balance || !p->centres || (p->n_centres > 1 && !o->rows.centres))
             return TQKV_ERROR_ARGUMENT;
     }
     return TQKV_OK;
 }
 
-static tqkv_status check_numbers(const float *x, uint32_t n, float limit)
+static tqkv_status check_numbers(const float *x, uint32_t n, float limit, int may_be_absent)
 {
     for (uint32_t i = 0; x && i < n; i++)
-        if (!(fabsf(x[i]) <= limit))
+        if (!(fabsf(x[i]) <= limit) && !(may_be_absent && x[i] == -INFINITY))
             return TQKV_ERROR_ARGUMENT;
     return TQKV_OK;
 }
@@ -171,9 +174,9 @@ tqkv_status check_data(const tqkv_attention *a)
         return TQKV_ERROR_ARGUMENT;
     if (a->mask && a->mask_type != TQKV_F16 && a->mask_type != TQKV_F32)
         return TQKV_ERROR_ARGUMENT;
-    tqkv_status status = check_numbers(a->slopes, a->n_heads, LARGEST_FACTOR);
+    tqkv_status status = check_numbers(a->slopes, a->n_heads, LARGEST_FACTOR, 0);
     if (status == TQKV_OK)
-        status = check_numbers(a->sinks, a->n_heads, 1e37f);
+        status = check_numbers(a->sinks, a->n_heads, LARGEST_SINK, 1);
     for (size_t i = 0; status == TQKV_OK && i < a->n_sets; i++) {
         const tqkv_tokens *set = &a->sets[i];
         if (!set->n_tokens)

@@ -123,13 +123,15 @@ TARGET static float norms(const uint8_t *norm, float *scale)
     return largest;
 }
 
-/* tanh(y) = (1 - e) / (1 + e), e = exp(-2 |y|), with y's sign. */
+/* tanh(y) = (1 - e) / (1 + e), e = exp(-2 |y|), with y's sign; near 0, where that
+ * cancels, by Taylor's series. */
 TARGET static void softcap(float *x, float cap)
 {
     for (int t = 0; t < TILE; t++) {
-        float y = x[t] / cap, e = exp_negative(-2 * fabsf(y));
-        float z = cap * ((1 - e) / (1 + e));
-        z = y < 0 ? -z : z;
+        float y = x[t] / cap, e = exp_negative(-2 * fabsf(y)), y2 = y * y;
+        float far = cap * ((1 - e) / (1 + e));
+        float near = x[t] * (1 + y2 * (-.333333333f + y2 * (.133333333f - y2 * .053968254f)));
+        float z = y2 < .04f ? near : y < 0 ? -far : far;
         x[t] = x[t] == -INFINITY ? x[t] : z;
     }
 }

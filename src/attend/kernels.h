@@ -118,7 +118,7 @@ typedef struct attend_kernels {
      * Returns the sum of 128 * upper digit - weight. Exact. */
     int32_t (*weights)(const float *p, float gain, uint16_t *weight);
 
-    /* x[t] = cap * tanh(x[t] / cap), to 1e-6 * cap; x finite or -inf. */
+    /* x[t] = cap * tanh(x[t] / cap), to 2e-6 relative; x finite or -inf. */
     void (*softcap)(float *x, float cap);
 
     /* score[t] = query . keys[t] for 64 rows of floats, to n * 2^-24 times the

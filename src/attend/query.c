@@ -40,6 +40,21 @@ static void apply_profile(const attend_call *c, const attend_scratch *s,
                         LARGEST_LOGIT);
 }
 
+/* Where the errors of a query's upper digits all have one sign, as those of equal
+ * small values beside a large one, they add up instead: for keys of that sign.
+ * They count by a share with which chance alone seldom exceeds their deviation. */
+#define TOGETHER .4f
+
+static float lost_together(const int16_t *query, unsigned n)
+{
+    int lost = 0;
+    for (unsigned i = 0; i < n; i++) {
+        int rest = query[i] - 128 * upper_digit(query[i]);
+        lost += query[i] < 0 ? -rest : rest;
+    }
+    return fabsf((float)lost);
+}
+
 /* Integers to QUERY_LIMIT, and what one is worth. */
 static void quantise(const attend_call *c, const attend_scratch *s, const float *x, unsigned r)
 {
@@ -56,7 +71,10 @@ static void quantise(const attend_call *c, const attend_scratch *s, const float 
     s->key_unit[r] = step * p->unit * c->a->scale;
     /* Rounding to 128 steps is an error of 128 / sqrt(12) steps rms in each of
      * head_dim products with a level. */
-    s->narrow_error[r] = fabsf(s->key_unit[r]) * 36.95f * p->level_rms * sqrtf((float)c->key_dim);
+    float lost = 36.95f * sqrtf((float)c->key_dim), aligned = lost_together(query, c->key_dim);
+    if (lost < aligned * TOGETHER)
+        lost = aligned * TOGETHER;
+    s->narrow_error[r] = fabsf(s->key_unit[r]) * p->level_rms * lost;
     s->level_error[r] = fabsf(c->a->scale) * p->unit * p->level_error * sqrtf(square);
 }
 

@@ -102,6 +102,8 @@ static void mlx_floats(const tqkv_operand *o, const tile_plan *p, const tile_row
         for (const uint8_t *at = run->scales; i < run->end; i++, at += o->rows.scale_stride) {
             float norms[MAX_DIM / 256];
             memcpy(norms, at, p->scale_bytes);
+            for (size_t j = 0; j < p->scale_bytes / sizeof *norms; j++)
+                norms[j] = norms[j] > 0 && norms[j] <= LARGEST_NORM ? norms[j] : 0;
             p->codec->mlx_decode(t->codes[i], norms, p->head_dim, p->mlx_bits, p->mlx_codebook, 1,
                                  floats + (size_t)i * p->head_dim);
         }

@@ -105,7 +105,7 @@ static void add_queries(cache_layer *l, const appended *a)
         double *squares = l->query_squares + row % l->shape.n_heads / group * dim;
         tqkv_to_f32(a->queries + row * dim * (a->type == TQKV_F32 ? 4 : 2), a->type, dim, x);
         for (uint32_t i = 0; i < dim; i++)
-            squares[i] += x[i] == x[i] ? (double)x[i] * x[i] : 0;
+            squares[i] += isfinite(x[i]) ? (double)x[i] * x[i] : 0;
     }
     l->n_queries += (double)a->n * group; /* of each KV head */
 }
@@ -152,19 +152,36 @@ static tqkv_status fit(tqkv_cache *c, cache_layer *l, const sequence_layer *s)
 
 /* ---- append ---- */
 
+/* With the cache's lock held: fits, or takes the queries back. */
+static tqkv_status fit_or_forget(tqkv_cache *c, cache_layer *l, const sequence_layer *s,
+                                 const appended *a)
+{
+    size_t n = (size_t)l->shape.n_kv_heads * l->shape.keys.head_dim;
+    double before = l->n_queries, *squares = cache_allocate(c, n, sizeof *squares);
+    if (!squares)
+        return TQKV_ERROR_MEMORY;
+    memcpy(squares, l->query_squares, n * sizeof *squares);
+    if (a->queries)
+        add_queries(l, a);
+    tqkv_status status = fit(c, l, s);
+    if (status != TQKV_OK) {
+        memcpy(l->query_squares, squares, n * sizeof *squares);
+        l->n_queries = before;
+    }
+    cache_release(c, squares, n, sizeof *squares);
+    return status;
+}
+
 static tqkv_status fit_if_due(tqkv_cache *c, cache_layer *l, sequence_layer *s, const appended *a,
                               size_t length)
 {
     tqkv_status status = TQKV_OK;
     pthread_mutex_lock(&c->lock);
     if (!atomic_load(&l->is_ready)) {
-        if (length >= l->fit_tokens) {
-            if (a->queries)
-                add_queries(l, a);
-            status = fit(c, l, s);
-        } else if (a->queries) {
+        if (length >= l->fit_tokens)
+            status = fit_or_forget(c, l, s, a);
+        else if (a->queries)
             add_queries(l, a);
-        }
     }
     pthread_mutex_unlock(&c->lock);
     return status;

@@ -60,6 +60,11 @@ static tqkv_status check_layer(const tqkv_layer *l, const tqkv_cache_config *con
     return config->fit_centres > 256 ? TQKV_ERROR_ARGUMENT : TQKV_OK;
 }
 
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 static size_t align_64(size_t bytes)
 {
     return (bytes + 63) & ~(size_t)63;
@@ -133,8 +138,8 @@ static tqkv_status create_layer(tqkv_cache *c, cache_layer *l, const tqkv_cache_
         return status;
     l->shape = *shape;
     l->shape.profile = NULL;
-    l->n_first = shape->window ? 0 : config->n_first;
-    l->fit_tokens = fit < config->capacity ? fit : config->capacity;
+    l->n_first = shape->window ? 0 : least(config->n_first, config->capacity);
+    l->fit_tokens = least(fit, config->capacity);
     l->n_centres = 1;
     if (!config->page_means && shape->profile)
         l->n_centres = tqkv_profile_n_centres(shape->profile);
@@ -142,10 +147,9 @@ static tqkv_status create_layer(tqkv_cache *c, cache_layer *l, const tqkv_cache_
         l->n_centres = config->fit_centres;
     /* The tail holds what stays in f16, what waits for a page to fill up or for
      * a profile, and a page's worth on its way. */
-    size_t waiting = l->fit_tokens > config->n_recent + PAGE_TOKENS ? l->fit_tokens
-                                                                   : config->n_recent + PAGE_TOKENS;
-    if (config->n_recent > SIZE_MAX / 4 || config->n_first > SIZE_MAX / 4 ||
-        !size_add(waiting, PAGE_TOKENS, &l->n_tail))
+    size_t waiting = c->n_recent + PAGE_TOKENS, halves;
+    l->n_tail = (waiting > l->fit_tokens ? waiting : l->fit_tokens) + PAGE_TOKENS;
+    if (!size_multiply(l->n_tail, 2 * token_values(l), &halves))
         return TQKV_ERROR_OVERFLOW;
     status = count_slots(config, l);
     if (status != TQKV_OK)
@@ -192,7 +196,7 @@ tqkv_status tqkv_cache_create(const tqkv_cache_config *config, tqkv_cache **cach
     atomic_init(&c->memory, sizeof *c);
     c->memory_limit = config->memory_limit;
     c->capacity = config->capacity;
-    c->n_recent = config->n_recent;
+    c->n_recent = least(config->n_recent, config->capacity);
     c->page_means = !!config->page_means;
     c->fit_centres = config->fit_centres ? config->fit_centres : 1;
     c->fit_seed = config->fit_seed;

@@ -205,11 +205,19 @@ static tqkv_status check(const tqkv_cache *c, const tqkv_sequence *sequence, siz
     return TQKV_OK;
 }
 
-/* Makes all the pages of its own that a removal will write to. */
-static tqkv_status own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t first)
+/* Makes all the pages of its own that a removal will write to: where all moves
+ * alike, those whose keys are turned. */
+static tqkv_status own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t first,
+                             size_t n, int turns)
 {
-    return s->kept < s->coded ? layer_own_pages(c, l, s, highest(first, s->kept), s->coded)
-                              : TQKV_OK;
+    removal r = {.l = l, .s = s, .first = first, .n = n};
+    size_t from = highest(first, s->kept);
+    if (moves_alike(&r)) {
+        if (!turns)
+            return TQKV_OK;
+        from = highest(from, highest(first, l->n_first) + n);
+    }
+    return from < s->coded ? layer_own_pages(c, l, s, from, s->coded) : TQKV_OK;
 }
 
 static tqkv_status remove_all(tqkv_cache *c, tqkv_sequence *sequence, size_t first, size_t n,
@@ -218,7 +226,8 @@ static tqkv_status remove_all(tqkv_cache *c, tqkv_sequence *sequence, size_t fir
     size_t most = 0;
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const cache_layer *l = &c->layers[i];
-        tqkv_status status = own_pages(c, &c->layers[i], &sequence->layers[i], first);
+        tqkv_status status = own_pages(c, &c->layers[i], &sequence->layers[i], first, n,
+                                       rope != NULL);
         if (status != TQKV_OK)
             return status;
         most = highest(most, l->n_tail * token_values(l));

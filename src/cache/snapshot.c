@@ -107,17 +107,28 @@ static tqkv_status put(output *o, unsigned kind, const void *data, size_t size)
 /* Arrays are little-endian; this library is for machines that are, too. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "snapshots are written as memory is");
 
-static tqkv_status put_profile(output *o, const cache_layer *l, int is_ready)
+/* The layer's shape and lengths, and its profile: what they are at one moment,
+ * against other sequences that fit it; written when the lock is free again. */
+static tqkv_status put_record(output *o, const cache_layer *l, const sequence_layer *s)
 {
-    size_t floats = layer_profile_floats(l) * sizeof(float);
-    size_t doubles = layer_profile_doubles(l, is_ready) * sizeof(double);
+    uint8_t record[SNAPSHOT_LAYER_BYTES];
+    layer_record r;
+    size_t floats = l->profiles ? layer_profile_floats(l) * sizeof(float) : 0;
+    size_t doubles = l->profiles ? layer_profile_doubles(l, 0) * sizeof(double) : 0;
     uint8_t *data = cache_allocate(o->c, floats + doubles, 1);
     if (!data)
         return TQKV_ERROR_MEMORY;
-    memcpy(data, l->profile_floats, floats);
-    if (doubles)
+    pthread_mutex_lock(&o->c->lock);
+    layer_record_of(l, s, &r);
+    if (floats)
+        memcpy(data, l->profile_floats, floats);
+    if (l->query_squares)
         memcpy(data + floats, l->query_squares, doubles);
-    tqkv_status status = put(o, SECTION_LAYER_PROFILE, data, floats + doubles);
+    pthread_mutex_unlock(&o->c->lock);
+    layer_record_write(&r, record);
+    tqkv_status status = put(o, SECTION_LAYER, record, sizeof record);
+    if (status == TQKV_OK && floats)
+        status = put(o, SECTION_LAYER_PROFILE, data, floats + (r.is_ready ? 0 : doubles));
     cache_release(o->c, data, floats + doubles, 1);
     return status;
 }
@@ -142,15 +153,7 @@ static tqkv_status put_tokens(output *o, const cache_layer *l, const sequence_la
 
 static tqkv_status put_layer(output *o, const cache_layer *l, const sequence_layer *s)
 {
-    uint8_t record[SNAPSHOT_LAYER_BYTES];
-    layer_record r;
-    pthread_mutex_lock(&o->c->lock); /* against another sequence that fits */
-    layer_record_of(l, s, &r);
-    layer_record_write(&r, record);
-    tqkv_status status = put(o, SECTION_LAYER, record, sizeof record);
-    if (status == TQKV_OK && l->profiles)
-        status = put_profile(o, l, r.is_ready);
-    pthread_mutex_unlock(&o->c->lock);
+    tqkv_status status = put_record(o, l, s);
     if (status == TQKV_OK)
         status = put_tokens(o, l, s);
     for (size_t t = s->kept; status == TQKV_OK && t < s->coded; t = page_end(s, t))

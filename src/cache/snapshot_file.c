@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,9 @@ static size_t read_file(void *context, void *data, size_t size)
     return fread(data, 1, size, context);
 }
 
-/* A rename is only safe from a crash of the system once the folder is written. */
+/* A rename is only safe from a crash of the system once the folder is written.
+ * Some file systems cannot do that, and some folders cannot be opened; what is
+ * under the name is whole all the same. 0 if the disk failed. */
 static int sync_folder(char *path)
 {
     char *slash = strrchr(path, '/');
@@ -24,10 +27,10 @@ static int sync_folder(char *path)
     if (slash)
         slash[slash == path] = 0;
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int ok = fd >= 0 && fsync(fd) == 0;
+    int failed = fd >= 0 && fsync(fd) != 0 && errno == EIO;
     if (fd >= 0)
         close(fd);
-    return ok;
+    return !failed;
 }
 
 /* Writes, flushes and closes. */
@@ -76,7 +79,14 @@ tqkv_status tqkv_sequence_load_file(tqkv_cache *c, const char *path, tqkv_sequen
     FILE *file = fopen(path, "rb");
     if (!file)
         return TQKV_ERROR_IO;
-    tqkv_status status = tqkv_sequence_load(c, read_file, file, sequence);
+    tqkv_sequence *loaded;
+    tqkv_status status = tqkv_sequence_load(c, read_file, file, &loaded);
+    if (status == TQKV_OK && getc(file) != EOF) { /* something follows */
+        tqkv_sequence_free(loaded);
+        status = TQKV_ERROR_CORRUPT;
+    }
     fclose(file);
+    if (status == TQKV_OK)
+        *sequence = loaded;
     return status;
 }

@@ -60,6 +60,10 @@ static tqkv_status check_record(const tqkv_cache *c, const cache_layer *l, const
         (r->coded > r->length && r->coded != r->n_first) || r->offset > SIZE_MAX / 4 ||
         (!r->is_ready && r->coded != r->n_first) || !isfinite(r->n_queries) || r->n_queries < 0)
         return TQKV_ERROR_CORRUPT;
+    /* what is kept reaches back to the first tokens, or all of a window */
+    uint64_t oldest = r->window && r->length > r->window ? r->length - r->window : 0;
+    if (r->window ? r->kept > oldest : r->kept != r->n_first)
+        return TQKV_ERROR_CORRUPT;
     sequence_layer s = {.offset = (size_t)r->offset};
     size_t pages = r->coded > r->kept
                        ? (page_end(&s, (size_t)r->coded - 1) - page_begin(&s, (size_t)r->kept) +
@@ -70,7 +74,8 @@ static tqkv_status check_record(const tqkv_cache *c, const cache_layer *l, const
     return TQKV_OK;
 }
 
-static tqkv_status check_profile(const cache_layer *l, const uint8_t *data, int is_ready)
+static tqkv_status check_profile(const tqkv_cache *c, const cache_layer *l, const uint8_t *data,
+                                 int is_ready)
 {
     size_t dim = l->shape.keys.head_dim, head = (1 + (size_t)l->n_centres) * dim;
     const float *floats = (const float *)data;
@@ -78,6 +83,10 @@ static tqkv_status check_profile(const cache_layer *l, const uint8_t *data, int 
         if (!balance_is_valid(floats + h * head, (uint32_t)dim) ||
             !floats_are_finite(floats + h * head, head))
             return TQKV_ERROR_CORRUPT;
+    for (uint32_t h = 0; c->page_means && h < l->shape.n_kv_heads; h++)
+        for (size_t i = dim; i < head; i++) /* means stand in the centres' place */
+            if (floats[h * head + i] != 0)
+                return TQKV_ERROR_CORRUPT;
     for (size_t i = 0; i < layer_profile_doubles(l, is_ready); i++) {
         double square;
         memcpy(&square, data + layer_profile_floats(l) * sizeof(float) + i * sizeof square,
@@ -103,7 +112,7 @@ static tqkv_status get_profile(input *in, uint32_t layer)
     if (!data)
         return TQKV_ERROR_MEMORY;
     tqkv_status status = get(in, SECTION_LAYER_PROFILE, data, bytes);
-    return status == TQKV_OK ? check_profile(l, data, is_ready) : status;
+    return status == TQKV_OK ? check_profile(in->c, l, data, is_ready) : status;
 }
 
 static tqkv_status get_tokens(input *in, const cache_layer *l, sequence_layer *s)
@@ -155,10 +164,10 @@ static tqkv_status get_layer(input *in, uint32_t layer, sequence_layer *s)
 
 static tqkv_status get_end(input *in)
 {
-    uint8_t end[8], extra;
+    uint8_t end[8];
     uint64_t sections = in->sections;
     tqkv_status status = get(in, SECTION_SEQUENCE_END, end, sizeof end);
-    if (status == TQKV_OK && (load_le(end, 8) != sections || in->read(in->context, &extra, 1)))
+    if (status == TQKV_OK && load_le(end, 8) != sections)
         status = TQKV_ERROR_CORRUPT;
     return status;
 }
