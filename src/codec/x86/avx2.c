@@ -298,18 +298,50 @@ TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
 
 /* ---- codes and values ---- */
 
-/* 8 windows into 16-bit lanes: two bytes that hold each window, shifted so
- * that it fills the upper byte. */
-TARGET static inline __m256i windows_16(const uint8_t *codes, const window_group *g)
+/* A row whose windows wrap: behind its last byte comes its first. Where it ends
+ * inside a byte, or is shorter than a vector, a padded copy stands in. */
+typedef struct cyclic_row {
+    const uint8_t *codes;
+    unsigned bytes;
+    __m128i first, last; /* 16 bytes */
+} cyclic_row;
+
+/* 16 bytes from `at` on. */
+TARGET static inline __m128i sixteen_bytes(const cyclic_row *r, unsigned at)
 {
-    __m256i bytes = _mm256_loadu2_m128i((const __m128i *)(codes + g[1].first_byte),
-                                        (const __m128i *)(codes + g[0].first_byte));
-    __m256i shuffle = _mm256_loadu2_m128i((const __m128i *)g[1].shuffle,
-                                          (const __m128i *)g[0].shuffle);
-    __m256i multiplier = _mm256_loadu2_m128i((const __m128i *)g[1].multiplier,
-                                             (const __m128i *)g[0].multiplier);
-    __m256i pairs = _mm256_shuffle_epi8(bytes, shuffle);
-    return _mm256_srli_epi16(_mm256_mullo_epi16(pairs, multiplier), 8);
+    /* indices for a shuffle: 16 from s on are those of two vectors in a row that
+     * begin with byte s of the first */
+    static const uint8_t index[] = {
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128};
+    if (at + 16 <= r->bytes)
+        return _mm_loadu_si128((const __m128i *)(r->codes + at));
+    const uint8_t *from = index + at + 16 - r->bytes;
+    return _mm_or_si128(
+        _mm_shuffle_epi8(r->last, _mm_loadu_si128((const __m128i *)(from + 16))),
+        _mm_shuffle_epi8(r->first, _mm_loadu_si128((const __m128i *)from)));
+}
+
+/* How two groups of 8 windows are cut: the same for all groups of a whole rate. */
+typedef struct cut_16 {
+    __m256i shuffle, multiplier;
+} cut_16;
+
+TARGET static inline cut_16 cut_of(const window_group *g)
+{
+    return (cut_16){_mm256_loadu2_m128i((const __m128i *)g[1].shuffle,
+                                        (const __m128i *)g[0].shuffle),
+                    _mm256_loadu2_m128i((const __m128i *)g[1].multiplier,
+                                        (const __m128i *)g[0].multiplier)};
+}
+
+/* 8 windows into 16-bit lanes, twice: two bytes that hold each window, shifted so
+ * that it fills the upper byte. */
+TARGET static inline __m256i windows_16(__m128i low, __m128i high, const cut_16 *cut)
+{
+    __m256i pairs = _mm256_shuffle_epi8(_mm256_set_m128i(high, low), cut->shuffle);
+    return _mm256_srli_epi16(_mm256_mullo_epi16(pairs, cut->multiplier), 8);
 }
 
 TARGET static inline __m128i look_up(__m128i window, __m128i a, __m128i b)
@@ -356,13 +388,30 @@ TARGET void avx2_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
         levels_4_bits(codes, p, out);
         return;
     }
+    unsigned bits = p->head_dim / 16 * p->rate;
     uint8_t padded[MAX_DIM + CODE_PADDING];
-    codes_pad(codes, p, padded);
+    if (p->rate == 128) { /* windows are levels */
+        memcpy(out, codes, p->head_dim);
+        return;
+    }
+    cyclic_row r = {.codes = codes, .bytes = bits / 8};
+    if (bits % 8 || r.bytes < 16) {
+        codes_pad(codes, p, padded);
+        r.codes = padded;
+        r.bytes += CODE_PADDING;
+    }
+    r.first = _mm_loadu_si128((const __m128i *)r.codes);
+    r.last = _mm_loadu_si128((const __m128i *)(r.codes + r.bytes - 16));
     __m128i a = table_16(p->a[0]), b = table_16(p->b[0]);
     __m128i a_high = table_16(p->a[p->mixed]), b_high = table_16(p->b[p->mixed]);
+    cut_16 cut = cut_of(p->groups);
     for (unsigned i = 0; i < p->head_dim; i += 16) {
-        unsigned k = i % PATTERN;
-        __m256i lanes = windows_16(padded + i / PATTERN * p->rate, p->groups + k / 8);
+        unsigned k = i % PATTERN, base = i / PATTERN * p->rate;
+        const window_group *g = p->groups + k / 8;
+        if (p->mixed)
+            cut = cut_of(g);
+        __m256i lanes = windows_16(sixteen_bytes(&r, base + g[0].first_byte),
+                                   sixteen_bytes(&r, base + g[1].first_byte), &cut);
         __m128i window = _mm_packus_epi16(_mm256_castsi256_si128(lanes),
                                           _mm256_extracti128_si256(lanes, 1));
         __m128i level = look_up(window, a, b);
