@@ -27,7 +27,7 @@ bench: all
 	$(if $(GGML),scripts/build-ggml.sh build/ggml)
 	build/tqkv bench $(if $(GGML),--ggml build/ggml/build/bin)
 
-# Attention beside ggml's, in one table; takes about five minutes once it is built.
+# Attention beside ggml's, in one table; takes about ten minutes once it is built.
 bench-ggml: all
 	scripts/build-ggml.sh build/ggml
 	build/tqkv bench --attention --ggml build/ggml/build/bin $(BENCH)

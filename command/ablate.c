@@ -5,6 +5,7 @@
 
 #include "capture.h"
 #include "command.h"
+#include "error.h"
 #include "json.h"
 #include "table.h"
 #include "tqkv_attention.h"
@@ -170,16 +171,6 @@ static tqkv_status run_format(const legs *l, const tqkv_format *fk, const tqkv_f
 
 /* ---- verdicts ---- */
 
-static double relative_error(const float *x, const float *y, size_t n)
-{
-    double error = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        error += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-        size += (double)y[i] * y[i];
-    }
-    return size > 0 ? sqrt(error / size) : error > 0 ? INFINITY : 0;
-}
-
 /* What tqkv_attention.h promises. */
 static double kernel_bound(const tqkv_format *f)
 {
@@ -190,9 +181,9 @@ static double kernel_bound(const tqkv_format *f)
 static int report(const legs *l, table *t, const char *name, const tqkv_format *fk,
                   const tqkv_format *fv)
 {
-    double kernel = relative_error(l->codes, l->decoded, l->out_floats);
-    double floor = relative_error(l->decoded, l->dense, l->out_floats);
-    double total = relative_error(l->codes, l->dense, l->out_floats);
+    double kernel = relative_error(l->decoded, l->codes, l->out_floats);
+    double floor = relative_error(l->dense, l->decoded, l->out_floats);
+    double total = relative_error(l->dense, l->codes, l->out_floats);
     double bound = fmax(kernel_bound(fk), kernel_bound(fv));
     int is_floor = kernel <= bound;
     const char *verdict = is_floor ? "representation floor" : "kernel bug";

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "error.h"
 #include "eval_attention.h"
 #include "eval_cache.h"
 #include "fit.h"
@@ -91,16 +92,6 @@ static tqkv_status round_trip(const comparison *b, const tqkv_format *f,
         time->values += (double)n * f->head_dim;
     }
     return status;
-}
-
-static double relative_error(const float *x, const float *y, size_t n)
-{
-    double error = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        error += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-        size += (double)x[i] * x[i];
-    }
-    return size > 0 ? sqrt(error / size) : error > 0 ? INFINITY : 0;
 }
 
 static tqkv_status measure(comparison *b, const tqkv_format *fk, const tqkv_format *fv,

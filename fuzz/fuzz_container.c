@@ -9,23 +9,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-typedef struct memory {
-    const uint8_t *data;
-    size_t size, at;
-} memory;
-
-static size_t read_memory(void *context, void *data, size_t size)
-{
-    memory *m = context;
-    size_t left = m->size - m->at;
-    if (size > left)
-        size = left;
-    if (size)
-        memcpy(data, m->data + m->at, size);
-    m->at += size;
-    return size;
-}
-
 static void read_all(const uint8_t *data, size_t size)
 {
     static float rows[64 * TQKV_MAX_HEAD_DIM];

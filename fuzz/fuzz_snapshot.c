@@ -11,21 +11,6 @@
 
 enum { HEADER = 16 + TQKV_MAX_FINGERPRINT + 1, SECTION = 16, CHECKSUM = 8 };
 
-typedef struct memory {
-    const uint8_t *data;
-    size_t size, at;
-} memory;
-
-static size_t read_memory(void *context, void *data, size_t size)
-{
-    memory *m = context;
-    size_t left = m->size - m->at, n = size < left ? size : left;
-    if (n)
-        memcpy(data, m->data + m->at, n);
-    m->at += n;
-    return n;
-}
-
 static void repair(uint8_t *data, size_t size)
 {
     for (size_t at = HEADER; size >= at && size - at >= SECTION + CHECKSUM;) {

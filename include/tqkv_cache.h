@@ -107,7 +107,8 @@ TQKV_API size_t tqkv_sequence_length(tqkv_sequence *sequence, uint32_t layer);
 
 /* Appends n_tokens tokens to a layer: keys[n_tokens][n_kv_heads][head_dim] and
  * values likewise, of one type, keys as they are after RoPE. They go through
- * f16, beyond whose range they are clamped. queries[n_tokens][n_heads]
+ * f16, beyond whose range they are clamped; OpenMP's threads share the encoding
+ * of many. queries[n_tokens][n_heads]
  * [head_dim], of the same type, help to fit a profile; they may be null.
  * Over the capacity: TQKV_ERROR_BUFFER; no page left, or the limit reached:
  * TQKV_ERROR_MEMORY. */

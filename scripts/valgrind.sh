@@ -7,7 +7,7 @@ cmake --build build/check --parallel >/dev/null
 run="valgrind --quiet --error-exitcode=1 --leak-check=full"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-for test in format codec mlx profile container; do
+for test in format codec mlx profile container cache cache_memory; do
     $run build/check/test_$test
 done
 $run build/check/harness --rounds 1

@@ -37,7 +37,7 @@ static void encode_head(const tqkv_cache *c, const cache_layer *l, tqkv_sequence
                         const sequence_layer *s, uint32_t head, size_t first, size_t end)
 {
     size_t n = end - first, key_dim = l->shape.keys.head_dim, value_dim = l->shape.values.head_dim;
-    float *x = sequence->scratch;
+    float *x = sequence->scratch + head * sequence->head_floats;
     for (size_t t = 0; t < n; t++)
         tqkv_to_f32(layer_half(l, s, KEYS, head, first + t), TQKV_F16, key_dim, x + t * key_dim);
     layer_encode_keys(l, s, c->page_means, head, first, n, x, !page_is_begun(s, first));
@@ -58,11 +58,16 @@ static void keep_from(const cache_layer *l, sequence_layer *s, size_t end)
     }
 }
 
+/* From so many values on, heads are divided among OpenMP's threads. */
+enum { PARALLEL_VALUES = 1 << 15 };
+
 static void encode(const tqkv_cache *c, const cache_layer *l, tqkv_sequence *sequence,
                    sequence_layer *s, size_t target)
 {
     while (s->coded < target) {
         size_t end = page_end(s, s->coded) < target ? page_end(s, s->coded) : target;
+        size_t n = (end - s->coded) * token_values(l);
+#pragma omp parallel for if (n >= PARALLEL_VALUES)
         for (uint32_t h = 0; h < l->shape.n_kv_heads; h++)
             encode_head(c, l, sequence, s, h, s->coded, end);
         keep_from(l, s, end);

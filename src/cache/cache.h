@@ -76,8 +76,10 @@ struct tqkv_sequence {
     tqkv_cache *cache;
     pthread_rwlock_t lock;
     sequence_layer *layers;
-    float *scratch; /* [PAGE_TOKENS][the largest head_dim], for who changes it */
-    size_t scratch_floats;
+    /* [the most KV heads][PAGE_TOKENS][the largest head_dim], for who changes
+     * the sequence. */
+    float *scratch;
+    size_t head_floats, scratch_floats;
 };
 
 /* ---- cache.c: memory that is counted, and refused beyond the limit ---- */

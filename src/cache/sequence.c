@@ -27,14 +27,17 @@ static void free_layer(tqkv_cache *c, cache_layer *l, sequence_layer *s)
     cache_release(c, s->tail, l->n_tail * token_values(l), sizeof *s->tail);
 }
 
-static size_t scratch_floats(const tqkv_cache *c)
+static void size_scratch(const tqkv_cache *c, tqkv_sequence *s)
 {
-    size_t most = 0;
-    for (uint32_t i = 0; i < c->n_layers; i++)
-        for (int kind = KEYS; kind <= VALUES; kind++)
-            if (head_dim_of(&c->layers[i], (operand_kind)kind) > most)
-                most = head_dim_of(&c->layers[i], (operand_kind)kind);
-    return most * PAGE_TOKENS;
+    uint32_t dim = 0, heads = 0;
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const tqkv_layer *l = &c->layers[i].shape;
+        dim = l->keys.head_dim > dim ? l->keys.head_dim : dim;
+        dim = l->values.head_dim > dim ? l->values.head_dim : dim;
+        heads = l->n_kv_heads > heads ? l->n_kv_heads : heads;
+    }
+    s->head_floats = (size_t)dim * PAGE_TOKENS;
+    s->scratch_floats = s->head_floats * heads;
 }
 
 tqkv_status tqkv_sequence_create(tqkv_cache *c, tqkv_sequence **sequence)
@@ -49,7 +52,7 @@ tqkv_status tqkv_sequence_create(tqkv_cache *c, tqkv_sequence **sequence)
         cache_release(c, s, 1, sizeof *s);
         return TQKV_ERROR_MEMORY;
     }
-    s->scratch_floats = scratch_floats(c);
+    size_scratch(c, s);
     s->scratch = cache_allocate(c, s->scratch_floats, sizeof *s->scratch);
     s->layers = cache_allocate(c, c->n_layers, sizeof *s->layers);
     tqkv_status status = s->layers && s->scratch ? TQKV_OK : TQKV_ERROR_MEMORY;

@@ -317,7 +317,7 @@ TARGET static inline __m128i sixteen_bytes(const cyclic_row *r, unsigned at)
         128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128};
     if (at + 16 <= r->bytes)
         return _mm_loadu_si128((const __m128i *)(r->codes + at));
-    const uint8_t *from = index + at + 16 - r->bytes;
+    const uint8_t *from = index + (at + 16 - r->bytes);
     return _mm_or_si128(
         _mm_shuffle_epi8(r->last, _mm_loadu_si128((const __m128i *)(from + 16))),
         _mm_shuffle_epi8(r->first, _mm_loadu_si128((const __m128i *)from)));
