@@ -6,6 +6,7 @@
 #include "capture.h"
 #include "command.h"
 #include "error.h"
+#include "format_list.h"
 #include "json.h"
 #include "table.h"
 #include "tqkv_attention.h"
@@ -178,18 +179,17 @@ static double kernel_bound(const tqkv_format *f)
 }
 
 /* 1 if the kernel is within its bound. */
-static int report(const legs *l, table *t, const char *name, const tqkv_format *fk,
-                  const tqkv_format *fv)
+static int report(const legs *l, table *t, const format_pair *f)
 {
     double kernel = relative_error(l->decoded, l->codes, l->out_floats);
     double floor = relative_error(l->dense, l->decoded, l->out_floats);
     double total = relative_error(l->dense, l->codes, l->out_floats);
-    double bound = fmax(kernel_bound(fk), kernel_bound(fv));
+    double bound = fmax(kernel_bound(&f->keys), kernel_bound(&f->values));
     int is_floor = kernel <= bound;
     const char *verdict = is_floor ? "representation floor" : "kernel bug";
     if (l->o->json) {
         cJSON *object = cJSON_CreateObject();
-        cJSON_AddStringToObject(object, "format", name);
+        cJSON_AddStringToObject(object, "format", f->name);
         cJSON_AddNumberToObject(object, "kernel_error", kernel);
         cJSON_AddNumberToObject(object, "kernel_bound", bound);
         cJSON_AddNumberToObject(object, "representation_error", floor);
@@ -199,7 +199,7 @@ static int report(const legs *l, table *t, const char *name, const tqkv_format *
         return is_floor;
     }
     table_row(t);
-    table_cell(t, 0, "%s", name);
+    table_cell(t, 0, "%s", f->name);
     table_cell(t, 1, "%.5f", floor);
     table_cell(t, 2, "%.5f", kernel);
     table_cell(t, 3, "%.4f", bound);
@@ -239,27 +239,18 @@ static void release(legs *l)
 
 static int run_formats(legs *l, table *t)
 {
+    const capture *c = l->c;
     int status = EXIT_OK, bugs = 0;
-    for (char *name = strtok(l->o->formats, ","); name && status == EXIT_OK;
-         name = strtok(NULL, ",")) {
-        tqkv_format fk, fv;
+    char *list = l->o->formats;
+    format_pair f;
+    while (next_format(&list, l->o->is_selection, c->head_dim, c->v_head_dim, &f, &status)) {
         progress("running legs of", 0, 1);
-        tqkv_status s = tqkv_format_parse(name, l->c->head_dim, &fk);
-        if (s == TQKV_OK)
-            s = tqkv_format_parse(name, l->c->v_head_dim, &fv);
-        if (s == TQKV_ERROR_FORMAT_NAME) {
-            status = misused("--formats %s: %s", name, tqkv_status_string(s));
+        tqkv_status s = run_format(l, &f.keys, &f.values);
+        if (s != TQKV_OK) {
+            status = failed("%s: %s", f.name, tqkv_status_string(s));
             break;
         }
-        if (s == TQKV_ERROR_HEAD_DIM_POWER && l->o->is_selection)
-            continue; /* this head_dim has no mlx formats */
-        if (s == TQKV_OK)
-            s = run_format(l, &fk, &fv);
-        if (s == TQKV_OK)
-            bugs += !report(l, t, name, &fk, &fv);
-        else
-            status = failed("%s: head_dim %u: %s", name, (unsigned)l->c->head_dim,
-                            tqkv_status_string(s));
+        bugs += !report(l, t, &f);
     }
     progress_end();
     return status == EXIT_OK && bugs ? EXIT_FAILED : status;

@@ -8,6 +8,7 @@
 #include "eval_attention.h"
 #include "eval_cache.h"
 #include "fit.h"
+#include "format_list.h"
 #include "json.h"
 #include "plot.h"
 #include "table.h"
@@ -195,72 +196,80 @@ static void print_head(const capture *c, const options *o, uint64_t n_queries)
            (unsigned long long)o->centres, o->centres > 1 ? "s" : "", tqkv_isa_name());
 }
 
-/* All formats of a comma-separated list. */
+/* What all formats measured so far come to. */
+typedef struct summary {
+    plot_point *points;
+    int n_points;
+    double means_bytes, means_time; /* sums of ratios */
+} summary;
+
+static void add_to_summary(summary *s, const measurement *r)
+{
+    plot_point *p = &s->points[s->n_points++];
+    memcpy(p->name, r->name, sizeof p->name);
+    p->bytes = r->bytes;
+    p->error = r->attention;
+    p->error_with_profile = r->attention_profile;
+    s->means_bytes += r->means_bytes;
+    s->means_time += r->means_time;
+}
+
+/* All formats of the list, one after the other. */
+static int measure_formats(comparison *b, const options *o, int total, table *t, summary *s)
+{
+    const capture *c = b->c;
+    int status = EXIT_OK;
+    char *list = o->formats;
+    format_pair f;
+    while (next_format(&list, o->is_selection, c->head_dim, c->v_head_dim, &f, &status)) {
+        measurement r;
+        progress("measuring", (uint64_t)s->n_points, (uint64_t)total);
+        tqkv_status measured = measure(b, &f.keys, &f.values, &r);
+        if (measured != TQKV_OK) {
+            status = failed("%s: %s", f.name, tqkv_status_string(measured));
+            break;
+        }
+        if (!measure_attention(b, &f.keys, &f.values, &r)) {
+            status = EXIT_FAILED;
+            break;
+        }
+        add_to_summary(s, &r);
+        if (o->json)
+            report_json(&r, c->head_dim);
+        else
+            report_row(t, &r);
+    }
+    progress_end();
+    return status;
+}
+
 static int run_formats(comparison *b, const options *o)
 {
     static const char *const columns[] = {
         "format", "bytes/token", "vs f16", "K error", "V error", "attention", "top-1",
         "+profile", "top-1", "+means", "encode", "decode"};
-    const capture *c = b->c;
-    int n_points = 0, status = EXIT_OK, total = 1, done = 0;
-    double means_bytes = 0, means_time = 0;
+    int total = 1;
     table t;
     for (const char *p = o->formats; *p; p++)
         total += *p == ',';
-    plot_point *points = allocate((size_t)total, sizeof *points);
-    if (!points)
+    summary s = {.points = allocate((size_t)total, sizeof *s.points)};
+    if (!s.points)
         return EXIT_FAILED;
     table_start(&t, columns, 12);
-    for (char *name = strtok(o->formats, ","); name && status == EXIT_OK;
-         name = strtok(NULL, ","), done++) {
-        tqkv_format fk, fv;
-        measurement r;
-        progress("measuring", (uint64_t)done, (uint64_t)total);
-        tqkv_status s = tqkv_format_parse(name, c->head_dim, &fk);
-        if (s == TQKV_OK)
-            s = tqkv_format_parse(name, c->v_head_dim, &fv);
-        if (s == TQKV_ERROR_FORMAT_NAME) {
-            status = misused("--formats %s: %s", name, tqkv_status_string(s));
-            break;
-        }
-        if (s == TQKV_ERROR_HEAD_DIM_POWER && o->is_selection)
-            continue; /* this head_dim has no mlx formats */
-        if (s == TQKV_OK)
-            s = measure(b, &fk, &fv, &r);
-        if (s != TQKV_OK) {
-            status = failed("%s: head_dim %u: %s", name, (unsigned)c->head_dim,
-                            tqkv_status_string(s));
-            break;
-        }
-        if (!measure_attention(b, &fk, &fv, &r)) {
-            status = EXIT_FAILED;
-            break;
-        }
-        means_bytes += r.means_bytes;
-        means_time += r.means_time;
-        if (o->json)
-            report_json(&r, c->head_dim);
-        else
-            report_row(&t, &r);
-        plot_point *p = &points[n_points++];
-        memcpy(p->name, r.name, sizeof p->name);
-        p->bytes = r.bytes;
-        p->error = r.attention;
-        p->error_with_profile = r.attention_profile;
-    }
-    progress_end();
-    if (status != EXIT_OK || o->json)
-        t.n_rows = 0;
-    else
-        print_head(c, o, b->original.n_queries);
-    int has_table = t.n_rows > 1;
-    table_finish(&t);
+    int status = measure_formats(b, o, total, &t, &s);
+    int has_table = status == EXIT_OK && !o->json;
     if (has_table)
-        printf("\nPage means take %.1f%% more bytes and %.0f%% more time, averaged over these formats.\n",
-               100 * (means_bytes / n_points - 1), 100 * (means_time / n_points - 1));
-    if (status == EXIT_OK && o->plot && !plot_write(o->plot, points, n_points))
+        print_head(b->c, o, b->original.n_queries);
+    else
+        t.n_rows = 0;
+    table_finish(&t);
+    if (has_table && s.n_points)
+        printf("\nPage means take %.1f%% more bytes and %.0f%% more time, averaged over these "
+               "formats.\n",
+               100 * (s.means_bytes / s.n_points - 1), 100 * (s.means_time / s.n_points - 1));
+    if (status == EXIT_OK && o->plot && !plot_write(o->plot, s.points, s.n_points))
         status = EXIT_FAILED;
-    free(points);
+    free(s.points);
     return status;
 }
 
