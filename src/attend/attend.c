@@ -39,12 +39,11 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
     c->key_dim = a->sets[0].keys.format.head_dim;
     c->value_dim = a->sets[0].values.format.head_dim;
     size_t rows = (size_t)a->n_queries * c->group; /* both are 32 bits wide */
-    if ((rows + BLOCK - 1) / BLOCK > UINT32_MAX)
+    size_t n_blocks = (rows + BLOCK - 1) / BLOCK;
+    if (n_blocks > UINT32_MAX || !size_multiply(a->n_kv_heads, n_blocks, &c->n_bases))
         return TQKV_ERROR_OVERFLOW;
-    c->n_blocks = (uint32_t)((rows + BLOCK - 1) / BLOCK);
+    c->n_blocks = (uint32_t)n_blocks;
     c->block_rows = rows < BLOCK ? rows : BLOCK;
-    if (!size_multiply(a->n_kv_heads, (rows + BLOCK - 1) / BLOCK, &c->n_bases))
-        return TQKV_ERROR_OVERFLOW;
     c->max_centres = 1;
     for (size_t i = 0; i < a->n_sets; i++) {
         const tqkv_tokens *set = &a->sets[i];
@@ -169,10 +168,7 @@ static void merge_ranges(const attend_call *c, const attend_block *b, size_t bas
     tqkv_partial into = part_of(c, base, 0);
     for (size_t range = 1; range < c->n_ranges; range++) {
         tqkv_partial from = part_of(c, base, range);
-        for (unsigned r = 0; r < b->rows; r++)
-            merge_row(from.max[r], from.sum[r], from.out + (size_t)r * c->value_dim, 1,
-                      c->value_dim, into.max + r, into.sum + r,
-                      into.out + (size_t)r * c->value_dim);
+        merge_rows(b->rows, c->value_dim, &from, &into);
     }
     write_result(c, b, &into);
 }

@@ -111,6 +111,7 @@ void attend_logits(const attend_call *c, const attend_scratch *s, const attend_b
  * normalised is 0. */
 void merge_row(float max, float sum, const float *out, int normalised, unsigned dim,
                float *into_max, float *into_sum, float *into_out);
+void merge_rows(size_t n_rows, unsigned dim, const tqkv_partial *from, const tqkv_partial *into);
 
 static inline size_t row_query(const attend_call *c, size_t row)
 {

@@ -19,6 +19,13 @@ void merge_row(float max, float sum, const float *out, int normalised, unsigned 
     *into_sum = total;
 }
 
+void merge_rows(size_t n_rows, unsigned dim, const tqkv_partial *from, const tqkv_partial *into)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        merge_row(from->max[r], from->sum[r], from->out + r * dim, 1, dim, into->max + r,
+                  into->sum + r, into->out + r * dim);
+}
+
 tqkv_status tqkv_merge(size_t n_rows, uint32_t v_head_dim, const tqkv_partial *from,
                        const tqkv_partial *into)
 {
@@ -32,8 +39,6 @@ tqkv_status tqkv_merge(size_t n_rows, uint32_t v_head_dim, const tqkv_partial *f
         return TQKV_OK;
     if (!from->out || !from->max || !from->sum || !into->out || !into->max || !into->sum)
         return TQKV_ERROR_ARGUMENT;
-    for (size_t r = 0; r < n_rows; r++)
-        merge_row(from->max[r], from->sum[r], from->out + r * v_head_dim, 1, v_head_dim,
-                  into->max + r, into->sum + r, into->out + r * v_head_dim);
+    merge_rows(n_rows, v_head_dim, from, into);
     return TQKV_OK;
 }

@@ -147,13 +147,10 @@ static void finish_set(const attend_call *c, const attend_scratch *s, const atte
     float natural[MAX_DIM];
     rotation_init(&rotate, c->value_dim, values->format.rotation);
     for (unsigned r = 0; r < b->rows; r++) {
-        const float *row = s->sum_rows[r];
-        if (s->value_plan->source != TILE_FLOAT) {
-            c->kernels->natural_order(s->value_plan, row, natural);
-            row = natural;
-        } else {
-            memcpy(natural, row, c->value_dim * sizeof *natural);
-        }
+        if (s->value_plan->source != TILE_FLOAT)
+            c->kernels->natural_order(s->value_plan, s->sum_rows[r], natural);
+        else
+            memcpy(natural, s->sum_rows[r], c->value_dim * sizeof *natural);
         if (rotate.active)
             unrotate_row(s->value_plan->codec, &rotate, rotate.inverse_root, natural);
         merge_row(s->state[r].max, s->state[r].sum, natural, 0, c->value_dim, part->max + r,

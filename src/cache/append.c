@@ -202,8 +202,8 @@ static tqkv_status append(tqkv_cache *c, cache_layer *l, tqkv_sequence *sequence
     size_t target = coded_end(c, l, s, length, will_be_ready);
     tqkv_status status = layer_own_pages(c, l, s, s->coded, target);
     for (size_t done = 0, n; status == TQKV_OK && done < a->n; done += n) {
-        size_t in_tail = s->length > s->coded ? s->length - s->coded : 0;
-        n = l->n_tail - in_tail < a->n - done ? l->n_tail - in_tail : a->n - done;
+        size_t room = l->n_tail - tail_tokens(s->length, s->coded);
+        n = room < a->n - done ? room : a->n - done;
         copy_halves(l, s, a, done, n); /* not seen yet */
         if (done == 0)
             status = fit_if_due(c, l, s, a, length);

@@ -56,7 +56,8 @@ static void set_codes(const cache_layer *l, const sequence_layer *s, int has_mea
 size_t layer_sets(const cache_layer *l, const sequence_layer *s, const tqkv_cache *c,
                   tqkv_tokens *sets)
 {
-    size_t n = 0, first = s->length < l->n_first ? s->length : l->n_first;
+    size_t n = 0, first = first_tokens(l, s->length);
+    size_t tail = tail_tokens(s->length, s->coded);
     if (first) {
         sets[n] = (tqkv_tokens){.n_tokens = first};
         set_halves(l, s->first, &sets[n++]);
@@ -67,8 +68,8 @@ size_t layer_sets(const cache_layer *l, const sequence_layer *s, const tqkv_cach
         sets[n].first_slot = (s->kept + s->offset) % sets[n].capacity;
         n++;
     }
-    if (s->length > s->coded) {
-        sets[n] = (tqkv_tokens){.n_tokens = s->length - s->coded, .position = s->coded,
+    if (tail) {
+        sets[n] = (tqkv_tokens){.n_tokens = tail, .position = s->coded,
                                 .first_slot = (s->coded + s->offset) % l->n_tail,
                                 .capacity = l->n_tail};
         set_halves(l, s->tail, &sets[n++]);

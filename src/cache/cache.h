@@ -96,6 +96,17 @@ static inline size_t token_values(const cache_layer *l)
            ((size_t)l->shape.keys.head_dim + l->shape.values.head_dim);
 }
 
+/* Tokens of a layer in f16, the first and those behind the codes. */
+static inline size_t first_tokens(const cache_layer *l, size_t length)
+{
+    return length < l->n_first ? length : l->n_first;
+}
+
+static inline size_t tail_tokens(size_t length, size_t coded)
+{
+    return length > coded ? length - coded : 0;
+}
+
 /* ---- pool.c ---- */
 
 tqkv_status pool_create(tqkv_cache *c, page_pool *p, size_t page_bytes, uint32_t n_pages,
@@ -168,10 +179,6 @@ tqkv_status layer_own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s, si
                             size_t end);
 /* Gives back the pages that hold no token of [kept, end). */
 void layer_drop_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t end);
-
-/* ---- sequence.c ---- */
-
-tqkv_status sequence_create(tqkv_cache *c, tqkv_sequence **sequence);
 
 /* ---- attend.c ---- */
 

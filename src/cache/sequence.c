@@ -1,4 +1,3 @@
-#include <stdlib.h>
 #include <string.h>
 
 #include "cache/cache.h"
@@ -141,8 +140,10 @@ static void truncate_layer(tqkv_cache *c, cache_layer *l, sequence_layer *s, siz
     if (n >= s->length)
         return;
     s->length = n;
-    if (n == 0)
-        s->kept = s->coded = l->n_first, s->offset = 0;
+    if (n == 0) {
+        s->kept = s->coded = l->n_first;
+        s->offset = 0;
+    }
     if (n < s->coded)
         s->coded = n > l->n_first ? n : l->n_first;
     if (s->kept > s->coded)

@@ -9,8 +9,7 @@ enum {
     SNAPSHOT_VERSION = 1,
     SNAPSHOT_HEADER_BYTES = 16 + TQKV_MAX_FINGERPRINT + 1,
     SNAPSHOT_LAYER_BYTES = 128,
-    SECTION_SEQUENCE = 16, /* header */
-    SECTION_LAYER,         /* one layer's shape and lengths */
+    SECTION_LAYER = 17,    /* one layer's shape and lengths */
     SECTION_LAYER_PROFILE, /* its floats, then sums of queries' squares */
     SECTION_TOKENS,        /* f16: first tokens and tail */
     SECTION_PAGE,
@@ -35,16 +34,5 @@ void layer_record_read(const uint8_t *bytes, layer_record *r);
 /* Floats of a layer's profile, and doubles behind them while it is to be fitted. */
 size_t layer_profile_floats(const cache_layer *l);
 size_t layer_profile_doubles(const cache_layer *l, int is_ready);
-
-/* Tokens of a layer in f16. */
-static inline size_t first_tokens(const cache_layer *l, size_t length)
-{
-    return length < l->n_first ? length : l->n_first;
-}
-
-static inline size_t tail_tokens(size_t length, size_t coded)
-{
-    return length > coded ? length - coded : 0;
-}
 
 #endif
