@@ -74,7 +74,10 @@ typedef enum tqkv_status {
     TQKV_ERROR_PROFILE,        /* profile and data differ in shape */
     TQKV_ERROR_STATE,          /* calls in an order that the object forbids */
     TQKV_ERROR_GONE,           /* tokens that are needed have been overwritten */
-    TQKV_ERROR_MODEL           /* data of another model */
+    TQKV_ERROR_MODEL,          /* data of another model */
+    TQKV_ERROR_NO_DEVICE,      /* no such device, or a driver is missing */
+    TQKV_ERROR_DEVICE,         /* a device or its driver failed */
+    TQKV_ERROR_COMPILE         /* a kernel does not compile */
 } tqkv_status;
 
 /* One English sentence without a full stop; never null, also for values that

@@ -56,6 +56,12 @@ const char *tqkv_status_string(tqkv_status status)
         return "tokens that would be needed have been overwritten";
     case TQKV_ERROR_MODEL:
         return "the data belongs to another model";
+    case TQKV_ERROR_NO_DEVICE:
+        return "there is no such device, or its driver is missing";
+    case TQKV_ERROR_DEVICE:
+        return "the device or its driver failed";
+    case TQKV_ERROR_COMPILE:
+        return "a kernel does not compile";
     }
     return "unknown status";
 }

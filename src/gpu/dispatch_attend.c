@@ -1,0 +1,525 @@
+/* Attention: prepare the queries, attend in splits, merge them. */
+#include <math.h>
+#include <stdio.h>
+
+#include "format/format.h"
+#include "gpu/dispatch.h"
+
+enum { ROWS = 4 /* of a block where the kernel takes any */, TILE = 128, MAX_SPLITS = 512 };
+
+/* How the work is divided; sizes in floats. */
+typedef struct attend_plan {
+    uint64_t query_rows, rotated, products, partials;
+    uint32_t n_splits;
+} attend_plan;
+
+static uint32_t group_of(const tqkv_gpu_attention *a)
+{
+    return a->n_heads / a->n_kv_heads;
+}
+
+/* Enough groups to fill the device several times, but no split without a tile. */
+static uint32_t count_splits(const tqkv_device *d, const tqkv_gpu_attention *a, uint64_t groups)
+{
+    uint64_t tiles = ((uint64_t)a->n_tokens + TILE - 1) / TILE;
+    uint64_t wanted = groups ? (16ull * d->info.n_units + groups - 1) / groups : 1;
+    if (wanted > tiles)
+        wanted = tiles;
+    if (wanted > MAX_SPLITS)
+        wanted = MAX_SPLITS;
+    return wanted ? (uint32_t)wanted : 1;
+}
+
+static tqkv_status make_plan(const tqkv_device *d, const tqkv_gpu_attention *a, attend_plan *plan)
+{
+    uint64_t rows = (uint64_t)a->n_queries * group_of(a), blocks = (rows + ROWS - 1) / ROWS;
+    uint64_t groups = product3(blocks, a->n_kv_heads, a->n_sequences);
+    uint64_t dim = a->values.format.head_dim;
+    plan->n_splits = count_splits(d, a, groups);
+    plan->query_rows = product3(a->n_queries, a->n_heads, a->n_sequences);
+    plan->rotated = product3(plan->query_rows, a->keys.format.head_dim, 1);
+    plan->products = product3(plan->query_rows, a->keys.profiles ? a->keys.n_centres : 0, 1);
+    plan->partials = product3(product3(groups, plan->n_splits, ROWS), dim + 2, 1);
+    uint64_t floats = sum2(sum2(plan->rotated, plan->products), plan->partials);
+    /* each part begins at a multiple of 16 bytes */
+    plan->rotated = (plan->rotated + 3) & ~3ull;
+    plan->products = (plan->products + 3) & ~3ull;
+    return floats > UINT64_MAX / 8 || plan->query_rows > INT32_MAX ? TQKV_ERROR_OVERFLOW : TQKV_OK;
+}
+
+static size_t plan_bytes(const attend_plan *plan)
+{
+    return (size_t)(plan->rotated + plan->products + plan->partials) * sizeof(float);
+}
+
+static int format_is_good(const tqkv_gpu_operand *o)
+{
+    const tqkv_format *f = &o->format;
+    if (f->codebook == 0)
+        return is_type(o->type) && f->head_dim >= 8 && f->head_dim % 8 == 0 &&
+               f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
+    return tqkv_format_check(f) == TQKV_OK && f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
+}
+
+static tqkv_status check_shapes(const tqkv_gpu_attention *a)
+{
+    if (!a || !a->n_sequences || !a->n_queries || !a->n_heads || !a->n_kv_heads ||
+        a->n_heads % a->n_kv_heads || !is_type(a->query_type) || !is_type(a->out_type))
+        return TQKV_ERROR_ARGUMENT;
+    if (!format_is_good(&a->keys) || !format_is_good(&a->values))
+        return TQKV_ERROR_FORMAT;
+    if (a->keys.profiles && (a->keys.n_centres < 1 || a->keys.n_centres > 256 ||
+                             a->keys.is_rotated))
+        return TQKV_ERROR_PROFILE;
+    return TQKV_OK;
+}
+
+tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_attention *a,
+                                      size_t *bytes)
+{
+    attend_plan plan;
+    tqkv_status status = handle_check(d, HANDLE_DEVICE);
+    if (status == TQKV_OK)
+        status = check_shapes(a);
+    if (status == TQKV_OK && !bytes)
+        status = TQKV_ERROR_ARGUMENT;
+    if (status == TQKV_OK)
+        status = make_plan(d, a, &plan);
+    if (status == TQKV_OK)
+        *bytes = plan_bytes(&plan);
+    return status;
+}
+
+/* ---- checks ---- */
+
+static uint64_t count_slots(const tqkv_gpu_attention *a)
+{
+    return a->capacity ? a->capacity : sum2(a->first_slot, a->n_tokens);
+}
+
+/* The last byte of a part of an operand. */
+static tqkv_status check_part(tqkv_encoder *e, const tqkv_gpu_attention *a, tqkv_buffer *buffer,
+                              size_t offset, size_t row, size_t head, size_t page,
+                              size_t sequence, size_t bytes, size_t alignment, const char *what)
+{
+    uint64_t slots = a->pages ? a->page_size : count_slots(a);
+    if (a->n_tokens == 0)
+        return dispatch_check_buffer(e, buffer, offset, 0, 1, what);
+    uint64_t end = sum2(product3(slots - 1, row, 1), product3(a->n_kv_heads - 1, head, 1));
+    end = sum2(end, a->pages ? product3(a->n_pages - 1, page, 1)
+                             : product3(a->n_sequences - 1, sequence, 1));
+    if (alignment > 1 && (row | head | (a->pages ? page : sequence)) % alignment)
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "%s: strides are no multiples of %zu", what,
+                      alignment);
+    return dispatch_check_buffer(e, buffer, offset, sum2(end, bytes), alignment, what);
+}
+
+static tqkv_status check_operand(tqkv_encoder *e, const tqkv_gpu_attention *a,
+                                 const tqkv_gpu_operand *o, int is_key)
+{
+    const tqkv_gpu_rows *r = &o->rows;
+    int is_plain = o->format.codebook == 0;
+    size_t code = is_plain ? o->format.head_dim * type_size(o->type) : format_code_bytes(&o->format);
+    tqkv_status status =
+        check_part(e, a, r->codes, r->code_offset, r->code_stride, o->head.codes, o->page.codes,
+                   o->sequence.codes, code, is_plain ? type_size(o->type) : 1,
+                   is_key ? "keys" : "values");
+    if (status == TQKV_OK && !is_plain)
+        status = check_part(e, a, r->scales, r->scale_offset, r->scale_stride, o->head.scales,
+                            o->page.scales, o->sequence.scales, format_scale_bytes(&o->format), 1,
+                            is_key ? "scales of keys" : "scales of values");
+    if (status == TQKV_OK && o->profiles && o->n_centres > 1)
+        status = check_part(e, a, r->centres, r->centre_offset, r->centre_stride,
+                            o->head.centres, o->page.centres, o->sequence.centres, 1, 1,
+                            "centres");
+    if (status == TQKV_OK && o->profiles)
+        status = dispatch_check_buffer(
+            e, o->profiles, 0,
+            product3(product3(a->n_kv_heads, 1 + o->n_centres, 1), o->format.head_dim, 4), 4,
+            "profiles");
+    float factor = o->scale_factor_d512;
+    if (status == TQKV_OK && !isfinite(factor))
+        status = FAILED(e, TQKV_ERROR_ARGUMENT, "scale_factor_d512 is %g", (double)factor);
+    return status;
+}
+
+static tqkv_status check_places(tqkv_encoder *e, const tqkv_gpu_attention *a)
+{
+    if (a->capacity && (a->n_tokens > a->capacity || a->first_slot >= a->capacity))
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "a ring of %u slots does not hold %u tokens from "
+                      "slot %llu on", a->capacity, a->n_tokens,
+                      (unsigned long long)a->first_slot);
+    if (!a->pages)
+        return TQKV_OK;
+    if (!a->page_size || !a->n_pages)
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "pages of no tokens, or no pages");
+    if (a->n_tokens && (count_slots(a) - 1) / a->page_size >= a->pages_stride)
+        return FAILED(e, TQKV_ERROR_BUFFER, "%u pages a sequence do not hold its slots",
+                      a->pages_stride);
+    return dispatch_check_buffer(e, a->pages, 0, product3(a->n_sequences, a->pages_stride, 4), 4,
+                                 "pages");
+}
+
+static tqkv_status check_attention(tqkv_encoder *e, const tqkv_gpu_attention *a,
+                                   const attend_plan *plan, tqkv_buffer *workspace)
+{
+    if (!isfinite(a->scale) || !isfinite(a->softcap) || a->softcap < 0)
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "scale is %g, softcap %g", (double)a->scale,
+                      (double)a->softcap);
+    tqkv_status status = check_places(e, a);
+    if (status == TQKV_OK)
+        status = check_operand(e, a, &a->keys, 1);
+    if (status == TQKV_OK)
+        status = check_operand(e, a, &a->values, 0);
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(
+            e, a->queries, 0,
+            product3(plan->query_rows, a->keys.format.head_dim, type_size(a->query_type)),
+            type_size(a->query_type), "queries");
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(
+            e, a->out, 0,
+            product3(plan->query_rows, a->values.format.head_dim, type_size(a->out_type)),
+            type_size(a->out_type), "out");
+    if (status == TQKV_OK && a->state)
+        status = dispatch_check_buffer(e, a->state, 0, plan->query_rows * 8, 4, "state");
+    if (status == TQKV_OK && a->lengths)
+        status = dispatch_check_buffer(e, a->lengths, 0, a->n_sequences * 4ull, 4, "lengths");
+    if (status == TQKV_OK && a->sinks)
+        status = dispatch_check_buffer(e, a->sinks, 0, a->n_heads * 4ull, 4, "sinks");
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(e, workspace, 0, plan_bytes(plan), 16, "workspace");
+    return status;
+}
+
+/* ---- parameters ---- */
+
+static operand_params operand_of(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
+{
+    const tqkv_gpu_rows *r = &o->rows;
+    int paged = a->pages != NULL;
+    operand_params p = {
+        r->code_stride, r->scale_stride, r->centre_stride,
+        o->head.codes, o->head.scales, o->head.centres,
+        o->page.codes, o->page.scales, o->page.centres,
+        paged ? 0 : o->sequence.codes, paged ? 0 : o->sequence.scales,
+        paged ? 0 : o->sequence.centres, {0}};
+    format_params_set(&p.format, &o->format, o->type,
+                      o->scale_factor_d512 != 0 ? o->scale_factor_d512 : 1);
+    p.format.words = (uint)rows_have_words(&p.format, r->codes, r->code_offset,
+                                           r->code_stride | o->head.codes |
+                                               (paged ? o->page.codes : o->sequence.codes));
+    return p;
+}
+
+static int format_options(char *text, size_t size, const char *prefix, const format_params *f)
+{
+    return snprintf(text, size,
+                    "%s_RATE=%u %s_KIND=%u %s_BITS=%u %s_WORDS=%u %s_TYPE=%u %s_DIM=%u "
+                    "%s_CODE_BYTES=%u ",
+                    prefix, f->rate, prefix, f->kind, prefix, f->bits, prefix, f->words, prefix,
+                    f->type, prefix, f->head_dim, prefix, f->code_bytes);
+}
+
+static uint32_t round_up_max(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The three parts of the workspace. */
+typedef struct parts {
+    tqkv_buffer *rotated, *products, *partials;
+    tqkv_buffer *operands[5]; /* from their offsets on */
+} parts;
+
+static void parts_free(parts *s)
+{
+    tqkv_buffer_free(s->rotated);
+    tqkv_buffer_free(s->products);
+    tqkv_buffer_free(s->partials);
+    for (int i = 0; i < 5; i++)
+        tqkv_buffer_free(s->operands[i]);
+}
+
+static tqkv_status view_from(tqkv_buffer *b, size_t offset, tqkv_buffer **view)
+{
+    if (!b || offset >= b->bytes)
+        return TQKV_OK; /* nothing there is read */
+    return tqkv_buffer_view(b, offset, b->bytes - offset, view);
+}
+
+static tqkv_status parts_make(parts *s, const tqkv_gpu_attention *a, const attend_plan *plan,
+                              tqkv_buffer *workspace)
+{
+    const tqkv_gpu_rows *k = &a->keys.rows, *v = &a->values.rows;
+    size_t rotated = (size_t)plan->rotated * 4, products = (size_t)plan->products * 4;
+    tqkv_buffer *buffers[] = {k->codes, k->scales, k->centres, v->codes, v->scales};
+    size_t offsets[] = {k->code_offset, k->scale_offset, k->centre_offset, v->code_offset,
+                        v->scale_offset};
+    tqkv_status status = tqkv_buffer_view(workspace, 0, rotated, &s->rotated);
+    if (status == TQKV_OK && products)
+        status = tqkv_buffer_view(workspace, rotated, products, &s->products);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_view(workspace, rotated + products, (size_t)plan->partials * 4,
+                                  &s->partials);
+    for (int i = 0; i < 5; i++) {
+        int is_scale = i == 1 || i == 4;
+        const tqkv_gpu_operand *o = i < 3 ? &a->keys : &a->values;
+        int is_used = is_scale ? o->format.codebook != 0
+                      : i == 2 ? o->profiles != NULL && o->n_centres > 1
+                               : 1;
+        if (status == TQKV_OK && is_used)
+            status = view_from(buffers[i], offsets[i], &s->operands[i]);
+    }
+    return status;
+}
+
+/* ---- the three kernels ---- */
+
+static tqkv_status record_queries(tqkv_encoder *e, tqkv_registry *registry,
+                                  const tqkv_gpu_attention *a, const attend_plan *plan,
+                                  const parts *s)
+{
+    uint32_t dim = a->keys.format.head_dim;
+    query_params p = {.query_stride = (uint64_t)a->n_heads * dim, .head_stride = dim,
+                      .sequence_stride = (uint64_t)a->n_queries * a->n_heads * dim,
+                      .head_dim = dim, .n_queries = a->n_queries, .n_heads = a->n_heads,
+                      .n_kv_heads = a->n_kv_heads, .type = a->query_type,
+                      .n_centres = a->keys.profiles ? a->keys.n_centres : 0};
+    rotation_params_set(&p.rotation, &a->keys.format, 0);
+    if (a->keys.is_rotated)
+        p.rotation.active = p.rotation.has_signs = 0;
+    launch l = {.buffers = {a->queries, a->keys.profiles, NULL, s->rotated, s->products},
+                .n_buffers = 8, .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
+                .local_bytes = 2 * dim * 4};
+    tqkv_status status = launch_find(&l, e, registry, "prepare_queries", NULL);
+    return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
+}
+
+static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
+                                 const tqkv_gpu_attention *a, const attend_plan *plan,
+                                 const parts *s, uint32_t *block_rows)
+{
+    attend_params p = {
+        .keys = operand_of(a, &a->keys), .values = operand_of(a, &a->values),
+        .position = a->position, .window = a->window, .first_slot = a->first_slot,
+        .first_position = a->first_position, .n_queries = a->n_queries, .n_heads = a->n_heads,
+        .n_kv_heads = a->n_kv_heads, .group = group_of(a), .n_tokens = a->n_tokens,
+        .capacity = a->capacity, .page_size = a->pages ? a->page_size : 0,
+        .pages_stride = a->pages_stride, .n_pages = a->n_pages, .has_lengths = a->lengths != NULL,
+        .causal = a->causal != 0, .n_splits = plan->n_splits,
+        .n_centres = a->keys.profiles ? a->keys.n_centres : 0, .scale = a->scale,
+        .softcap = a->softcap};
+    uint32_t rows = a->n_queries * group_of(a), best = rows == 1 ? 1 : rows == 2 ? 2 : ROWS;
+    uint32_t value_blocks = p.values.format.kind == TQKV_CODEBOOK_MLX
+                                ? mlx_norms_per_position(p.values.format.head_dim)
+                                : 1;
+    char options[512];
+    int length = format_options(options, sizeof options, "KEY", &p.keys.format);
+    length += format_options(options + length, sizeof options - (size_t)length, "VALUE",
+                             &p.values.format);
+    snprintf(options + length, sizeof options - (size_t)length, "ROWS=%u GROUP_SIZE=%d", best,
+             TILE_ITEMS);
+    launch l = {.buffers = {s->rotated, s->products, s->operands[0], s->operands[1],
+                            s->operands[2], s->operands[3], s->operands[4], a->pages, a->lengths,
+                            s->partials},
+                .n_buffers = 10, .n_items = TILE_ITEMS};
+    tqkv_status status = launch_find(&l, e, registry, "attend_split", options);
+    if (status != TQKV_OK)
+        return status;
+    *block_rows = best = l.pipeline->has_options ? best : ROWS;
+    uint64_t blocks = product3((rows + best - 1) / best, a->n_kv_heads, 1);
+    if (blocks > 65535 || a->n_sequences > 65535)
+        return FAILED(e, TQKV_ERROR_OVERFLOW, "too many heads, queries or sequences");
+    l.groups[0] = plan->n_splits;
+    l.groups[1] = (uint32_t)blocks;
+    l.groups[2] = a->n_sequences;
+    l.local_bytes = 4 * (2 * 256 + round_up_max(best * p.keys.format.head_dim, TILE) +
+                         round_up_max(value_blocks * best, 8) * TILE + 18 * best);
+    return launch_record(&l, e, &p, sizeof p);
+}
+
+static tqkv_status record_merge(tqkv_encoder *e, tqkv_registry *registry,
+                                const tqkv_gpu_attention *a, const attend_plan *plan,
+                                const parts *s, uint32_t block_rows)
+{
+    uint32_t dim = a->values.format.head_dim;
+    merge_params p = {.out_stride = dim * type_size(a->out_type), .head_dim = dim,
+                      .n_rows = (uint)plan->query_rows, .n_splits = plan->n_splits,
+                      .n_queries = a->n_queries, .n_heads = a->n_heads,
+                      .n_kv_heads = a->n_kv_heads, .type = a->out_type,
+                      .block_rows = block_rows, .has_sinks = a->sinks != NULL,
+                      .has_state = a->state != NULL};
+    rotation_params_set(&p.rotation, &a->values.format, 1);
+    if (a->values.is_rotated)
+        p.rotation.active = p.rotation.has_signs = 0;
+    launch l = {.buffers = {s->partials, a->sinks, a->out, a->state}, .n_buffers = 4,
+                .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
+                .local_bytes = 2 * dim * 4};
+    tqkv_status status = launch_find(&l, e, registry, "merge_splits", NULL);
+    return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
+}
+
+tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
+                                 const tqkv_gpu_attention *a, tqkv_buffer *workspace)
+{
+    attend_plan plan;
+    parts s = {0};
+    uint32_t block_rows = ROWS;
+    tqkv_status status = handle_check(e, HANDLE_ENCODER);
+    if (status == TQKV_OK)
+        status = dispatch_check(e, registry, e->device);
+    if (status != TQKV_OK)
+        return status;
+    status = check_shapes(a);
+    if (status == TQKV_OK)
+        status = make_plan(e->device, a, &plan);
+    if (status != TQKV_OK)
+        return FAILED(e, status, "attention: %s", tqkv_status_string(status));
+    status = check_attention(e, a, &plan, workspace);
+    if (status != TQKV_OK)
+        return status;
+    size_t recorded = e->list.n;
+    status = parts_make(&s, a, &plan, workspace);
+    if (status == TQKV_OK)
+        status = record_queries(e, registry, a, &plan, &s);
+    if (status == TQKV_OK)
+        status = record_splits(e, registry, a, &plan, &s, &block_rows);
+    if (status == TQKV_OK)
+        status = record_merge(e, registry, a, &plan, &s, block_rows);
+    parts_free(&s);
+    if (status != TQKV_OK)
+        encoder_truncate(e, recorded);
+    return status;
+}
+
+/* ---- the reference's names ---- */
+
+static tqkv_status vec_attention(const tqkv_flash_attn_vec_params *v, tqkv_gpu_attention *a)
+{
+    if (!v || v->mask_type > 2 || (v->mask_type == 2 && !v->sliding_window) ||
+        v->kv_seq_len > v->kv_capacity)
+        return TQKV_ERROR_ARGUMENT;
+    *a = (tqkv_gpu_attention){
+        .n_sequences = 1, .n_queries = 1, .n_heads = v->num_heads,
+        .n_kv_heads = v->num_kv_heads, .query_type = TQKV_F32, .out_type = TQKV_F32,
+        .position = v->kv_seq_len ? v->kv_seq_len - 1 : 0, .n_tokens = v->kv_seq_len,
+        .first_slot = v->ring_start, .capacity = v->kv_capacity, .scale = v->scale,
+        .softcap = v->softcap, .causal = v->mask_type != 0,
+        .window = v->mask_type == 2 ? v->sliding_window : 0};
+    a->keys.is_rotated = a->values.is_rotated = 1;
+    a->keys.scale_factor_d512 = a->values.scale_factor_d512 = v->scale_factor_d512;
+    a->keys.format.head_dim = a->values.format.head_dim = (uint16_t)v->head_dim;
+    return v->head_dim <= TQKV_GPU_MAX_HEAD_DIM ? TQKV_OK : TQKV_ERROR_HEAD_DIM_RANGE;
+}
+
+tqkv_status tqkv_flash_attn_vec_workspace(const tqkv_device *d,
+                                          const tqkv_flash_attn_vec_params *params, size_t *bytes)
+{
+    tqkv_gpu_attention a;
+    tqkv_status status = vec_attention(params, &a);
+    return status == TQKV_OK ? tqkv_gpu_attend_workspace(d, &a, bytes) : status;
+}
+
+/* [head][slot] of rows of `bytes` bytes each. */
+static void lay_out(tqkv_gpu_operand *o, tqkv_buffer *codes, size_t code, tqkv_buffer *scales,
+                    size_t scale, uint32_t capacity)
+{
+    o->rows.codes = codes;
+    o->rows.scales = scales;
+    o->rows.code_stride = code;
+    o->rows.scale_stride = scale;
+    o->head.codes = code * capacity;
+    o->head.scales = scale * capacity;
+}
+
+static tqkv_status vec_dispatch(tqkv_encoder *e, tqkv_registry *registry, tqkv_device *device,
+                                tqkv_gpu_attention *a, tqkv_buffer *q, tqkv_buffer *dst,
+                                tqkv_buffer *workspace)
+{
+    tqkv_status status = dispatch_check(e, registry, device);
+    a->queries = q;
+    a->out = dst;
+    return status == TQKV_OK ? tqkv_dispatch_attend(e, registry, a, workspace) : status;
+}
+
+static tqkv_status vec_failed(tqkv_encoder *e, tqkv_status status)
+{
+    tqkv_status checked = handle_check(e, HANDLE_ENCODER);
+    return checked == TQKV_OK
+               ? FAILED(e, status, "flash_attn_vec: %s", tqkv_status_string(status))
+               : checked;
+}
+
+tqkv_status tqkv_dispatch_flash_attn_vec(tqkv_encoder *e, tqkv_registry *registry,
+                                         tqkv_device *device, tqkv_buffer *q, tqkv_buffer *k,
+                                         tqkv_buffer *v, tqkv_type kv_type, tqkv_buffer *dst,
+                                         tqkv_buffer *workspace,
+                                         const tqkv_flash_attn_vec_params *params)
+{
+    tqkv_gpu_attention a;
+    tqkv_status status = vec_attention(params, &a);
+    if (status == TQKV_OK && !is_type(kv_type))
+        status = TQKV_ERROR_ARGUMENT;
+    if (status != TQKV_OK)
+        return vec_failed(e, status);
+    size_t row = params->head_dim * type_size(kv_type);
+    a.keys.type = a.values.type = (uint8_t)kv_type;
+    a.keys.scale_factor_d512 = a.values.scale_factor_d512 = 1;
+    lay_out(&a.keys, k, row, NULL, 0, params->kv_capacity);
+    lay_out(&a.values, v, row, NULL, 0, params->kv_capacity);
+    return vec_dispatch(e, registry, device, &a, q, dst, workspace);
+}
+
+static tqkv_status vec_codes(tqkv_encoder *e, tqkv_registry *registry, tqkv_device *device,
+                             tqkv_buffer *q, tqkv_buffer *const *caches, tqkv_buffer *dst,
+                             tqkv_buffer *workspace, const tqkv_flash_attn_vec_params *params,
+                             uint32_t bits)
+{
+    tqkv_gpu_attention a;
+    tqkv_format f;
+    char name[8];
+    tqkv_status status = vec_attention(params, &a);
+    snprintf(name, sizeof name, "mlx%u", bits % 16);
+    if (status == TQKV_OK)
+        status = tqkv_format_parse(name, params->head_dim, &f);
+    if (status == TQKV_ERROR_FORMAT_NAME)
+        status = TQKV_ERROR_BITS;
+    if (status == TQKV_OK && params->head_dim > 256 &&
+        (!isfinite(params->scale_factor_d512) || params->scale_factor_d512 == 0))
+        status = TQKV_ERROR_ARGUMENT;
+    if (status != TQKV_OK)
+        return vec_failed(e, status);
+    size_t code = format_code_bytes(&f), norms = format_scale_bytes(&f);
+    a.keys.format = a.values.format = f;
+    if (params->head_dim <= 256) /* it is not used there */
+        a.keys.scale_factor_d512 = a.values.scale_factor_d512 = 1;
+    lay_out(&a.keys, caches[0], code, caches[1], norms, params->kv_capacity);
+    lay_out(&a.values, caches[2], code, caches[3], norms, params->kv_capacity);
+    return vec_dispatch(e, registry, device, &a, q, dst, workspace);
+}
+
+tqkv_status tqkv_dispatch_flash_attn_vec_tq(tqkv_encoder *e, tqkv_registry *registry,
+                                            tqkv_device *device, tqkv_buffer *q,
+                                            tqkv_buffer *k_packed, tqkv_buffer *k_norms,
+                                            tqkv_buffer *v_packed, tqkv_buffer *v_norms,
+                                            tqkv_buffer *dst, tqkv_buffer *workspace,
+                                            const tqkv_flash_attn_vec_params *params)
+{
+    tqkv_buffer *caches[] = {k_packed, k_norms, v_packed, v_norms};
+    return vec_codes(e, registry, device, q, caches, dst, workspace, params, 4);
+}
+
+tqkv_status tqkv_dispatch_flash_attn_vec_hb(tqkv_encoder *e, tqkv_registry *registry,
+                                            tqkv_device *device, tqkv_buffer *q,
+                                            tqkv_buffer *k_packed, tqkv_buffer *k_norms,
+                                            tqkv_buffer *v_packed, tqkv_buffer *v_norms,
+                                            tqkv_buffer *dst, tqkv_buffer *workspace,
+                                            const tqkv_flash_attn_vec_params *params,
+                                            uint32_t codebook_bits)
+{
+    tqkv_buffer *caches[] = {k_packed, k_norms, v_packed, v_norms};
+    if (codebook_bits != 5 && codebook_bits != 6 && codebook_bits != 8)
+        return vec_failed(e, TQKV_ERROR_BITS);
+    return vec_codes(e, registry, device, q, caches, dst, workspace, params, codebook_bits);
+}

@@ -1,0 +1,264 @@
+/* Encoding and decoding rows of any format. */
+#include <stdio.h>
+
+#include "format/format.h"
+#include "gpu/dispatch.h"
+
+tqkv_status tqkv_gpu_rows_at(const tqkv_format *format, tqkv_buffer *buffer, size_t offset,
+                             size_t stride, int has_centres, tqkv_gpu_rows *rows)
+{
+    tqkv_status status = tqkv_format_check(format);
+    if (status == TQKV_OK)
+        status = handle_check(buffer, HANDLE_BUFFER);
+    if (status != TQKV_OK)
+        return status;
+    if (!rows)
+        return TQKV_ERROR_ARGUMENT;
+    size_t codes = format_code_bytes(format), scale = format_scale_bytes(format);
+    size_t row = codes + scale + !!has_centres;
+    if (stride == 0)
+        stride = row;
+    if (stride < row || offset > buffer->bytes)
+        return TQKV_ERROR_BUFFER;
+    *rows = (tqkv_gpu_rows){
+        .codes = buffer, .scales = buffer, .centres = has_centres ? buffer : NULL,
+        .code_offset = offset, .scale_offset = offset + codes,
+        .centre_offset = has_centres ? offset + codes + scale : 0,
+        .code_stride = stride, .scale_stride = stride, .centre_stride = has_centres ? stride : 0};
+    return TQKV_OK;
+}
+
+/* One call, of either direction. */
+typedef struct rows_call {
+    tqkv_encoder *e;
+    tqkv_registry *registry;
+    const tqkv_format *format;
+    tqkv_buffer *profile;
+    uint32_t n_centres;
+    tqkv_buffer *values;
+    tqkv_type type;
+    size_t n_rows;
+    const tqkv_gpu_rows *rows;
+    rows_params p;
+} rows_call;
+
+/* Bytes from the first to the last of n rows. */
+static uint64_t extent(uint64_t stride, uint64_t n, uint64_t row)
+{
+    return sum2(product3(stride, n - 1, 1), row);
+}
+
+static tqkv_status check_stride(tqkv_encoder *e, size_t stride, size_t n, size_t row,
+                                const char *what)
+{
+    return n > 1 && stride < row ? FAILED(e, TQKV_ERROR_BUFFER, "%s: rows overlap", what) : TQKV_OK;
+}
+
+static tqkv_status check_rows(rows_call *c)
+{
+    const tqkv_gpu_rows *r = c->rows;
+    tqkv_encoder *e = c->e;
+    size_t codes = format_code_bytes(c->format), scale = format_scale_bytes(c->format);
+    tqkv_status status = check_stride(e, r->code_stride, c->n_rows, codes, "codes");
+    if (status == TQKV_OK)
+        status = check_stride(e, r->scale_stride, c->n_rows, scale, "scales");
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(e, r->codes, r->code_offset,
+                                       extent(r->code_stride, c->n_rows, codes), 1, "codes");
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(e, r->scales, r->scale_offset,
+                                       extent(r->scale_stride, c->n_rows, scale), 1, "scales");
+    if (status == TQKV_OK && c->n_centres > 1)
+        status = dispatch_check_buffer(e, r->centres, r->centre_offset,
+                                       extent(r->centre_stride, c->n_rows, 1), 1, "centres");
+    return status;
+}
+
+static tqkv_status check_call(rows_call *c, size_t stride)
+{
+    tqkv_encoder *e = c->e;
+    tqkv_status status = tqkv_format_check(c->format);
+    if (status != TQKV_OK)
+        return FAILED(e, status, "%s", tqkv_status_string(status));
+    if (c->format->head_dim > TQKV_GPU_MAX_HEAD_DIM)
+        return FAILED(e, TQKV_ERROR_HEAD_DIM_RANGE, "head_dim is over %d", TQKV_GPU_MAX_HEAD_DIM);
+    if (!c->rows || !is_type(c->type) || c->n_centres > 256)
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "an argument is null or outside its range");
+    if (c->n_rows == 0)
+        return TQKV_OK;
+    size_t row = c->format->head_dim * type_size(c->type);
+    c->p.n_rows = c->n_rows;
+    c->p.value_stride = product3(stride ? stride : c->format->head_dim, type_size(c->type), 1);
+    c->p.code_stride = c->rows->code_stride;
+    c->p.scale_stride = c->rows->scale_stride;
+    c->p.centre_stride = c->rows->centre_stride;
+    c->p.value_type = c->type;
+    c->p.n_centres = c->profile ? c->n_centres : 0;
+    status = check_stride(e, c->p.value_stride, c->n_rows, row, "numbers");
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(e, c->values, 0,
+                                       extent(c->p.value_stride, c->n_rows, row),
+                                       type_size(c->type), "numbers");
+    if (status == TQKV_OK)
+        status = check_rows(c);
+    if (status == TQKV_OK && c->profile && c->n_centres == 0)
+        status = FAILED(e, TQKV_ERROR_ARGUMENT, "a profile has at least one centre");
+    if (status == TQKV_OK && c->profile)
+        status = dispatch_check_buffer(
+            e, c->profile, 0, (uint64_t)(1 + c->n_centres) * c->format->head_dim * 4, 4,
+            "profile");
+    format_params_set(&c->p.format, c->format, 0, 1);
+    return status;
+}
+
+/* The kernel for this format, and its buffers in the order that both directions
+ * share but for numbers, which come first (encode) or last (decode). */
+static tqkv_status find_kernel(rows_call *c, launch *l, const char *name, uint32_t group)
+{
+    const format_params *f = &c->p.format;
+    char options[192];
+    snprintf(options, sizeof options,
+             "ROWS_RATE=%u ROWS_KIND=%u ROWS_BITS=%u ROWS_WORDS=%u ROWS_DIM=%u "
+             "ROWS_CODE_BYTES=%u GROUP_SIZE=%u",
+             f->rate, f->kind, f->bits, f->words, f->head_dim, f->code_bytes, group);
+    return launch_find(l, c->e, c->registry, name, options);
+}
+
+static void free_views(tqkv_buffer **views, int n)
+{
+    for (int i = 0; i < n; i++)
+        tqkv_buffer_free(views[i]);
+}
+
+/* Views of the rows' parts from their offsets on, in views[3]. */
+static tqkv_status make_views(rows_call *c, tqkv_buffer **views)
+{
+    const tqkv_gpu_rows *r = c->rows;
+    tqkv_buffer *buffers[] = {r->codes, r->scales, c->p.n_centres > 1 ? r->centres : NULL};
+    size_t offsets[] = {r->code_offset, r->scale_offset, r->centre_offset};
+    tqkv_status status = TQKV_OK;
+    for (int i = 0; i < 3; i++) {
+        views[i] = NULL;
+        if (status == TQKV_OK && buffers[i])
+            status = tqkv_buffer_view(buffers[i], offsets[i], buffers[i]->bytes - offsets[i],
+                                      &views[i]);
+    }
+    if (status != TQKV_OK) {
+        free_views(views, 3);
+        FAILED(c->e, status, "out of host memory");
+    }
+    return status;
+}
+
+static tqkv_status record(rows_call *c, launch *l, int is_encode)
+{
+    tqkv_buffer *views[3];
+    tqkv_status status = make_views(c, views);
+    if (status != TQKV_OK)
+        return status;
+    int at = 0;
+    if (is_encode)
+        l->buffers[at++] = c->values;
+    for (int i = 0; i < 3; i++)
+        l->buffers[at++] = views[i];
+    l->buffers[at++] = c->profile;
+    if (!is_encode)
+        l->buffers[at++] = c->values;
+    l->n_buffers = 8;
+    status = launch_record(l, c->e, &c->p, sizeof c->p);
+    free_views(views, 3);
+    return status;
+}
+
+/* ---- encoding ---- */
+
+/* Items a row and rows a group, so that the group's memory suffices. */
+static void place_teams(rows_call *c, launch *l)
+{
+    rows_params *p = &c->p;
+    uint32_t dim = p->format.head_dim, low = p->format.low_bits, lanes = 32, floats;
+    if (p->format.kind == TQKV_CODEBOOK_MLX) {
+        /* the row, and behind it the reals of mlx_row_encode */
+        p->lanes = l->n_items = 64;
+        p->team_floats = 0;
+        l->local_bytes = 64 * 4 + dim * 4 + (dim + 17 * mlx_norms_per_position(dim)) * 8;
+        return;
+    }
+    floats = 2 * dim + 64;
+    if (p->format.kind == TQKV_CODEBOOK_TRELLIS && p->format.rate < 128) {
+        /* survivors of the row, or of the lead-in where that is longer */
+        uint32_t pairs = 128u >> low, steps = low < 4 && dim < 32 ? 32 : dim;
+        lanes = pairs < 32 ? pairs : 32;
+        floats += 4 * pairs + (steps * pairs * (low > 4 ? 2 : 1) + 3) / 4;
+    }
+    floats |= 1; /* teams in different banks */
+    uint32_t teams = 32 / lanes, room = (LOCAL_BYTES - 64 * 4) / (floats * 4);
+    teams = teams < room ? teams : room;
+    p->lanes = lanes;
+    p->team_floats = floats;
+    l->n_items = lanes * teams;
+    l->local_bytes = 64 * 4 + teams * floats * 4;
+}
+
+tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
+                                 const tqkv_format *format, tqkv_buffer *profile,
+                                 uint32_t n_centres, tqkv_buffer *src, tqkv_type src_type,
+                                 size_t src_stride, size_t n_rows, const tqkv_gpu_rows *rows)
+{
+    static const char *const kernels[] = {NULL, "encode_trellis", "encode_lloyd", "encode_mlx"};
+    rows_call c = {e, registry, format, profile, n_centres, src, src_type, n_rows, rows, {0}};
+    launch l = {0};
+    tqkv_status status = handle_check(e, HANDLE_ENCODER);
+    if (status == TQKV_OK)
+        status = dispatch_check(e, registry, e->device);
+    if (status == TQKV_OK)
+        status = check_call(&c, src_stride);
+    if (status != TQKV_OK || n_rows == 0)
+        return status;
+    rotation_params_set(&c.p.rotation, format, 0);
+    place_teams(&c, &l);
+    uint64_t teams = l.n_items / c.p.lanes;
+    status = launch_set_groups(&l, e, (n_rows + teams - 1) / teams);
+    if (status == TQKV_OK)
+        status = find_kernel(&c, &l, kernels[format->codebook], l.n_items);
+    return status == TQKV_OK ? record(&c, &l, 1) : status;
+}
+
+/* ---- decoding ---- */
+
+tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
+                                 const tqkv_format *format, tqkv_buffer *profile,
+                                 uint32_t n_centres, const tqkv_gpu_rows *rows, size_t n_rows,
+                                 tqkv_domain domain, tqkv_buffer *dst, tqkv_type dst_type,
+                                 size_t dst_stride)
+{
+    rows_call c = {e, registry, format, profile, n_centres, dst, dst_type, n_rows, rows, {0}};
+    launch l = {.n_items = ITEMS};
+    tqkv_status status = handle_check(e, HANDLE_ENCODER);
+    if (status == TQKV_OK)
+        status = dispatch_check(e, registry, e->device);
+    if (status == TQKV_OK && domain != TQKV_ORIGINAL && domain != TQKV_ROTATED)
+        status = FAILED(e, TQKV_ERROR_ARGUMENT, "no such domain");
+    if (status == TQKV_OK)
+        status = check_call(&c, dst_stride);
+    if (status != TQKV_OK || n_rows == 0)
+        return status;
+    uint32_t dim = format->head_dim;
+    c.p.format.words = (uint)rows_have_words(&c.p.format, rows->codes, rows->code_offset,
+                                             rows->code_stride);
+    if (domain == TQKV_ROTATED) {
+        uint64_t chunks = product3(n_rows, dim / 8, 1);
+        c.p.wide = buffer_is_aligned(dst, 0, 16) && c.p.value_stride % 16 == 0;
+        l.local_bytes = 256 * sizeof(float);
+        status = launch_set_groups(&l, e, (chunks + 4 * ITEMS - 1) / (4 * ITEMS));
+    } else {
+        rotation_params_set(&c.p.rotation, format, 1);
+        l.n_items = dim / 8 < 32 ? dim / 8 : 32;
+        l.local_bytes = (uint32_t)(256 + 2 * dim) * sizeof(float);
+        status = launch_set_groups(&l, e, n_rows);
+    }
+    if (status == TQKV_OK)
+        status = find_kernel(&c, &l, domain == TQKV_ROTATED ? "decode_rows" : "decode_rows_original",
+                             l.n_items);
+    return status == TQKV_OK ? record(&c, &l, 0) : status;
+}

@@ -1,0 +1,375 @@
+/* Attention on rows: queries to the rows' domain, partial results over ranges of
+ * tokens (split-KV), and their merge. */
+#include "params.h"
+#include "kernel_tables.h"
+#include "number.h"
+#include "mlx_table.h"
+#include "hadamard.h"
+#include "stream.h"
+
+/* Query rows that share one decoding of the keys and values; tokens of a tile,
+ * one for each item. A partial result is ROWS x (dim + 2) floats. */
+#ifndef ROWS
+#define ROWS 4
+#endif
+enum { TILE = 128 };
+
+INLINE format_params key_format(PARAM const attend_params *p)
+{
+    format_params f = p->keys.format;
+#ifdef KEY_RATE
+    f.rate = KEY_RATE;
+    f.low_bits = KEY_RATE / 16;
+    f.kind = KEY_KIND;
+    f.bits = KEY_BITS;
+    f.words = KEY_WORDS;
+    f.type = KEY_TYPE;
+    f.head_dim = KEY_DIM;
+    f.code_bytes = KEY_CODE_BYTES;
+#endif
+    return f;
+}
+
+INLINE format_params value_format(PARAM const attend_params *p)
+{
+    format_params f = p->values.format;
+#ifdef VALUE_RATE
+    f.rate = VALUE_RATE;
+    f.low_bits = VALUE_RATE / 16;
+    f.kind = VALUE_KIND;
+    f.bits = VALUE_BITS;
+    f.words = VALUE_WORDS;
+    f.type = VALUE_TYPE;
+    f.head_dim = VALUE_DIM;
+    f.code_bytes = VALUE_CODE_BYTES;
+#endif
+    return f;
+}
+
+/* Blocks of values that have a scale of their own. */
+INLINE uint scale_blocks(const format_params *f)
+{
+    return f->kind == KIND_MLX && f->head_dim > 256 ? f->head_dim / 256 : 1;
+}
+
+INLINE uint max_of(uint a, uint b)
+{
+    return a > b ? a : b;
+}
+
+/* A scale that no encoder writes counts as 0. */
+INLINE float safe_scale(const format_params *f, GLOBAL const uchar *scales, uint block)
+{
+    float scale = scale_load(f, scales, block);
+    return scale > 0 && scale < INFINITY ? scale : 0;
+}
+
+/* group_x is the query row [sequence][query][head]. Writes the row divided by the
+ * balance and rotated, and behind all rows its product with each centre. */
+KERNEL8(prepare_queries, query_params, const uchar, queries, const float, profiles, const uint,
+        signs, float, rotated, float, products, uchar, unused5, uchar, unused6, uchar, unused7)
+{
+    uint dim = p->head_dim, rows = p->n_queries * p->n_heads;
+    LOCAL float *x = (LOCAL float *)local_memory, *y = x + dim;
+    uint sequence = group_x / rows, i = group_x % rows / p->n_heads, h = group_x % p->n_heads;
+    uint size = p->type == TYPE_F32 ? 4 : 2;
+    GLOBAL const uchar *query = queries + (sequence * p->sequence_stride + i * p->query_stride +
+                                           h * p->head_stride) * size;
+    GLOBAL const float *profile = profiles + (ulong)(h / (p->n_heads / p->n_kv_heads)) *
+                                                 (1 + p->n_centres) * dim;
+    for (uint d = item; d < dim; d += n_items) {
+        float value = finite_input(number_load(query, p->type, d));
+        x[d] = p->n_centres ? value / profile[d] : value;
+    }
+    BARRIER(n_items);
+    for (uint c = item; c < p->n_centres; c += n_items) {
+        float sum = 0;
+        for (uint d = 0; d < dim; d++)
+            sum = fmaf(x[d], profile[dim * (1 + c) + d], sum);
+        products[(ulong)group_x * p->n_centres + c] = sum;
+    }
+    BARRIER(n_items);
+    float factor = 1;
+    if (p->rotation.active) {
+        for (uint d = item; d < dim; d += n_items)
+            x[d] = flipped(&p->rotation, d, x[d]);
+        BARRIER(n_items);
+        hadamard(x, y, dim, &p->rotation, item, n_items, n_items);
+        factor = p->rotation.inverse_root;
+    }
+    for (uint d = item; d < dim; d += n_items)
+        rotated[(ulong)group_x * dim + d] = x[d] * factor;
+}
+
+/* Where a token's row is: in units of rows of one head, and of pages. */
+typedef struct place {
+    ulong page, slot;
+} place;
+
+INLINE place token_place(PARAM const attend_params *p, GLOBAL const uint *pages, uint sequence,
+                         uint token)
+{
+    place at;
+    at.page = 0;
+    at.slot = p->first_slot + token;
+    if (p->capacity)
+        at.slot %= p->capacity;
+    if (p->page_size) {
+        uint page = pages[(ulong)sequence * p->pages_stride + at.slot / p->page_size];
+        at.page = page < p->n_pages ? page : p->n_pages - 1; /* not beyond the buffer */
+        at.slot %= p->page_size;
+    }
+    return at;
+}
+
+INLINE ulong code_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
+{
+    return sequence * o->code_sequence + at.page * o->code_page + head * o->code_head +
+           at.slot * o->code_row;
+}
+
+INLINE ulong scale_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
+{
+    return sequence * o->scale_sequence + at.page * o->scale_page + head * o->scale_head +
+           at.slot * o->scale_row;
+}
+
+INLINE float softcapped(PARAM const attend_params *p, float logit)
+{
+    return p->softcap > 0 ? p->softcap * tanhf(logit / p->softcap) : logit;
+}
+
+/* group_x is the split, group_y the KV head and the block of its query rows,
+ * group_z the sequence. In local memory: the tables, ROWS queries (128 floats at
+ * least), weights (8 * TILE floats at least), and 18 * ROWS floats more. */
+KERNEL10(attend_split, attend_params, const float, queries, const float, products, const uchar,
+         key_codes, const uchar, key_scales, const uchar, key_centres, const uchar, value_codes,
+         const uchar, value_scales, const uint, pages, const uint, lengths, float, partials)
+{
+    format_params kf = key_format(p), vf = value_format(p);
+    uint key_dim = kf.head_dim, dim = vf.head_dim, value_blocks = scale_blocks(&vf);
+    LOCAL float *key_table = (LOCAL float *)local_memory;
+    LOCAL float *value_table = key_table + TABLE_FLOATS;
+    LOCAL float *q = value_table + TABLE_FLOATS;          /* [key_dim][ROWS] */
+    LOCAL float *weights = q + max_of(ROWS * key_dim, TILE); /* [value_blocks][TILE][ROWS] */
+    LOCAL float *parts = weights + max_of(value_blocks * ROWS, 8) * TILE; /* [16][ROWS] */
+    LOCAL float *state = parts + 16 * ROWS;               /* [2][ROWS]: max, correction */
+    uint rows = p->n_queries * p->group, blocks = (rows + ROWS - 1) / ROWS;
+    uint head = group_y / blocks, first_row = group_y % blocks * ROWS, sequence = group_z;
+    uint length = p->has_lengths ? lengths[sequence] : p->n_tokens;
+    length = length < p->n_tokens ? length : p->n_tokens;
+    /* With lengths, the queries are the sequence's last positions. */
+    ulong position = p->has_lengths
+                         ? p->first_position + length - (length < p->n_queries ? length : p->n_queries)
+                         : p->position;
+    uint tiles = (p->n_tokens + TILE - 1) / TILE;
+    uint per_split = (tiles + p->n_splits - 1) / p->n_splits * TILE;
+    uint begin = group_x * per_split, end = begin + per_split < length ? begin + per_split : length;
+
+    table_load(&kf, key_table, item, n_items);
+    table_load(&vf, value_table, item, n_items);
+    for (uint k = item; k < ROWS * key_dim; k += n_items) {
+        uint r = first_row + k % ROWS, d = k / ROWS;
+        r = r < rows ? r : rows - 1;
+        ulong row = ((ulong)sequence * p->n_queries + r / p->group) * p->n_heads +
+                    head * p->group + r % p->group;
+        q[k] = queries[row * key_dim + d] * p->scale;
+    }
+    for (uint k = item; k < 2 * ROWS; k += n_items)
+        state[k] = -INFINITY;
+    float acc[ROWS][8], sum[ROWS];
+    UNROLL for (uint r = 0; r < ROWS; r++)
+    {
+        sum[r] = 0;
+        UNROLL for (uint j = 0; j < 8; j++)
+            acc[r][j] = 0;
+    }
+    uint chunks = dim / 8, subsets = n_items / chunks;
+    uint chunk = item % chunks, subset = item / chunks;
+    BARRIER(n_items);
+
+    for (uint tile = begin; tile < end; tile += TILE) {
+        /* scores: a token each */
+        for (uint t = item; t < TILE; t += n_items) {
+            uint token = tile + t;
+            float logit[ROWS];
+            UNROLL for (uint r = 0; r < ROWS; r++)
+                logit[r] = 0;
+            if (token < end) {
+                place at = token_place(p, pages, sequence, token);
+                GLOBAL const uchar *codes = key_codes + code_offset(&p->keys, sequence, head, at);
+                GLOBAL const uchar *scales =
+                    key_scales + scale_offset(&p->keys, sequence, head, at);
+                for (uint c = 0; c < key_dim / 8;) {
+                    float block[ROWS];
+                    UNROLL for (uint r = 0; r < ROWS; r++)
+                        block[r] = 0;
+                    uint block_end = c + 32 < key_dim / 8 ? c + 32 : key_dim / 8;
+                    float scale = safe_scale(&kf, scales, c / 32);
+                    for (; c < block_end; c++) {
+                        float x[8];
+                        values_load(&kf, codes, c, key_table, x);
+                        UNROLL for (uint j = 0; j < 8; j++)
+                            UNROLL for (uint r = 0; r < ROWS; r++)
+                                block[r] = fmaf(x[j], q[(c * 8 + j) * ROWS + r], block[r]);
+                    }
+                    UNROLL for (uint r = 0; r < ROWS; r++)
+                        logit[r] = fmaf(block[r], scale, logit[r]);
+                }
+                if (p->n_centres) {
+                    uint id = 0;
+                    if (p->n_centres > 1) {
+                        id = key_centres[sequence * p->keys.centre_sequence +
+                                         at.page * p->keys.centre_page +
+                                         head * p->keys.centre_head + at.slot * p->keys.centre_row];
+                        id = id < p->n_centres ? id : p->n_centres - 1;
+                    }
+                    for (uint r = 0; r < ROWS && first_row + r < rows; r++) {
+                        uint n = first_row + r;
+                        ulong row = ((ulong)sequence * p->n_queries + n / p->group) * p->n_heads +
+                                    head * p->group + n % p->group;
+                        logit[r] += p->scale * products[row * p->n_centres + id];
+                    }
+                }
+            }
+            ulong token_position = p->first_position + token;
+            UNROLL for (uint r = 0; r < ROWS; r++)
+            {
+                ulong at = position + (first_row + r) / p->group;
+                bool is_seen = token < end && first_row + r < rows &&
+                               (!p->causal || token_position <= at) &&
+                               (!p->window || token_position + p->window > at);
+                weights[t * ROWS + r] = is_seen ? softcapped(p, logit[r]) : -INFINITY;
+            }
+        }
+        BARRIER(n_items);
+        /* the new maximum of each row, and what it makes of the old sums */
+        for (uint k = item; k < 16 * ROWS; k += n_items) {
+            float largest = -INFINITY;
+            for (uint t = k / ROWS; t < TILE; t += 16) {
+                float logit = weights[t * ROWS + k % ROWS];
+                largest = logit > largest ? logit : largest;
+            }
+            parts[k] = largest;
+        }
+        BARRIER(n_items);
+        for (uint r = item; r < ROWS; r += n_items) {
+            float largest = state[r];
+            for (uint k = 0; k < 16; k++)
+                largest = parts[k * ROWS + r] > largest ? parts[k * ROWS + r] : largest;
+            state[ROWS + r] = largest > -INFINITY ? expf(state[r] - largest) : 1;
+            state[r] = largest;
+        }
+        BARRIER(n_items);
+        /* weights, times the scales of the values */
+        UNROLL for (uint r = 0; r < ROWS; r++)
+        {
+            sum[r] *= state[ROWS + r];
+            UNROLL for (uint j = 0; j < 8; j++)
+                acc[r][j] *= state[ROWS + r];
+        }
+        for (uint t = item; t < TILE; t += n_items) {
+            uint token = tile + t < end ? tile + t : end - 1;
+            place at = token_place(p, pages, sequence, token);
+            GLOBAL const uchar *scales =
+                value_scales + scale_offset(&p->values, sequence, head, at);
+            float weight[ROWS];
+            UNROLL for (uint r = 0; r < ROWS; r++)
+            {
+                float logit = weights[t * ROWS + r];
+                weight[r] = logit > -INFINITY ? expf(logit - state[r]) : 0;
+                sum[r] += weight[r];
+            }
+            for (uint b = 0; b < value_blocks; b++) {
+                float scale = safe_scale(&vf, scales, b);
+                UNROLL for (uint r = 0; r < ROWS; r++)
+                    weights[(b * TILE + t) * ROWS + r] = weight[r] * scale;
+            }
+        }
+        BARRIER(n_items);
+        /* values: eight each, of every subsets-th token */
+        uint n = end - tile < TILE ? end - tile : TILE;
+        LOCAL const float *weight = weights + (value_blocks > 1 ? chunk / 32 * TILE * ROWS : 0);
+        for (uint t = subset; t < n && subset < subsets; t += subsets) {
+            place at = token_place(p, pages, sequence, tile + t);
+            float x[8];
+            values_load(&vf, value_codes + code_offset(&p->values, sequence, head, at), chunk,
+                        value_table, x);
+            UNROLL for (uint r = 0; r < ROWS; r++)
+                UNROLL for (uint j = 0; j < 8; j++)
+                    acc[r][j] = fmaf(weight[t * ROWS + r], x[j], acc[r][j]);
+        }
+        BARRIER(n_items);
+    }
+
+    /* Add up what items have, a row at a time. */
+    GLOBAL float *partial = partials + (((ulong)group_z * p->n_kv_heads * blocks + group_y) *
+                                            p->n_splits + group_x) * (ROWS * (dim + 2));
+    LOCAL float *shared = weights;
+    UNROLL for (uint r = 0; r < ROWS; r++)
+    {
+        if (subset < subsets)
+            UNROLL for (uint j = 0; j < 8; j++)
+                shared[item * 8 + j] = acc[r][j]; /* [subset][chunk][8] */
+        q[item] = sum[r];
+        BARRIER(n_items);
+        for (uint d = item; d < dim; d += n_items) {
+            float total = 0;
+            for (uint k = 0; k < subsets; k++)
+                total += shared[k * dim + d];
+            partial[r * (dim + 2) + d] = total;
+        }
+        if (item == 0) {
+            float total = 0;
+            for (uint k = 0; k < n_items; k++)
+                total += q[k];
+            partial[r * (dim + 2) + dim] = state[r];
+            partial[r * (dim + 2) + dim + 1] = total;
+        }
+        BARRIER(n_items);
+    }
+}
+
+/* group_x is the row [sequence][query][head]: what all splits give, in the
+ * domain of the values. */
+KERNEL4(merge_splits, merge_params, const float, partials, const float, sinks, uchar, out, float,
+        state)
+{
+    uint dim = p->head_dim, rows = p->n_queries * p->n_heads, group = p->n_heads / p->n_kv_heads;
+    LOCAL float *x = (LOCAL float *)local_memory, *y = x + dim;
+    uint sequence = group_x / rows, i = group_x % rows / p->n_heads, h = group_x % p->n_heads;
+    uint r = i * group + h % group;
+    uint blocks = (p->n_queries * group + p->block_rows - 1) / p->block_rows;
+    ulong block = ((ulong)sequence * p->n_kv_heads + h / group) * blocks + r / p->block_rows;
+    ulong stride = (ulong)p->block_rows * (dim + 2);
+    GLOBAL const float *partial =
+        partials + block * p->n_splits * stride + r % p->block_rows * (dim + 2);
+    float sink = p->has_sinks ? sinks[h] : -INFINITY, max = sink, sum = 0;
+    for (uint s = 0; s < p->n_splits; s++)
+        max = partial[s * stride + dim] > max ? partial[s * stride + dim] : max;
+    if (sink > -INFINITY)
+        sum = expf(sink - max);
+    for (uint s = 0; s < p->n_splits; s++)
+        if (partial[s * stride + dim] > -INFINITY)
+            sum += partial[s * stride + dim + 1] * expf(partial[s * stride + dim] - max);
+    for (uint d = item; d < dim; d += n_items) {
+        float value = 0;
+        for (uint s = 0; s < p->n_splits; s++)
+            if (partial[s * stride + dim] > -INFINITY)
+                value = fmaf(partial[s * stride + d], expf(partial[s * stride + dim] - max), value);
+        x[d] = sum > 0 ? value / sum : 0;
+    }
+    BARRIER(n_items);
+    float factor = 1;
+    if (p->rotation.active) {
+        hadamard(x, y, dim, &p->rotation, item, n_items, n_items);
+        factor = p->rotation.inverse_root;
+    }
+    GLOBAL uchar *row = out + (ulong)group_x * p->out_stride;
+    for (uint d = item; d < dim; d += n_items)
+        number_store(row, p->type, d, flipped(&p->rotation, d, x[d] * factor));
+    if (p->has_state && item == 0) {
+        state[2 * (ulong)group_x] = max;
+        state[2 * (ulong)group_x + 1] = sum;
+    }
+}

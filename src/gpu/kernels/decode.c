@@ -1,0 +1,76 @@
+/* Numbers from rows: tqkv_decode's, bit for bit. */
+#include "params.h"
+#include "kernel_tables.h"
+#include "number.h"
+#include "mlx_table.h"
+#include "hadamard.h"
+#include "stream.h"
+#include "format_constants.h"
+
+/* Rotated domain: eight values an item, four times. */
+KERNEL8(decode_rows, rows_params, const uchar, codes, const uchar, scales, const uchar, centres,
+        const float, profile, uchar, dst, uchar, unused5, uchar, unused6, uchar, unused7)
+{
+    format_params f = rows_format(p);
+    LOCAL float *table = (LOCAL float *)local_memory;
+    uint chunks = f.head_dim / 8;
+    table_load(&f, table, item, n_items);
+    BARRIER(n_items);
+    for (uint round = 0; round < 4; round++) {
+        ulong group = (ulong)group_y * 65535 + group_x;
+        ulong at = (group * 4 + round) * n_items + item, row = at / chunks;
+        uint chunk = (uint)(at - row * chunks);
+        if (row >= p->n_rows)
+            return;
+        float x[8];
+        float scale = scale_load(&f, scales + row * p->scale_stride, chunk / 32);
+        values_load(&f, codes + row * p->code_stride, chunk, table, x);
+        UNROLL for (uint j = 0; j < 8; j++)
+            x[j] *= scale;
+        numbers_store(dst + row * p->value_stride, p->value_type, chunk * 8, p->wide, x);
+    }
+}
+
+/* The domain of the values that were encoded: a row a group. */
+KERNEL8(decode_rows_original, rows_params, const uchar, codes, const uchar, scales, const uchar,
+        centres, const float, profile, uchar, dst, uchar, unused5, uchar, unused6, uchar, unused7)
+{
+    format_params f = rows_format(p);
+    uint dim = f.head_dim;
+    LOCAL float *table = (LOCAL float *)local_memory;
+    LOCAL float *x = table + TABLE_FLOATS, *y = x + dim;
+    ulong row = (ulong)group_y * 65535 + group_x;
+    if (row >= p->n_rows)
+        return;
+    table_load(&f, table, item, n_items);
+    BARRIER(n_items);
+    GLOBAL const uchar *scale_at = scales + row * p->scale_stride;
+    float scale = scale_load(&f, scale_at, 0), factor = 1;
+    for (uint chunk = item; chunk < dim / 8; chunk += n_items) {
+        float eight[8];
+        values_load(&f, codes + row * p->code_stride, chunk, table, eight);
+        float block = f.kind == KIND_MLX ? scale_load(&f, scale_at, chunk / 32)
+                      : p->rotation.active ? 1 : scale;
+        for (uint j = 0; j < 8; j++)
+            x[chunk * 8 + j] = eight[j] * block;
+    }
+    BARRIER(n_items);
+    if (p->rotation.active) {
+        hadamard(x, y, dim, &p->rotation, item, n_items, n_items);
+        factor = f.kind == KIND_MLX ? p->rotation.inverse_root
+                                    : scale * p->rotation.inverse_root;
+    }
+    uint id = 0;
+    if (p->n_centres > 1) {
+        id = centres[row * p->centre_stride];
+        id = id < p->n_centres ? id : p->n_centres - 1;
+    }
+    for (uint i = item; i < dim; i += n_items) {
+        float value = x[i];
+        if (p->rotation.active)
+            value = flipped(&p->rotation, i, value * factor);
+        if (p->n_centres)
+            value = (value + profile[dim * (1 + id) + i]) / profile[i];
+        number_store(dst + row * p->value_stride, p->value_type, i, value);
+    }
+}

@@ -1,0 +1,160 @@
+/* The reference's kernels: one position by the parameters of
+ * tq_dequantize_kv.metal, ranges of positions, the encoder, and the round trip
+ * without a packed buffer. One group works for one KV head. */
+#include "params.h"
+#include "kernel_tables.h"
+#include "number.h"
+#include "mlx_row.h"
+
+/* Where 1 / sqrt(head_dim) belongs, and where not: see the reference. */
+INLINE float mlx_scale(float norm, uint head_dim, float scale_factor)
+{
+    if (head_dim > 256)
+        return norm / scale_factor;
+    if (head_dim & (head_dim - 1))
+        return norm * (1 / sqrtf((float)head_dim));
+    float inverse_root = 1; /* to nearest: exact, but for the square root of 2 */
+    for (; head_dim >= 4; head_dim /= 4)
+        inverse_root *= 0.5f;
+    return norm * (head_dim == 2 ? inverse_root * 0.70710678f : inverse_root);
+}
+
+KERNEL4(tq_dequantize_kv, tq_dequantize_kv_params, const uchar, packed, const float, norms,
+        float, dst, uchar, unused)
+{
+    uint head = group_x, dim = p->head_dim;
+    if (head >= p->num_kv_heads)
+        return;
+    ulong slot = (ulong)head * p->cache_capacity + p->read_pos;
+    GLOBAL const uchar *codes = packed + slot * (dim / 2);
+    GLOBAL const float *norm = norms + slot * p->norms_per_pos;
+    for (uint i = item; i < dim; i += n_items) {
+        uint block = dim > 256 ? i / 256 : 0;
+        block = block < p->norms_per_pos ? block : p->norms_per_pos - 1;
+        uint nibble = (uint)codes[i / 2] >> i % 2 * 4 & 15u;
+        dst[(ulong)head * dim + i] = MLX_4[nibble] * mlx_scale(norm[block], dim, p->scale_factor_d512);
+    }
+}
+
+KERNEL4(tq_dequantize_hb_kv, tq_dequantize_hb_kv_params, const uchar, packed, const float, norms,
+        float, dst, uchar, unused)
+{
+    uint head = group_x, dim = p->head_dim;
+    if (head >= p->num_kv_heads)
+        return;
+    ulong slot = (ulong)head * p->cache_capacity + p->read_pos;
+    GLOBAL const uchar *codes = packed + slot * dim;
+    GLOBAL const float *norm = norms + slot * p->norms_per_pos;
+    for (uint i = item; i < dim; i += n_items) {
+        uint block = dim > 256 ? i / 256 : 0;
+        block = block < p->norms_per_pos ? block : p->norms_per_pos - 1;
+        dst[(ulong)head * dim + i] = mlx_centroid(p->codebook_bits, codes[i]) *
+                              mlx_scale(norm[block], dim, p->scale_factor_d512);
+    }
+}
+
+/* group_y is the head; items take eight values each, along the positions. */
+KERNEL4(mlx_dequantize_range, mlx_range_params, const uchar, packed, const float, norms,
+        uchar, dst, uchar, unused)
+{
+    LOCAL float *centroids = (LOCAL float *)local_memory;
+    uint dim = p->head_dim, chunks = dim / 8;
+    for (uint i = item; i < 1u << p->bits; i += n_items)
+        centroids[i] = mlx_centroid(p->bits, i);
+    BARRIER(n_items);
+    ulong n = (ulong)p->n_positions * chunks;
+    for (uint round = 0; round < 4; round++) {
+        ulong at = ((ulong)group_x * 4 + round) * n_items + item;
+        if (at >= n)
+            return;
+        uint position = (uint)(at / chunks), chunk = (uint)(at % chunks);
+        ulong place = (ulong)p->first + position;
+        place = place < p->cache_capacity ? place : place - p->cache_capacity;
+        ulong slot = (ulong)group_y * p->cache_capacity + place;
+        uint block = dim > 256 ? chunk / 32 : 0;
+        float x[8], scale = mlx_scale(norms[slot * p->norms_per_pos + block], dim,
+                                      p->scale_factor_d512);
+        if (p->bits == 4) {
+            uint word = word_load(packed + slot * (dim / 2) + chunk * 4, p->words);
+            UNROLL for (uint j = 0; j < 8; j++)
+                x[j] = centroids[word >> 4 * j & 15] * scale;
+        } else {
+            GLOBAL const uchar *codes = packed + slot * dim + chunk * 8;
+            uint mask = (1u << p->bits) - 1;
+            uint low = word_load(codes, p->words), high = word_load(codes + 4, p->words);
+            UNROLL for (uint j = 0; j < 4; j++)
+            {
+                x[j] = centroids[low >> 8 * j & mask] * scale;
+                x[j + 4] = centroids[high >> 8 * j & mask] * scale;
+            }
+        }
+        numbers_store(dst, p->dst_type,
+                      ((ulong)position * p->num_kv_heads + group_y) * dim + chunk * 8, p->wide,
+                      x);
+    }
+}
+
+/* group_x is the position, group_y the head. In local memory: what
+ * mlx_row_encode wants. */
+KERNEL4(hadamard_quantize_kv, mlx_quantize_params, const uchar, src, uchar, packed, float, norms,
+        const uint, signs)
+{
+    uint dim = p->head_dim;
+    LOCAL real *x = (LOCAL real *)local_memory;
+    ulong place = ((ulong)p->first + group_x) % p->cache_capacity;
+    ulong slot = (ulong)group_y * p->cache_capacity + place;
+    GLOBAL const uchar *row = src + ((ulong)group_x * p->num_kv_heads + group_y) * dim *
+                                        (p->src_type == TYPE_F32 ? 4 : 2);
+    for (uint i = item; i < dim; i += n_items) {
+        float value = number_load(row, p->src_type, i);
+        if (p->has_signs && (signs[i / 32] >> i % 32 & 1u))
+            value = -value;
+        x[i] = real_from(value);
+    }
+    BARRIER(n_items);
+    mlx_row_encode(x, dim, p->bits, packed + slot * (p->bits == 4 ? dim / 2 : dim),
+                   (GLOBAL uchar *)(norms + slot * p->norms_per_pos), item, n_items);
+}
+
+/* A float is above a midpoint if it is above the largest float that is not. */
+INLINE float requantized(uint bits, float v, LOCAL const float *thresholds,
+                         LOCAL const float *centroids)
+{
+    uint index = 0;
+    for (uint step = 1u << (bits - 1); step; step /= 2)
+        index += v > thresholds[index + step - 1] ? step : 0;
+    return centroids[index];
+}
+
+KERNEL2(requantize_to_f32_hb, requantize_params, const float, src, float, dst)
+{
+    LOCAL float *centroids = (LOCAL float *)local_memory;
+    LOCAL float *thresholds = centroids + 256;
+    uint n_centroids = 1u << p->bits;
+    for (uint i = item; i < n_centroids; i += n_items) {
+        centroids[i] = mlx_centroid(p->bits, i);
+        if (i > 0)
+            thresholds[i - 1] = p->bits == 4   ? MLX_ABOVE_4[i - 1]
+                                : p->bits == 5 ? MLX_ABOVE_5[i - 1]
+                                : p->bits == 6 ? MLX_ABOVE_6[i - 1]
+                                               : MLX_ABOVE_8[i - 1];
+    }
+    BARRIER(n_items);
+    for (uint round = 0; round < 4; round++) {
+        ulong at = ((((ulong)group_y * 65535 + group_x) * 4 + round) * n_items + item) * 4;
+        if (at >= p->n)
+            return;
+        if (p->wide && at + 4 <= p->n) {
+            float x[4];
+            UNROLL for (uint j = 0; j < 4; j++)
+                x[j] = src[at + j];
+            UNROLL for (uint j = 0; j < 4; j++)
+                x[j] = requantized(p->bits, x[j], thresholds, centroids);
+            words_store((GLOBAL uchar *)(dst + at), as_uint(x[0]), as_uint(x[1]), as_uint(x[2]),
+                        as_uint(x[3]));
+        } else {
+            for (uint j = 0; j < 4 && at + j < p->n; j++)
+                dst[at + j] = requantized(p->bits, src[at + j], thresholds, centroids);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+#pragma once
+/* Parameters of the kernels, in the layout that both sides share: larger members
+ * first, nothing between them that a compiler could fill. */
+
+/* The reference's (tq_dequantize_kv.metal), member for member. */
+typedef struct tq_dequantize_kv_params {
+    uint head_dim, num_kv_heads, read_pos, cache_capacity, norms_per_pos;
+    float scale_factor_d512;
+} tq_dequantize_kv_params;
+
+typedef struct tq_dequantize_hb_kv_params {
+    uint head_dim, num_kv_heads, read_pos, cache_capacity, norms_per_pos;
+    float scale_factor_d512;
+    uint codebook_bits; /* 5, 6 or 8 */
+} tq_dequantize_hb_kv_params;
+
+/* Positions first to first + n_positions - 1 of all heads, around the ring. */
+typedef struct mlx_range_params {
+    uint head_dim, num_kv_heads, first, n_positions, cache_capacity, norms_per_pos;
+    float scale_factor_d512;
+    uint bits;     /* 4, 5, 6 or 8 */
+    uint dst_type; /* 0 f32, 1 f16, 2 bf16 */
+    uint wide;     /* dst may be written 16 bytes at a time */
+    uint words;    /* packed may be read 4 bytes at a time */
+} mlx_range_params;
+
+typedef struct mlx_quantize_params {
+    uint head_dim, num_kv_heads, first, n_positions, cache_capacity, norms_per_pos, bits;
+    uint has_signs;
+    uint src_type;
+} mlx_quantize_params;
+
+typedef struct requantize_params {
+    ulong n;
+    uint bits, wide;
+} requantize_params;
+
+/* H = outer (x) Sylvester, after flips of sign (doc/format.md, section 4). */
+typedef struct rotation_params {
+    ulong outer[36]; /* bit j of outer[i]: row i, column j is -1 */
+    ulong signs[16];
+    uint order; /* of the outer factor, 1 if there is none */
+    uint active, has_signs;
+    float inverse_root; /* 1 / sqrt(head_dim) */
+} rotation_params;
+
+/* A format of rows. */
+typedef struct format_params {
+    uint head_dim, rate, low_bits;
+    uint kind; /* codebook: 0 plain numbers, then as tqkv_codebook */
+    uint bits; /* lm, mlx: of its codebook */
+    uint type; /* plain numbers: tqkv_type */
+    uint code_bytes;
+    uint words; /* codes begin at multiples of 4 bytes in all rows */
+    float block_factor; /* mlx over 256 values: its norms divide by it */
+    float inverse_root; /* mlx up to 256 values: its norm times it */
+} format_params;
+
+/* Rows one after the other; strides in bytes. */
+typedef struct rows_params {
+    ulong n_rows;
+    ulong code_stride, scale_stride, centre_stride;
+    ulong value_stride; /* of the array of numbers, in bytes */
+    rotation_params rotation;
+    format_params format;
+    uint value_type; /* tqkv_type */
+    uint n_centres;  /* 0: no profile */
+    uint original;   /* decode: undo the rotation and the profile */
+    uint wide;       /* numbers may be moved 16 bytes at a time */
+    uint lanes;       /* encode: items a row */
+    uint team_floats; /* and local memory a row */
+} rows_params;
+
+/* Where an operand of attention lies: strides in bytes. */
+typedef struct operand_params {
+    ulong code_row, scale_row, centre_row;
+    ulong code_head, scale_head, centre_head;
+    ulong code_page, scale_page, centre_page;
+    ulong code_sequence, scale_sequence, centre_sequence;
+    format_params format;
+} operand_params;
+
+typedef struct attend_params {
+    operand_params keys, values;
+    ulong position;    /* of the first query, if no lengths are given */
+    ulong window;      /* 0: none */
+    ulong first_slot;
+    ulong first_position;
+    uint n_queries, n_heads, n_kv_heads, group; /* group: query heads a KV head */
+    uint n_tokens;     /* most tokens of a sequence */
+    uint capacity;     /* slots of a ring, or 0 */
+    uint page_size;    /* 0: no pages */
+    uint pages_stride; /* page numbers from sequence to sequence */
+    uint n_pages;
+    uint has_lengths, causal, n_splits;
+    uint n_centres;
+    float scale, softcap;
+} attend_params;
+
+/* Queries to rows of floats that the attention kernel reads. */
+typedef struct query_params {
+    ulong query_stride, head_stride, sequence_stride; /* elements */
+    rotation_params rotation;
+    uint head_dim, n_queries, n_heads, n_kv_heads, type;
+    uint n_centres; /* 0: no profile */
+} query_params;
+
+typedef struct merge_params {
+    ulong out_stride; /* bytes from row to row */
+    rotation_params rotation;
+    uint head_dim, n_rows, n_splits, n_queries, n_heads, n_kv_heads;
+    uint type;
+    uint block_rows; /* ROWS of the attention kernel */
+    uint has_sinks, has_state;
+} merge_params;
