@@ -10,16 +10,16 @@ static const struct {
     {"tq_dequantize_kv", text_mlx},
     {"tq_dequantize_hb_kv", text_mlx},
     {"mlx_dequantize_range", text_mlx},
-    {"hadamard_quantize_kv", text_mlx},
+    {"hadamard_quantize_kv", text_encode_mlx},
     {"requantize_to_f32_hb", text_mlx},
     {"decode_rows", text_decode},
     {"decode_rows_original", text_decode},
-    {"encode_trellis", text_encode},
-    {"encode_lloyd", text_encode},
-    {"encode_mlx", text_encode},
-    {"prepare_queries", text_attend},
+    {"encode_trellis", text_encode_trellis},
+    {"encode_lloyd", text_encode_lloyd},
+    {"encode_mlx", text_encode_mlx},
+    {"prepare_queries", text_attend_ends},
     {"attend_split", text_attend},
-    {"merge_splits", text_attend},
+    {"merge_splits", text_attend_ends},
 };
 enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 

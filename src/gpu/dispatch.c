@@ -60,6 +60,8 @@ uint64_t sum2(uint64_t a, uint64_t b)
 tqkv_status launch_find(launch *l, tqkv_encoder *e, tqkv_registry *registry, const char *name,
                         const char *options)
 {
+    if (!e->device->backend->specialises)
+        options = NULL;
     tqkv_status status =
         tqkv_registry_get_pipeline(registry, name, options, e->device, &l->pipeline);
     if (status != TQKV_OK) {

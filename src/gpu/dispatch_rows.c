@@ -192,11 +192,12 @@ static void place_teams(rows_call *c, launch *l)
         floats += 4 * pairs + (steps * pairs * (low > 4 ? 2 : 1) + 3) / 4;
     }
     floats |= 1; /* teams in different banks */
-    uint32_t teams = 32 / lanes, room = (LOCAL_BYTES - 64 * 4) / (floats * 4);
-    teams = teams < room ? teams : room;
-    p->lanes = lanes;
+    uint32_t teams = 32 / lanes;
+    while (teams > 1 && 64 * 4 + teams * floats * 4 > LOCAL_BYTES)
+        teams /= 2;
+    p->lanes = 32 / teams;
     p->team_floats = floats;
-    l->n_items = lanes * teams;
+    l->n_items = 32;
     l->local_bytes = 64 * 4 + teams * floats * 4;
 }
 

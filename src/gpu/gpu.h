@@ -136,6 +136,7 @@ typedef struct binary {
  * the report they are given. */
 struct backend {
     const char *kind;
+    int specialises; /* built-in kernels are worth compiling for each format */
     void (*list)(tqkv_device_info *infos, size_t max, size_t *n);
     /* numbers: those in the device's name */
     tqkv_status (*open)(tqkv_device *d, const unsigned *numbers, void *native, report *r);

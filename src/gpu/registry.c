@@ -134,7 +134,7 @@ static int is_cuda(const tqkv_device *d)
 static tqkv_status make_kernel(tqkv_registry *r, tqkv_device *d, const program *p, void **kernel,
                                int *has_options)
 {
-    *has_options = d->backend != &backend_host;
+    *has_options = *p->options != 0;
     const backend *b = d->backend;
     binary code = {0};
     cache_key key = {0};

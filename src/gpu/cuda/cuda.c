@@ -445,6 +445,7 @@ static void graph_close(tqkv_device *d, void *graph)
 
 const backend backend_cuda = {
     .kind = "cuda",
+    .specialises = 1,
     .list = list,
     .open = open_device,
     .close = close_device,

@@ -1,5 +1,8 @@
 /* All kernels as one module. */
 #include "mlx.c"
-#include "encode.c"
+#include "encode_trellis.c"
+#include "encode_lloyd.c"
+#include "encode_mlx.c"
 #include "decode.c"
 #include "attend.c"
+#include "attend_ends.c"

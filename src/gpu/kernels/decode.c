@@ -55,8 +55,8 @@ KERNEL8(decode_rows_original, rows_params, const uchar, codes, const uchar, scal
             x[chunk * 8 + j] = eight[j] * block;
     }
     BARRIER(n_items);
+    hadamard(x, y, dim, &p->rotation, item, n_items, n_items);
     if (p->rotation.active) {
-        hadamard(x, y, dim, &p->rotation, item, n_items, n_items);
         factor = f.kind == KIND_MLX ? p->rotation.inverse_root
                                     : scale * p->rotation.inverse_root;
     }

@@ -2,12 +2,15 @@
 /* Rotation of one row in local memory, by `lanes` items that all come here
  * together with the rest of the group. The order of the sums is the codec's. */
 
-/* x = H x, without the factor; y is as long as x. `outer` is transposed for the
- * inverse. Ends behind a barrier. */
+/* x = H x, without the factor, or x as it is if the rotation is not active; y is as
+ * long as x. `outer` is transposed for the inverse. Ends behind a barrier.
+ *
+ * No barrier is under a condition: PoCL copies what follows one that is, for every
+ * such condition again. */
 INLINE void hadamard(LOCAL float *x, LOCAL float *y, uint dim, PARAM const rotation_params *r,
                      uint lane, uint lanes, uint n_items)
 {
-    uint block = dim / r->order;
+    uint block = r->active ? dim / r->order : 1, outer = r->order > 1 ? dim : 0;
     for (uint h = 1; h < block; h *= 2) {
         for (uint k = lane; k < dim / 2; k += lanes) {
             uint i = (k & ~(h - 1)) * 2 + (k & (h - 1));
@@ -17,9 +20,7 @@ INLINE void hadamard(LOCAL float *x, LOCAL float *y, uint dim, PARAM const rotat
         }
         BARRIER(n_items);
     }
-    if (r->order == 1)
-        return;
-    for (uint k = lane; k < dim; k += lanes) {
+    for (uint k = lane; k < outer; k += lanes) {
         ulong row = r->outer[k / block];
         uint column = k % block;
         float sum = row & 1 ? -x[column] : x[column];
@@ -28,7 +29,7 @@ INLINE void hadamard(LOCAL float *x, LOCAL float *y, uint dim, PARAM const rotat
         y[k] = sum;
     }
     BARRIER(n_items);
-    for (uint k = lane; k < dim; k += lanes)
+    for (uint k = lane; k < outer; k += lanes)
         x[k] = y[k];
     BARRIER(n_items);
 }

@@ -1,10 +1,10 @@
 /* The reference's kernels: one position by the parameters of
- * tq_dequantize_kv.metal, ranges of positions, the encoder, and the round trip
- * without a packed buffer. One group works for one KV head. */
+ * tq_dequantize_kv.metal, ranges of positions, and the round trip without a packed
+ * buffer. */
 #include "params.h"
 #include "kernel_tables.h"
 #include "number.h"
-#include "mlx_row.h"
+#include "mlx_table.h"
 
 /* Where 1 / sqrt(head_dim) belongs, and where not: see the reference. */
 INLINE float mlx_scale(float norm, uint head_dim, float scale_factor)
@@ -19,6 +19,7 @@ INLINE float mlx_scale(float norm, uint head_dim, float scale_factor)
     return norm * (head_dim == 2 ? inverse_root * 0.70710678f : inverse_root);
 }
 
+/* One group for each KV head. */
 KERNEL4(tq_dequantize_kv, tq_dequantize_kv_params, const uchar, packed, const float, norms,
         float, dst, uchar, unused)
 {
@@ -92,28 +93,6 @@ KERNEL4(mlx_dequantize_range, mlx_range_params, const uchar, packed, const float
                       ((ulong)position * p->num_kv_heads + group_y) * dim + chunk * 8, p->wide,
                       x);
     }
-}
-
-/* group_x is the position, group_y the head. In local memory: what
- * mlx_row_encode wants. */
-KERNEL4(hadamard_quantize_kv, mlx_quantize_params, const uchar, src, uchar, packed, float, norms,
-        const uint, signs)
-{
-    uint dim = p->head_dim;
-    LOCAL real *x = (LOCAL real *)local_memory;
-    ulong place = ((ulong)p->first + group_x) % p->cache_capacity;
-    ulong slot = (ulong)group_y * p->cache_capacity + place;
-    GLOBAL const uchar *row = src + ((ulong)group_x * p->num_kv_heads + group_y) * dim *
-                                        (p->src_type == TYPE_F32 ? 4 : 2);
-    for (uint i = item; i < dim; i += n_items) {
-        float value = number_load(row, p->src_type, i);
-        if (p->has_signs && (signs[i / 32] >> i % 32 & 1u))
-            value = -value;
-        x[i] = real_from(value);
-    }
-    BARRIER(n_items);
-    mlx_row_encode(x, dim, p->bits, packed + slot * (p->bits == 4 ? dim / 2 : dim),
-                   (GLOBAL uchar *)(norms + slot * p->norms_per_pos), item, n_items);
 }
 
 /* A float is above a midpoint if it is above the largest float that is not. */

@@ -6,7 +6,7 @@
 #define PARAM
 #define INLINE static inline
 #define BARRIER(n_items) barrier(CLK_LOCAL_MEM_FENCE)
-#define UNROLL _Pragma("unroll")
+#define UNROLL
 #define fmaf fma
 #define rintf rint
 #define sqrtf sqrt

@@ -148,16 +148,19 @@ INLINE uint viterbi_trace(const team *t, const format_params *f, uint at, uint c
 }
 
 /* The lead-in runs over the seam of the row with both ends free; the row starts
- * and ends in the node found there. */
+ * and ends in the node found there. 8 bits have no trellis: nothing happens, but the
+ * barriers are passed. */
 INLINE void viterbi(const team *t, const format_params *f)
 {
-    uint nodes = 256u >> f->low_bits, lead = viterbi_lead(f), dim = t->dim;
+    bool is_trellis = f->rate < 128;
+    uint nodes = is_trellis ? 256u >> f->low_bits : 0, lead = is_trellis ? viterbi_lead(f) : 0;
+    uint dim = is_trellis ? t->dim : 0;
+    LOCAL uint *seam = (LOCAL uint *)t->sums;
     for (uint n = t->lane; n < nodes; n += t->lanes)
         t->costs[n] = 0;
     BARRIER(t->n_items);
-    viterbi_run(t, f, dim - lead, 2 * lead);
-    LOCAL uint *seam = (LOCAL uint *)t->sums;
-    if (t->lane == 0) {
+    viterbi_run(t, f, t->dim - lead, 2 * lead);
+    if (t->lane == 0 && is_trellis) {
         uint before_seam = stream_offset(f->rate, lead) - stream_offset(f->rate, lead - 1);
         uint first = 0, end = nodes >> (before_seam - f->low_bits);
         if (f->rate == 64) {

@@ -1,0 +1,41 @@
+/* mlx: the reference's codes and norms, to its layout and to rows. */
+#include "encode_row.h"
+#include "mlx_row.h"
+
+/* group_x is the position, group_y the head. In local memory: what
+ * mlx_row_encode wants. */
+KERNEL4(hadamard_quantize_kv, mlx_quantize_params, const uchar, src, uchar, packed, float, norms,
+        const uint, signs)
+{
+    uint dim = p->head_dim;
+    LOCAL real *x = (LOCAL real *)local_memory;
+    ulong place = ((ulong)p->first + group_x) % p->cache_capacity;
+    ulong slot = (ulong)group_y * p->cache_capacity + place;
+    GLOBAL const uchar *row = src + ((ulong)group_x * p->num_kv_heads + group_y) * dim *
+                                        (p->src_type == TYPE_F32 ? 4 : 2);
+    for (uint i = item; i < dim; i += n_items) {
+        float value = number_load(row, p->src_type, i);
+        if (p->has_signs && (signs[i / 32] >> i % 32 & 1u))
+            value = -value;
+        x[i] = real_from(value);
+    }
+    BARRIER(n_items);
+    mlx_row_encode(x, dim, p->bits, packed + slot * (p->bits == 4 ? dim / 2 : dim),
+                   (GLOBAL uchar *)(norms + slot * p->norms_per_pos), item, n_items);
+}
+
+KERNEL8(encode_mlx, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,
+        const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
+{
+    format_params f = rows_format(p);
+    team t = team_of(p, &f, group_x, group_y, item, n_items, local_memory);
+    if (!t.is_active) /* the group's only row */
+        return;
+    row_load(&t, p, src + t.row * p->value_stride, profile, centres);
+    LOCAL real *x = (LOCAL real *)(t.x + f.head_dim);
+    for (uint i = item; i < f.head_dim; i += n_items)
+        x[i] = real_from(t.x[i]);
+    BARRIER(n_items);
+    mlx_row_encode(x, f.head_dim, f.bits, codes + t.row * p->code_stride,
+                   scales + t.row * p->scale_stride, item, n_items);
+}

@@ -1,0 +1,64 @@
+/* tq: each row by a search through the trellis. A group encodes a few rows at a time,
+ * with a team of items for each. */
+#include "encode_row.h"
+#include "viterbi.h"
+
+/* As in src/codec/encode.c. */
+#define RMS_GAIN 37.0f
+#define PEAK_GAIN 127.0f
+enum { LAST_RMS_RATE = 84 };
+
+/* Sums of x * level and level * level, in lanes. */
+INLINE void team_project(const team *t, const format_params *f, float *xl, float *ll)
+{
+    for (uint j = t->lane; j < 16; j += t->lanes) {
+        float sum = 0;
+        int squares = 0;
+        for (uint i = j; i < t->dim; i += 16) {
+            int level = team_level(t, stream_bits(f->rate, i) > f->low_bits, t->windows[i]);
+            sum += t->x[i] * (float)level;
+            squares += level * level;
+        }
+        t->sums[j] = sum;
+        ((LOCAL int *)t->sums)[16 + j] = squares;
+    }
+    BARRIER(t->n_items);
+    int squares = 0;
+    for (uint j = 0; j < 16; j++)
+        squares += ((LOCAL int *)t->sums)[16 + j];
+    *xl = lanes_sum(t->sums);
+    *ll = (float)squares;
+    BARRIER(t->n_items);
+}
+
+KERNEL8(encode_trellis, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,
+        const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
+{
+    format_params f = rows_format(p);
+    team t = team_of(p, &f, group_x, group_y, item, n_items, local_memory);
+    team_tables(&t, &f, item, n_items);
+    row_load(&t, p, src + t.row * p->value_stride, profile, centres);
+    float square, root, unit, again, peak;
+    row_rotate(&t, p, &square, &root, &unit);
+    float gain = 2 * RMS_GAIN / root;
+    team_moments(&t, &again, &peak);
+    if (f.rate > LAST_RMS_RATE)
+        gain = 2 * PEAK_GAIN / peak;
+    bool is_zero = !(square >= SMALLEST_SQUARE);
+    int limit = f.rate == 128 ? 127 : 288;
+    if (f.rate == 128)
+        gain = gain / 2;
+    for (uint i = t.lane; i < t.dim; i += t.lanes) {
+        int target = is_zero ? 0 : (int)rintf(t.x[i] * gain);
+        target = target > limit ? limit : target < -limit ? -limit : target;
+        t.targets[i] = (short)target;
+        t.windows[i] = (uchar)target;
+    }
+    BARRIER(t.n_items);
+    viterbi(&t, &f);
+    float xl, ll;
+    team_project(&t, &f, &xl, &ll);
+    ushort scale16 = is_zero ? 0 : scale_of(xl, ll, unit);
+    codes_store(&t, &f, codes + t.row * p->code_stride, scale16 == 0);
+    scale_store(&t, scales + t.row * p->scale_stride, scale16);
+}

@@ -1,0 +1,354 @@
+/* Attention on a device against double precision over the decoded rows. */
+#include "attend_case.h"
+#include "gpu_case.h"
+
+/* What tqkv_gpu.h promises. */
+#define BOUND 1e-3
+
+static tqkv_gpu_operand operand(const gpu_case *g, const tqkv_operand *o, const uint8_t *memory,
+                                size_t bytes, tqkv_buffer **buffer)
+{
+    const tqkv_rows *r = &o->rows;
+    *buffer = gpu_buffer(g, memory, bytes ? bytes : 1);
+    tqkv_gpu_operand out = {.format = o->format, .type = o->type};
+    out.rows = (tqkv_gpu_rows){
+        *buffer, r->scales ? *buffer : NULL, r->centres ? *buffer : NULL, 0,
+        r->scales ? (size_t)(r->scales - r->codes) : 0,
+        r->centres ? (size_t)(r->centres - r->codes) : 0,
+        r->code_stride, r->scale_stride, r->centre_stride};
+    out.head = (tqkv_gpu_strides){o->head.codes, o->head.scales, o->head.centres};
+    out.page = (tqkv_gpu_strides){o->page.codes, o->page.scales, o->page.centres};
+    return out;
+}
+
+static size_t operand_bytes(const shape *s, const tqkv_operand *o, uint32_t dim, int centres)
+{
+    size_t code = dim * 4, scale = 0, rows = slots_of(s) * s->n_kv_heads;
+    if (o->format.codebook) {
+        tqkv_format_code_bytes(&o->format, &code);
+        tqkv_format_scale_bytes(&o->format, &scale);
+    } else {
+        code = dim * (o->type == TQKV_F32 ? 4u : 2u);
+    }
+    return rows * (code + scale + (size_t)!!centres);
+}
+
+static tqkv_buffer *profiles_buffer(const gpu_case *g, const shape *s, const attend_case *c)
+{
+    if (!s->centres)
+        return NULL;
+    return gpu_buffer(g, c->profile_floats,
+                      (1 + (size_t)s->centres) * s->key_dim * s->n_kv_heads * sizeof(float));
+}
+
+/* Runs the case on the device; the result is in c->out, max and sum. */
+static void run_case(const gpu_case *g, attend_case *c, const shape *s)
+{
+    const tqkv_attention *a = &c->a;
+    tqkv_buffer *buffers[12] = {0};
+    size_t rows = (size_t)a->n_queries * a->n_heads, bytes;
+    tqkv_gpu_attention ga = {
+        .n_sequences = 1, .n_queries = a->n_queries, .n_heads = a->n_heads,
+        .n_kv_heads = a->n_kv_heads, .query_type = TQKV_F32, .out_type = TQKV_F32,
+        .position = a->position, .first_position = c->set.position,
+        .n_tokens = (uint32_t)c->set.n_tokens, .first_slot = c->set.first_slot,
+        .capacity = (uint32_t)c->set.capacity, .scale = a->scale, .softcap = a->softcap,
+        .causal = a->causal, .window = a->window};
+    ga.keys = operand(g, &c->set.keys, c->key_memory,
+                      operand_bytes(s, &c->set.keys, s->key_dim, s->centres > 1), &buffers[0]);
+    ga.values = operand(g, &c->set.values, c->value_memory,
+                        operand_bytes(s, &c->set.values, s->value_dim, 0), &buffers[1]);
+    ga.queries = buffers[2] = gpu_buffer(g, c->queries, rows * s->key_dim * 4);
+    ga.out = gpu_buffer(g, NULL, rows * s->value_dim * 4);
+    ga.state = gpu_buffer(g, NULL, rows * 8);
+    ga.keys.profiles = buffers[3] = profiles_buffer(g, s, c);
+    ga.keys.n_centres = (uint32_t)s->centres;
+    if (c->set.pages) {
+        ga.pages = buffers[4] = gpu_buffer(g, c->pages, c->set.n_pages * 4u);
+        ga.page_size = (uint32_t)c->set.page_size;
+        ga.n_pages = ga.pages_stride = c->set.n_pages;
+    }
+    if (a->sinks)
+        ga.sinks = buffers[5] = gpu_buffer(g, a->sinks, a->n_heads * 4);
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &ga, &bytes));
+    buffers[6] = gpu_buffer(g, NULL, bytes);
+    gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &ga, buffers[6]));
+    gpu_run(g);
+    float *out = gpu_take(g, ga.out), *state = gpu_take(g, ga.state);
+    memcpy(c->out, out, rows * s->value_dim * 4);
+    for (size_t i = 0; i < rows; i++) {
+        c->max[i] = state[2 * i];
+        c->sum[i] = state[2 * i + 1];
+    }
+    free(out);
+    free(state);
+    for (int i = 0; i < 12; i++)
+        tqkv_buffer_free(buffers[i]);
+}
+
+static void check_case(const gpu_case *g, attend_case *c, const shape *s)
+{
+    double worst;
+    run_case(g, c, s);
+    double error = case_error(c, &worst);
+    if (!(error <= BOUND))
+        fail_msg("%s/%s, head_dims %u/%u, %ux%u, %zu tokens: %.2e", s->keys, s->values,
+                 s->key_dim, s->value_dim, s->n_kv_heads, s->group, s->n_tokens, error);
+}
+
+static void check_shape(const gpu_case *g, const shape *s)
+{
+    attend_case c;
+    case_make(&c, s);
+    case_store(&c, s);
+    check_case(g, &c, s);
+    case_free(&c);
+}
+
+static const char *const names[] = {"tq2", "tq3", "tq4", "tq4.25", "tq5", "tq6", "tq7.5", "tq8",
+                                    "lm2", "lm3", "lm4", "mlx4", "mlx5", "mlx6", "mlx8", "f32",
+                                    "f16", "bf16"};
+enum { N_NAMES = sizeof names / sizeof *names };
+
+static void every_format(void **state)
+{
+    static const uint32_t dims[] = {64, 128, 256, 512};
+    for (int i = 0; i < N_NAMES; i++)
+        for (int d = 0; d < 4; d++) {
+            shape s = {.keys = names[i], .values = names[(i + d) % N_NAMES], .key_dim = dims[d],
+                       .value_dim = dims[d], .n_kv_heads = 2, .group = 3, .n_queries = 1,
+                       .n_tokens = 300, .seed = (uint64_t)i};
+            check_shape(*state, &s);
+        }
+}
+
+static void every_head_dim(void **state)
+{
+    for (uint32_t dim = 16; dim <= 512; dim += 16) {
+        shape s = {.keys = "tq4", .values = "tq3", .key_dim = dim, .value_dim = dim == 64 ? 128 : dim,
+                   .n_kv_heads = 1, .group = 2, .n_queries = 2, .n_tokens = 150};
+        uint32_t odd = dim;
+        while (odd % 2 == 0)
+            odd /= 2;
+        if (odd <= 9)
+            check_shape(*state, &s);
+    }
+}
+
+static void what_models_need(void **state)
+{
+    const gpu_case *g = *state;
+    for (int i = 0; i < 9; i++) {
+        shape s = {.keys = "tq4", .values = "tq4", .key_dim = 64, .value_dim = 64,
+                   .n_kv_heads = 2, .group = 4, .n_queries = 5, .n_tokens = 400,
+                   .seed = (uint64_t)i};
+        float sinks[8] = {0, 1, -INFINITY, 3, 8, -4, 0, 2};
+        attend_case c;
+        s.group = i == 1 ? 1 : i == 2 ? 7 : 4;
+        s.centres = i == 3 ? 1 : i == 4 ? 9 : 0;
+        s.page_size = i == 5 || i == 6 ? 32 : 0;
+        s.is_ring = i == 6 || i == 7;
+        s.first_slot = s.is_ring ? 77 : 0;
+        case_make(&c, &s);
+        case_store(&c, &s);
+        c.a.causal = i % 2 == 0;
+        c.a.window = i == 8 ? 64 : 0;
+        c.a.softcap = i == 7 || i == 2 ? 2.5f : 0;
+        c.a.sinks = i == 0 || i == 8 ? sinks : NULL;
+        check_case(g, &c, &s);
+        case_free(&c);
+    }
+}
+
+static void few_tokens_and_many(void **state)
+{
+    static const size_t counts[] = {0, 1, 2, 127, 128, 129, 1000, 5000};
+    for (int i = 0; i < 8; i++) {
+        shape s = {.keys = "tq4", .values = "lm4", .key_dim = 128, .value_dim = 128,
+                   .n_kv_heads = 1, .group = 1 + (uint32_t)i % 4, .n_queries = 1,
+                   .n_tokens = counts[i]};
+        check_shape(*state, &s);
+    }
+}
+
+/* Logits of +-80: one key decides. */
+static void large_logits(void **state)
+{
+    shape s = {.keys = "tq8", .values = "tq4", .key_dim = 128, .value_dim = 128,
+               .n_kv_heads = 1, .group = 4, .n_queries = 1, .n_tokens = 500, .key_size = 25};
+    check_shape(*state, &s);
+}
+
+/* Several sequences, each as long as it is, in pages that they share. */
+static void sequences_of_all_lengths(void **state)
+{
+    const gpu_case *g = *state;
+    enum { N = 3, HEADS = 4, KV = 2, DIM = 64, MOST = 200, PAGE = 16, PAGES = 13 };
+    static const uint32_t lengths[N] = {200, 1, 77};
+    tqkv_format f = test_format("tq4", DIM);
+    size_t row, bytes, page_rows = KV * PAGE;
+    uint32_t table[N * PAGES], seed_page = 0;
+    tqkv_format_row_bytes(&f, 0, &row);
+    float *x = test_rows(5, (size_t)N * PAGES * page_rows * DIM), *q = test_rows(6, N * HEADS * DIM);
+    tqkv_rows rows;
+    uint8_t *memory = test_encode(&f, NULL, x, (size_t)N * PAGES * page_rows, &rows);
+    for (int i = 0; i < N * PAGES; i++) {
+        seed_page = (seed_page + 11) % (N * PAGES);
+        table[i] = seed_page;
+    }
+    tqkv_gpu_attention a = {
+        .n_sequences = N, .n_queries = 1, .n_heads = HEADS, .n_kv_heads = KV,
+        .query_type = TQKV_F32, .out_type = TQKV_F32, .n_tokens = MOST, .page_size = PAGE,
+        .pages_stride = PAGES, .n_pages = N * PAGES, .scale = 0.125f, .causal = 1};
+    tqkv_gpu_rows gpu_rows;
+    tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * PAGES * page_rows, 0, &gpu_rows);
+    a.keys.format = a.values.format = f;
+    a.keys.rows = a.values.rows = gpu_rows;
+    a.keys.head = a.values.head = (tqkv_gpu_strides){PAGE * row, PAGE * row, 0};
+    a.keys.page = a.values.page = (tqkv_gpu_strides){page_rows * row, page_rows * row, 0};
+    a.queries = gpu_buffer(g, q, N * HEADS * DIM * 4);
+    a.out = gpu_buffer(g, NULL, N * HEADS * DIM * 4);
+    a.lengths = gpu_buffer(g, lengths, sizeof lengths);
+    a.pages = gpu_buffer(g, table, sizeof table);
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &a, &bytes));
+    tqkv_buffer *workspace = gpu_buffer(g, NULL, bytes);
+    gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &a, workspace));
+    gpu_run(g);
+    float *out = gpu_take(g, a.out);
+    for (int b = 0; b < N; b++) { /* the same on the processor, a sequence at a time */
+        float want[HEADS * DIM];
+        tqkv_operand o = {.format = f, .rows = rows, .head = {PAGE * row, PAGE * row, 0},
+                          .page = {page_rows * row, page_rows * row, 0}};
+        tqkv_tokens set = {.n_tokens = lengths[b], .pages = table + b * PAGES, .page_size = PAGE,
+                           .n_pages = N * PAGES, .keys = o, .values = o};
+        tqkv_attention ca = {.n_queries = 1, .n_heads = HEADS, .n_kv_heads = KV,
+                             .position = lengths[b] - 1, .queries = q + b * HEADS * DIM,
+                             .scale = 0.125f, .causal = 1, .sets = &set, .n_sets = 1};
+        tqkv_partial result = {want, NULL, NULL};
+        size_t size;
+        assert_int_equal(tqkv_attend_workspace(&ca, NULL, &size), TQKV_OK);
+        void *space = malloc(size);
+        assert_int_equal(tqkv_attend(&ca, &result, NULL, space, size), TQKV_OK);
+        double error = sqrt(test_error(want, out + b * HEADS * DIM, HEADS * DIM));
+        assert_true(error <= BOUND + 1.5e-2);
+        free(space);
+    }
+    tqkv_buffer *used[] = {codes, a.queries, a.lengths, a.pages, workspace};
+    for (int i = 0; i < 5; i++)
+        tqkv_buffer_free(used[i]);
+    free(out);
+    free(memory);
+    free(x);
+    free(q);
+}
+
+/* flash_attn_vec, _tq and _hb on the same data: the second and third are what the
+ * first gives on what they decode to. */
+static void the_references_legs(void **state)
+{
+    const gpu_case *g = *state;
+    enum { HEADS = 6, KV = 2, CAPACITY = 150, N = 140, RING = 33 };
+    for (uint32_t dim = 128; dim <= 512; dim *= 2)
+        for (uint32_t bits = 4; bits <= 8; bits++) {
+            if (bits == 7)
+                continue;
+            tqkv_mlx_shape ms = {bits, KV, dim, CAPACITY};
+            size_t packed_bytes, n_norms, n = (size_t)CAPACITY * KV * dim, bytes;
+            tqkv_mlx_sizes(&ms, &packed_bytes, &n_norms);
+            uint8_t *packed[2];
+            float *norms[2], *decoded[2], *q = test_rows(3, HEADS * dim);
+            tqkv_buffer *b[8], *dense[2];
+            for (int i = 0; i < 2; i++) {
+                float *x = test_rows(dim + (unsigned)i, n), *y = malloc(n * sizeof *y);
+                packed[i] = malloc(packed_bytes);
+                norms[i] = malloc(n_norms * sizeof *norms[i]);
+                decoded[i] = malloc(n * sizeof *decoded[i]);
+                tqkv_mlx_encode(&ms, x, 0, CAPACITY, packed[i], norms[i]);
+                tqkv_mlx_decode(&ms, packed[i], norms[i], 0, CAPACITY, 1, y, n);
+                for (size_t t = 0; t < CAPACITY; t++) /* [head][slot] for the dense leg */
+                    for (size_t h = 0; h < KV; h++)
+                        memcpy(decoded[i] + (h * CAPACITY + t) * dim, y + (t * KV + h) * dim,
+                               dim * sizeof *y);
+                b[2 * i] = gpu_buffer(g, packed[i], packed_bytes);
+                b[2 * i + 1] = gpu_buffer(g, norms[i], n_norms * sizeof *norms[i]);
+                dense[i] = gpu_buffer(g, decoded[i], n * sizeof *decoded[i]);
+                free(x);
+                free(y);
+            }
+            tqkv_flash_attn_vec_params p = {
+                .num_heads = HEADS, .num_kv_heads = KV, .head_dim = dim, .kv_seq_len = N,
+                .kv_capacity = CAPACITY, .scale = 1 / sqrtf((float)dim),
+                .mask_type = bits == 5 ? 2 : 1, .sliding_window = 50,
+                .softcap = bits == 6 ? 1.5f : 0, .ring_start = RING, .scale_factor_d512 = 1};
+            gpu_ok(g, tqkv_flash_attn_vec_workspace(g->device, &p, &bytes));
+            b[4] = gpu_buffer(g, NULL, bytes);
+            b[5] = gpu_buffer(g, q, HEADS * dim * 4);
+            b[6] = gpu_buffer(g, NULL, HEADS * dim * 4);
+            b[7] = gpu_buffer(g, NULL, HEADS * dim * 4);
+            gpu_ok(g, tqkv_dispatch_flash_attn_vec(g->encoder, g->registry, g->device, b[5],
+                                                   dense[0], dense[1], TQKV_F32, b[6], b[4], &p));
+            if (bits == 4)
+                gpu_ok(g, tqkv_dispatch_flash_attn_vec_tq(g->encoder, g->registry, g->device,
+                                                          b[5], b[0], b[1], b[2], b[3], b[7],
+                                                          b[4], &p));
+            else
+                gpu_ok(g, tqkv_dispatch_flash_attn_vec_hb(g->encoder, g->registry, g->device,
+                                                          b[5], b[0], b[1], b[2], b[3], b[7],
+                                                          b[4], &p, bits));
+            gpu_run(g);
+            float *first = gpu_take(g, b[6]), *second = gpu_take(g, b[7]);
+            assert_true(sqrt(test_error(first, second, HEADS * dim)) < 1e-5);
+            /* the oracle: a window of 50 of the ring's newest tokens */
+            for (size_t h = 0; h < HEADS; h++) {
+                double l[N], max = -INFINITY, sum = 0, error = 0, size = 0;
+                size_t kv = h / (HEADS / KV);
+                for (size_t t = 0; t < N; t++) {
+                    const float *k = decoded[0] + (kv * CAPACITY + (RING + t) % CAPACITY) * dim;
+                    l[t] = 0;
+                    for (size_t d = 0; d < dim; d++)
+                        l[t] += (double)q[h * dim + d] * k[d] * p.scale;
+                    if (p.softcap > 0)
+                        l[t] = p.softcap * tanh(l[t] / p.softcap);
+                    if (bits == 5 && t + 50 < N)
+                        l[t] = -INFINITY;
+                    max = l[t] > max ? l[t] : max;
+                }
+                for (size_t t = 0; t < N; t++)
+                    sum += exp(l[t] - max);
+                for (size_t d = 0; d < dim; d++) {
+                    double want = 0;
+                    for (size_t t = 0; t < N; t++)
+                        want += exp(l[t] - max) / sum *
+                                decoded[1][(kv * CAPACITY + (RING + t) % CAPACITY) * dim + d];
+                    error += (want - first[h * dim + d]) * (want - first[h * dim + d]);
+                    size += want * want;
+                }
+                assert_true(sqrt(error / size) < 1e-5);
+            }
+            free(first);
+            free(second);
+            for (int i = 0; i < 6; i++)
+                tqkv_buffer_free(b[i]);
+            for (int i = 0; i < 2; i++) {
+                tqkv_buffer_free(dense[i]);
+                free(packed[i]);
+                free(norms[i]);
+                free(decoded[i]);
+            }
+            free(q);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_format),
+        cmocka_unit_test(every_head_dim),
+        cmocka_unit_test(what_models_need),
+        cmocka_unit_test(few_tokens_and_many),
+        cmocka_unit_test(large_logits),
+        cmocka_unit_test(sequences_of_all_lengths),
+        cmocka_unit_test(the_references_legs),
+    };
+    return cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);
+}
