@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "bench_attention.h"
+#include "bench_device.h"
 #include "bench_ggml.h"
 #include "command.h"
 #include "json.h"
@@ -27,6 +28,9 @@ static const char help[] =
     "  -t, --threads N    1 or 2\n"
     "  -q, --queries N    query positions: 1, or 512 for prefill\n"
     "      --ggml DIR     folder with libggml-base.so and libggml-cpu.so\n"
+    "      --device NAME  what a device (see 'tqkv devices') does with rows, as shares\n"
+    "                     of a copy's bandwidth; --rows says how many\n"
+    "      --cuda-module F  kernels that nvcc compiled, where there is no NVRTC\n"
     "      --json         one JSON object a line\n"
     "  -h, --help         this text\n";
 
@@ -229,12 +233,14 @@ int command_bench(int argc, char **argv)
         {"attention", no_argument, NULL, 'a'}, {"gqa", required_argument, NULL, 'g'},
         {"context", required_argument, NULL, 'c'}, {"threads", required_argument, NULL, 't'},
         {"queries", required_argument, NULL, 'q'}, {"ggml", required_argument, NULL, 'G'},
+        {"device", required_argument, NULL, 'D'}, {"cuda-module", required_argument, NULL, 'M'},
         {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
     static const char *const formats[] = {"tq2", "tq3", "tq4", "tq4.5", "tq5",
                                           "tq6", "tq8", "lm4", "mlx4"};
     static const char *const attended[] = {"tq2", "tq3", "tq4", "tq8", "lm4", "mlx4"};
     bench b = {.head_dim = 128, .rows = 256};
     attention_options a = {.formats = attended, .n_formats = 6};
+    device_options d = {0};
     int option, ok = 1, attention = 0;
     while (ok && (option = getopt_long(argc, argv, "d:n:g:c:t:q:h", names, NULL)) != -1) {
         switch (option) {
@@ -262,6 +268,13 @@ int command_bench(int argc, char **argv)
             break;
         case 'n':
             ok = parse_number(optarg, 1 << 24, &b.rows) && b.rows;
+            d.rows = b.rows;
+            break;
+        case 'D':
+            d.device = optarg;
+            break;
+        case 'M':
+            d.cuda_module = optarg;
             break;
         case 'i':
             if (!choose_isa(optarg))
@@ -271,7 +284,7 @@ int command_bench(int argc, char **argv)
             a.ggml = b.ggml = optarg;
             break;
         case 'j':
-            a.json = b.json = 1;
+            a.json = b.json = d.json = 1;
             break;
         default:
             return misused_option("bench", argv);
@@ -279,6 +292,8 @@ int command_bench(int argc, char **argv)
     }
     if (!ok)
         return misused("'%s' is outside its option's range; see 'tqkv bench --help'", optarg);
+    if (d.device)
+        return bench_device(&d);
     if (attention) {
         if (optind < argc) {
             a.formats = (const char *const *)argv + optind;

@@ -40,6 +40,23 @@ static float *edge_rows(uint64_t seed, size_t n, uint32_t dim)
     return x;
 }
 
+/* test_encode, by all processors. */
+static uint8_t *encode_all(const tqkv_format *f, const tqkv_key_profile *p, const float *x,
+                           size_t n, size_t row)
+{
+    enum { CHUNK = 256 };
+    uint8_t *memory = calloc(n, row);
+    assert_non_null(memory);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t first = 0; first < n; first += CHUNK) {
+        tqkv_rows rows;
+        tqkv_rows_at(f, memory + first * row, 0, p && p->n_centres > 1, &rows);
+        tqkv_encode(f, p, x + first * f->head_dim, TQKV_F32, 0,
+                    n - first < CHUNK ? n - first : CHUNK, &rows);
+    }
+    return memory;
+}
+
 static void compare(const uint8_t *want, const uint8_t *got, size_t n, size_t row,
                     const char *name, uint32_t dim, const char *what)
 {
@@ -55,13 +72,12 @@ static void check_encode(const gpu_case *g, const char *name, uint32_t dim, size
     float *x = edge_rows(dim + n, n, dim);
     size_t bytes, element = type == TQKV_F32 ? 4 : 2;
     int centres = p && p->n_centres > 1;
-    tqkv_rows rows;
     tqkv_gpu_rows gpu_rows;
     void *src = malloc(n * dim * element);
     tqkv_from_f32(x, n * dim, src, type);
     tqkv_to_f32(src, type, n * dim, x);
-    uint8_t *want = test_encode(&f, p, x, n, &rows);
     tqkv_format_row_bytes(&f, centres, &bytes);
+    uint8_t *want = encode_all(&f, p, x, n, bytes);
     tqkv_buffer *in = gpu_buffer(g, src, n * dim * element), *profile = NULL;
     tqkv_buffer *out = gpu_rows_buffer(g, &f, NULL, n, centres, &gpu_rows);
     if (p)
@@ -127,8 +143,9 @@ static void check_decode(const gpu_case *g, const char *name, uint32_t dim, size
     uint64_t seed = dim;
     tqkv_rows rows;
     tqkv_gpu_rows gpu_rows;
-    uint8_t *memory = test_encode(&f, p, x, n, &rows);
     tqkv_format_row_bytes(&f, centres, &bytes);
+    uint8_t *memory = encode_all(&f, p, x, n, bytes);
+    tqkv_rows_at(&f, memory, 0, centres, &rows);
     for (size_t i = 0; any_bytes && i < n * bytes; i++)
         memory[i] = (uint8_t)test_random(&seed);
     tqkv_decode(&f, p, &rows, n, domain, y, 0);

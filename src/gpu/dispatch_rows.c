@@ -201,6 +201,16 @@ static void place_teams(rows_call *c, launch *l)
     l->local_bytes = 64 * 4 + teams * floats * 4;
 }
 
+/* Rows that an item can keep in registers, where the kernel is compiled for them;
+ * and on the host, which tests it. */
+static int is_private(const rows_call *c)
+{
+    const tqkv_format *f = c->format;
+    const backend *b = c->e->device->backend;
+    return (b->specialises || b == &backend_host) && (f->head_dim == 64 || f->head_dim == 128) &&
+           f->rotation != TQKV_ROTATION_NONE && !c->p.n_centres;
+}
+
 tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
                                  const tqkv_format *format, tqkv_buffer *profile,
                                  uint32_t n_centres, tqkv_buffer *src, tqkv_type src_type,
@@ -216,12 +226,22 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
         status = check_call(&c, src_stride);
     if (status != TQKV_OK || n_rows == 0)
         return status;
+    const char *kernel = kernels[format->codebook];
+    uint64_t per_group;
     rotation_params_set(&c.p.rotation, format, 0);
-    place_teams(&c, &l);
-    uint64_t teams = l.n_items / c.p.lanes;
-    status = launch_set_groups(&l, e, (n_rows + teams - 1) / teams);
+    if (is_private(&c) && format->codebook == TQKV_CODEBOOK_LLOYD_MAX && format->rate == 64 &&
+        buffer_is_aligned(rows->codes, rows->code_offset, 16) && rows->code_stride % 16 == 0) {
+        kernel = "encode_lloyd_private";
+        c.p.wide = buffer_is_aligned(src, 0, 16) && c.p.value_stride % 16 == 0;
+        l.n_items = per_group = ITEMS;
+        l.local_bytes = 32 * sizeof(int);
+    } else {
+        place_teams(&c, &l);
+        per_group = l.n_items / c.p.lanes;
+    }
+    status = launch_set_groups(&l, e, (n_rows + per_group - 1) / per_group);
     if (status == TQKV_OK)
-        status = find_kernel(&c, &l, kernels[format->codebook], l.n_items);
+        status = find_kernel(&c, &l, kernel, l.n_items);
     return status == TQKV_OK ? record(&c, &l, 1) : status;
 }
 
@@ -247,19 +267,24 @@ tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
     uint32_t dim = format->head_dim;
     c.p.format.words = (uint)rows_have_words(&c.p.format, rows->codes, rows->code_offset,
                                              rows->code_stride);
+    const char *kernel = "decode_rows";
+    c.p.wide = buffer_is_aligned(dst, 0, 16) && c.p.value_stride % 16 == 0;
+    l.local_bytes = 256 * sizeof(float);
     if (domain == TQKV_ROTATED) {
         uint64_t chunks = product3(n_rows, dim / 8, 1);
-        c.p.wide = buffer_is_aligned(dst, 0, 16) && c.p.value_stride % 16 == 0;
-        l.local_bytes = 256 * sizeof(float);
         status = launch_set_groups(&l, e, (chunks + 4 * ITEMS - 1) / (4 * ITEMS));
+    } else if (is_private(&c)) {
+        kernel = "decode_rows_private";
+        rotation_params_set(&c.p.rotation, format, 1);
+        status = launch_set_groups(&l, e, (n_rows + ITEMS - 1) / ITEMS);
     } else {
+        kernel = "decode_rows_original";
         rotation_params_set(&c.p.rotation, format, 1);
         l.n_items = dim / 8 < 32 ? dim / 8 : 32;
         l.local_bytes = (uint32_t)(256 + 2 * dim) * sizeof(float);
         status = launch_set_groups(&l, e, n_rows);
     }
     if (status == TQKV_OK)
-        status = find_kernel(&c, &l, domain == TQKV_ROTATED ? "decode_rows" : "decode_rows_original",
-                             l.n_items);
+        status = find_kernel(&c, &l, kernel, l.n_items);
     return status == TQKV_OK ? record(&c, &l, 0) : status;
 }

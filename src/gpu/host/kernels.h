@@ -7,6 +7,7 @@
 typedef struct host_kernel {
     const char *name;
     tqkv_host_kernel run;
+    uint32_t n_buffers;
 } host_kernel;
 
 extern const host_kernel host_kernels[]; /* ends with a null name */

@@ -6,6 +6,7 @@
 #include "hadamard.h"
 #include "stream.h"
 #include "format_constants.h"
+#include "private_row.h"
 
 /* Rotated domain: eight values an item, four times. */
 KERNEL8(decode_rows, rows_params, const uchar, codes, const uchar, scales, const uchar, centres,
@@ -31,7 +32,42 @@ KERNEL8(decode_rows, rows_params, const uchar, codes, const uchar, scales, const
     }
 }
 
-/* The domain of the values that were encoded: a row a group. */
+/* The domain of the values that were encoded: a row an item, without a profile. */
+KERNEL8(decode_rows_private, rows_params, const uchar, codes, const uchar, scales, const uchar,
+        centres, const float, profile, uchar, dst, uchar, unused5, uchar, unused6, uchar, unused7)
+{
+    format_params f = rows_format(p);
+    LOCAL float *table = (LOCAL float *)local_memory;
+    table_load(&f, table, item, n_items);
+    BARRIER(n_items);
+    ulong row = ((ulong)group_y * 65535 + group_x) * n_items + item;
+    if (row >= p->n_rows)
+        return;
+    uint dim = private_dim(&f);
+    float x[PRIVATE_DIM], scale = scale_load(&f, scales + row * p->scale_stride, 0);
+    bool is_mlx = f.kind == KIND_MLX;
+    UNROLL for (uint c = 0; c < PRIVATE_DIM / 8; c++)
+        if (8 * c < dim)
+            values_load(&f, codes + row * p->code_stride, c, table, x + 8 * c);
+    if (is_mlx)
+        UNROLL for (uint i = 0; i < PRIVATE_DIM; i++)
+            if (i < dim)
+                x[i] *= scale;
+    private_hadamard(x, dim);
+    float factor = is_mlx ? p->rotation.inverse_root : scale * p->rotation.inverse_root;
+    UNROLL for (uint i = 0; i < PRIVATE_DIM; i++)
+        if (i < dim)
+            x[i] *= factor;
+    if (p->rotation.has_signs)
+        UNROLL for (uint i = 0; i < PRIVATE_DIM; i++)
+            if (i < dim)
+                x[i] = flipped(&p->rotation, i, x[i]);
+    UNROLL for (uint c = 0; c < PRIVATE_DIM / 8; c++)
+        if (8 * c < dim)
+            numbers_store(dst + row * p->value_stride, p->value_type, 8 * c, p->wide, x + 8 * c);
+}
+
+/* The same for any format and profile: a row a group. */
 KERNEL8(decode_rows_original, rows_params, const uchar, codes, const uchar, scales, const uchar,
         centres, const float, profile, uchar, dst, uchar, unused5, uchar, unused6, uchar, unused7)
 {

@@ -59,9 +59,13 @@ KERNEL4(mlx_dequantize_range, mlx_range_params, const uchar, packed, const float
         uchar, dst, uchar, unused)
 {
     LOCAL float *centroids = (LOCAL float *)local_memory;
-    uint dim = p->head_dim, chunks = dim / 8;
-    for (uint i = item; i < 1u << p->bits; i += n_items)
-        centroids[i] = mlx_centroid(p->bits, i);
+#ifdef MLX_BITS
+    uint dim = MLX_DIM, bits = MLX_BITS, chunks = dim / 8;
+#else
+    uint dim = p->head_dim, bits = p->bits, chunks = dim / 8;
+#endif
+    for (uint i = item; i < 1u << bits; i += n_items)
+        centroids[i] = mlx_centroid(bits, i);
     BARRIER(n_items);
     ulong n = (ulong)p->n_positions * chunks;
     for (uint round = 0; round < 4; round++) {
@@ -75,13 +79,13 @@ KERNEL4(mlx_dequantize_range, mlx_range_params, const uchar, packed, const float
         uint block = dim > 256 ? chunk / 32 : 0;
         float x[8], scale = mlx_scale(norms[slot * p->norms_per_pos + block], dim,
                                       p->scale_factor_d512);
-        if (p->bits == 4) {
+        if (bits == 4) {
             uint word = word_load(packed + slot * (dim / 2) + chunk * 4, p->words);
             UNROLL for (uint j = 0; j < 8; j++)
                 x[j] = centroids[word >> 4 * j & 15] * scale;
         } else {
             GLOBAL const uchar *codes = packed + slot * dim + chunk * 8;
-            uint mask = (1u << p->bits) - 1;
+            uint mask = (1u << bits) - 1;
             uint low = word_load(codes, p->words), high = word_load(codes + 4, p->words);
             UNROLL for (uint j = 0; j < 4; j++)
             {
@@ -100,7 +104,7 @@ INLINE float requantized(uint bits, float v, LOCAL const float *thresholds,
                          LOCAL const float *centroids)
 {
     uint index = 0;
-    for (uint step = 1u << (bits - 1); step; step /= 2)
+    UNROLL for (uint step = 1u << (bits - 1); step; step /= 2)
         index += v > thresholds[index + step - 1] ? step : 0;
     return centroids[index];
 }
@@ -109,13 +113,18 @@ KERNEL2(requantize_to_f32_hb, requantize_params, const float, src, float, dst)
 {
     LOCAL float *centroids = (LOCAL float *)local_memory;
     LOCAL float *thresholds = centroids + 256;
-    uint n_centroids = 1u << p->bits;
+#ifdef REQUANTIZE_BITS
+    uint bits = REQUANTIZE_BITS;
+#else
+    uint bits = p->bits;
+#endif
+    uint n_centroids = 1u << bits;
     for (uint i = item; i < n_centroids; i += n_items) {
-        centroids[i] = mlx_centroid(p->bits, i);
+        centroids[i] = mlx_centroid(bits, i);
         if (i > 0)
-            thresholds[i - 1] = p->bits == 4   ? MLX_ABOVE_4[i - 1]
-                                : p->bits == 5 ? MLX_ABOVE_5[i - 1]
-                                : p->bits == 6 ? MLX_ABOVE_6[i - 1]
+            thresholds[i - 1] = bits == 4   ? MLX_ABOVE_4[i - 1]
+                                : bits == 5 ? MLX_ABOVE_5[i - 1]
+                                : bits == 6 ? MLX_ABOVE_6[i - 1]
                                                : MLX_ABOVE_8[i - 1];
     }
     BARRIER(n_items);
@@ -128,12 +137,12 @@ KERNEL2(requantize_to_f32_hb, requantize_params, const float, src, float, dst)
             UNROLL for (uint j = 0; j < 4; j++)
                 x[j] = src[at + j];
             UNROLL for (uint j = 0; j < 4; j++)
-                x[j] = requantized(p->bits, x[j], thresholds, centroids);
+                x[j] = requantized(bits, x[j], thresholds, centroids);
             words_store((GLOBAL uchar *)(dst + at), as_uint(x[0]), as_uint(x[1]), as_uint(x[2]),
                         as_uint(x[3]));
         } else {
             for (uint j = 0; j < 4 && at + j < p->n; j++)
-                dst[at + j] = requantized(p->bits, src[at + j], thresholds, centroids);
+                dst[at + j] = requantized(bits, src[at + j], thresholds, centroids);
         }
     }
 }

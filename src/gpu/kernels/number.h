@@ -53,8 +53,10 @@ INLINE void words_store(GLOBAL uchar *p, uint a, uint b, uint c, uint d)
 {
 #if defined(__CUDACC__)
     *(uint4 *)p = make_uint4(a, b, c, d);
-#elif defined(__OPENCL_VERSION__) || defined(__METAL_VERSION__)
+#elif defined(__OPENCL_VERSION__)
     *(GLOBAL uint4 *)p = (uint4)(a, b, c, d);
+#elif defined(__METAL_VERSION__)
+    *(GLOBAL uint4 *)p = uint4(a, b, c, d);
 #else
     GLOBAL uint *w = (GLOBAL uint *)p;
     w[0] = a;

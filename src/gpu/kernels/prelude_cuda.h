@@ -2,7 +2,7 @@
 typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;
-typedef unsigned long long ulong;
+typedef unsigned long ulong; /* 64 bits on the systems that have CUDA and this */
 #define GLOBAL
 #define LOCAL
 #define CONSTANT __constant__ const

@@ -40,8 +40,11 @@ INLINE ushort f16_from_float(float x)
 #define ITEM_PARAMETERS \
     uint group_x, uint group_y, uint group_z, uint item, uint n_items, LOCAL uchar *local_memory
 #define ITEM_ARGUMENTS group.x, group.y, group.z, item, size.x, (threadgroup uchar *)memory
+#ifndef LOCAL_ARGUMENT /* tests have no such attribute */
+#define LOCAL_ARGUMENT threadgroup uint *memory [[threadgroup(0)]]
+#endif
 #define ATTRIBUTES                                                                           \
-    threadgroup uint *memory [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]], \
+    LOCAL_ARGUMENT, uint3 group [[threadgroup_position_in_grid]], \
         uint item [[thread_index_in_threadgroup]], uint3 size [[threads_per_threadgroup]]
 #define KERNEL2(name, P, T0, a0, T1, a1) \
     INLINE void name##_items(ITEM_PARAMETERS, constant const P *p, device T0 *a0, device T1 \

@@ -1,0 +1,15 @@
+/* tqkv bench --device */
+#ifndef TQKV_COMMAND_BENCH_DEVICE_H
+#define TQKV_COMMAND_BENCH_DEVICE_H
+
+#include <stdint.h>
+
+typedef struct device_options {
+    const char *device, *cuda_module;
+    uint64_t rows; /* 0: by the device's memory */
+    int json;
+} device_options;
+
+int bench_device(const device_options *o);
+
+#endif

@@ -1,0 +1,80 @@
+/* The kernels' text with Metal's prelude, compiled as C++: in place of
+ * src/gpu/host/kernels.c. */
+#include <metal_stdlib>
+
+#include "gpu/kernels/prelude_metal.h"
+
+#include "gpu/kernels/all.c"
+
+extern "C" {
+#include "gpu/host/kernels.h"
+#include "standin_f16.h"
+}
+
+namespace metal {
+half::half(float x) : bits(standin_f16_from_float(x))
+{
+}
+
+half::operator float() const
+{
+    return standin_f16_to_float(bits);
+}
+} // namespace metal
+
+namespace {
+/* A buffer, of whatever type the kernel declares. */
+struct any {
+    void *p;
+    template <typename T> operator T *() const
+    {
+        return static_cast<T *>(p);
+    }
+};
+} // namespace
+
+#define BEGIN(name)                                                                        \
+    static void run_##name(const uint32_t *g, uint32_t item, uint32_t n, uint8_t *local,   \
+                           const void *params, void *const *b)                             \
+    {                                                                                      \
+        uint3 group = {g[0], g[1], g[2]}, size = {n, 1, 1};                                \
+        uint *memory = reinterpret_cast<uint *>(local);
+#define P(type) *static_cast<type *>(const_cast<void *>(params)), memory, group, item, size
+#define A(i) any{b[i]}
+#define RUN2(name, type) BEGIN(name) name(A(0), A(1), P(type)); }
+#define RUN4(name, type) BEGIN(name) name(A(0), A(1), A(2), A(3), P(type)); }
+#define RUN8(name, type) \
+    BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), P(type)); }
+#define RUN10(name, type)                                                          \
+    BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), A(9), P(type)); }
+
+RUN4(tq_dequantize_kv, tq_dequantize_kv_params)
+RUN4(tq_dequantize_hb_kv, tq_dequantize_hb_kv_params)
+RUN4(mlx_dequantize_range, mlx_range_params)
+RUN4(hadamard_quantize_kv, mlx_quantize_params)
+RUN2(requantize_to_f32_hb, requantize_params)
+RUN8(decode_rows, rows_params)
+RUN8(decode_rows_original, rows_params)
+RUN8(encode_trellis, rows_params)
+RUN8(encode_lloyd, rows_params)
+RUN8(encode_mlx, rows_params)
+RUN8(prepare_queries, query_params)
+RUN10(attend_split, attend_params)
+RUN4(merge_splits, merge_params)
+
+extern "C" const host_kernel host_kernels[] = {
+    {"tq_dequantize_kv", run_tq_dequantize_kv, 4},
+    {"tq_dequantize_hb_kv", run_tq_dequantize_hb_kv, 4},
+    {"mlx_dequantize_range", run_mlx_dequantize_range, 4},
+    {"hadamard_quantize_kv", run_hadamard_quantize_kv, 4},
+    {"requantize_to_f32_hb", run_requantize_to_f32_hb, 2},
+    {"decode_rows", run_decode_rows, 8},
+    {"decode_rows_original", run_decode_rows_original, 8},
+    {"encode_trellis", run_encode_trellis, 8},
+    {"encode_lloyd", run_encode_lloyd, 8},
+    {"encode_mlx", run_encode_mlx, 8},
+    {"prepare_queries", run_prepare_queries, 8},
+    {"attend_split", run_attend_split, 10},
+    {"merge_splits", run_merge_splits, 4},
+    {nullptr, nullptr, 0},
+};
