@@ -3,8 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ablate_device.h"
 #include "capture.h"
 #include "command.h"
+#include "device_rows.h"
 #include "error.h"
 #include "format_list.h"
 #include "json.h"
@@ -25,6 +27,9 @@ static const char help[] =
     "  -q, --queries N        queries, at the last positions (default 64)\n"
     "      --wrong-scale X    multiply the scales of codes by X, as a kernel with a\n"
     "                         wrong scale would\n"
+    "      --device NAME      run the legs on a device (see 'tqkv devices'): those of mlx\n"
+    "                         formats by the reference's own dispatches, in the rotated\n"
+    "                         domain and a position at a time\n"
     "      --bf16             uint16 in the arrays is bfloat16\n"
     "      --json             one JSON object a line\n"
     "  -h, --help             this text\n"
@@ -37,12 +42,14 @@ typedef struct options {
     char *formats;
     uint64_t queries;
     double wrong_scale;
+    const char *device;
     int bf16, json, is_selection;
 } options;
 
 typedef struct legs {
     const capture *c;
     const options *o;
+    const device *device; /* null: the processor */
     uint32_t n_queries;
     size_t out_floats; /* of one leg, all layers */
     float *dense, *decoded, *codes;   /* outputs of the legs */
@@ -70,10 +77,31 @@ static tqkv_operand coded(const tqkv_format *f, uint8_t *rows, size_t n_tokens)
     return o;
 }
 
-/* Codes of one layer's keys or values, and what they decode to. */
-static tqkv_status round_trip(const capture *c, const tqkv_format *f, const float *x,
+/* Codes of one layer's keys or values, and what they decode to, by the device. */
+static tqkv_status round_trip_on_device(const legs *l, const tqkv_format *f, const float *x,
+                                        uint8_t *rows, float *decoded)
+{
+    const capture *c = l->c;
+    size_t row, n = (size_t)c->n_tokens;
+    tqkv_format_row_bytes(f, 0, &row);
+    uint8_t *made = malloc(n * c->n_kv_heads * row); /* [token][head] */
+    int ok = made && device_encode(l->device, f, NULL, 0, c->n_kv_heads, x, TQKV_F32, n, made,
+                                   NULL) &&
+             device_decode(l->device, f, NULL, 0, c->n_kv_heads, made, n, decoded, NULL);
+    for (size_t t = 0; ok && t < n; t++)
+        for (size_t h = 0; h < c->n_kv_heads; h++)
+            memcpy(rows + (h * n + t) * row, made + (t * c->n_kv_heads + h) * row, row);
+    free(made);
+    return ok ? TQKV_OK : TQKV_ERROR_DEVICE;
+}
+
+/* The same by the processor, or by the device if there is one. */
+static tqkv_status round_trip(const legs *l, const tqkv_format *f, const float *x,
                               uint8_t *rows, float *decoded)
 {
+    const capture *c = l->c;
+    if (l->device)
+        return round_trip_on_device(l, f, x, rows, decoded);
     size_t n = (size_t)c->n_tokens, stride = (size_t)c->n_kv_heads * f->head_dim, row;
     tqkv_status status = tqkv_format_row_bytes(f, 0, &row);
     for (uint32_t h = 0; status == TQKV_OK && h < c->n_kv_heads; h++) {
@@ -107,10 +135,27 @@ static void multiply_scales(const capture *c, const tqkv_format *f, uint8_t *row
 
 /* ---- legs ---- */
 
+/* What a device cannot do it has said; the status says no more than that. */
+static tqkv_status attend_on_device(const legs *l, uint64_t layer, tqkv_operand keys,
+                                    tqkv_operand values, float *out)
+{
+    const capture *c = l->c;
+    uint64_t first = c->n_tokens - l->n_queries;
+    device_attention a = {
+        .n_sequences = 1, .n_queries = l->n_queries, .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads, .position = first, .n_tokens = (size_t)c->n_tokens,
+        .keys = keys, .values = values, .scale = 1 / sqrtf((float)c->head_dim),
+        .queries = c->queries + (layer * c->n_tokens + first) * c->n_heads * c->head_dim,
+        .out = out + layer * l->out_floats / c->n_layers};
+    return device_attend(l->device, &a) ? TQKV_OK : TQKV_ERROR_DEVICE;
+}
+
 static tqkv_status attend(const legs *l, uint64_t layer, tqkv_operand keys, tqkv_operand values,
                           float *out)
 {
     const capture *c = l->c;
+    if (l->device)
+        return attend_on_device(l, layer, keys, values, out);
     uint64_t first = c->n_tokens - l->n_queries;
     tqkv_tokens set = {.n_tokens = (size_t)c->n_tokens, .keys = keys, .values = values};
     tqkv_attention a = {
@@ -151,10 +196,17 @@ static tqkv_status run_format(const legs *l, const tqkv_format *fk, const tqkv_f
 {
     const capture *c = l->c;
     tqkv_status status = TQKV_OK;
+    if (l->device && fk->codebook == TQKV_CODEBOOK_MLX)
+        return device_reference_legs(l->device, c, fk, l->n_queries, l->o->wrong_scale, l->dense,
+                                     l->decoded, l->codes)
+                   ? TQKV_OK
+                   : TQKV_ERROR_DEVICE;
+    if (l->device) /* the reference's legs put theirs in its place */
+        status = run_dense(l);
     for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers; i++) {
-        status = round_trip(c, fk, layer_of(c, c->keys, i, c->head_dim), l->key_rows, l->keys);
+        status = round_trip(l, fk, layer_of(c, c->keys, i, c->head_dim), l->key_rows, l->keys);
         if (status == TQKV_OK)
-            status = round_trip(c, fv, layer_of(c, c->values, i, c->v_head_dim), l->value_rows,
+            status = round_trip(l, fv, layer_of(c, c->values, i, c->v_head_dim), l->value_rows,
                                 l->values);
         if (status == TQKV_OK)
             status = attend(l, i, dense(l->keys, c->n_kv_heads, c->head_dim),
@@ -247,7 +299,7 @@ static int run_formats(legs *l, table *t)
         progress("running legs of", 0, 1);
         tqkv_status s = run_format(l, &f.keys, &f.values);
         if (s != TQKV_OK) {
-            status = failed("%s: %s", f.name, tqkv_status_string(s));
+            status = l->device ? EXIT_FAILED : failed("%s: %s", f.name, tqkv_status_string(s));
             break;
         }
         bugs += !report(l, t, &f);
@@ -262,10 +314,16 @@ static int run(const options *o, char **paths, int n_paths)
                                           "together", "verdict"};
     capture c;
     legs l = {0};
+    device d;
     table t;
     int result = EXIT_FAILED;
     table_start(&t, columns, 6);
-    if (capture_load(&c, paths, n_paths, o->bf16) && prepare(&l, &c, o)) {
+    int ok = capture_load(&c, paths, n_paths, o->bf16) && prepare(&l, &c, o);
+    if (ok && o->device) {
+        ok = device_open(&d, o->device, NULL);
+        l.device = ok ? &d : NULL;
+    }
+    if (ok) {
         tqkv_status status = run_dense(&l);
         result = status == TQKV_OK ? run_formats(&l, &t)
                                    : failed("dense attention: %s", tqkv_status_string(status));
@@ -275,8 +333,10 @@ static int run(const options *o, char **paths, int n_paths)
     else if (t.n_rows > 1)
         printf("Errors of attention outputs. Representation: over decoded rows against over the\n"
                "originals. Kernel: on codes against over decoded rows. %s kernels.\n\n",
-               tqkv_isa_name());
+               o->device ? o->device : tqkv_isa_name());
     table_finish(&t);
+    if (l.device)
+        device_close(&d);
     release(&l);
     capture_free(&c);
     return result;
@@ -286,7 +346,8 @@ int command_ablate(int argc, char **argv)
 {
     static const struct option names[] = {
         {"formats", required_argument, NULL, 'f'}, {"queries", required_argument, NULL, 'q'},
-        {"wrong-scale", required_argument, NULL, 'w'}, {"bf16", no_argument, NULL, 'b'},
+        {"wrong-scale", required_argument, NULL, 'w'}, {"device", required_argument, NULL, 'D'},
+        {"bf16", no_argument, NULL, 'b'},
         {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
     static char selection[sizeof default_formats];
     options o = {.queries = 64, .formats = selection, .is_selection = 1, .wrong_scale = 1};
@@ -309,6 +370,9 @@ int command_ablate(int argc, char **argv)
         case 'w':
             o.wrong_scale = strtod(optarg, &end);
             ok = end != optarg && !*end && isfinite(o.wrong_scale) && o.wrong_scale > 0;
+            break;
+        case 'D':
+            o.device = optarg;
             break;
         case 'b':
             o.bf16 = 1;

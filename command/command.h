@@ -14,6 +14,7 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 int command_ablate(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_decode(int argc, char **argv);
+int command_devices(int argc, char **argv);
 int command_encode(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_fit(int argc, char **argv);

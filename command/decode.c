@@ -17,6 +17,7 @@ static const char help[] =
     "\n"
     "  -t, --type T    f32, f16 or bf16 (as uint16); default: what was encoded.\n"
     "                  Values beyond the type become its largest finite ones\n"
+    "      --device N  decode on a device (see 'tqkv devices'): the same values\n"
     "  -h, --help      this text\n";
 
 typedef struct sink {
@@ -42,7 +43,7 @@ static int write_rows(void *context, const float *values, size_t n_rows)
     return 0;
 }
 
-static int decode_to(rows_file *in, const char *path, int type)
+static int decode_to(rows_file *in, const char *path, int type, const device *d)
 {
     enum { ROWS = 1024 };
     const tqkv_container_info *info = in->info;
@@ -59,7 +60,8 @@ static int decode_to(rows_file *in, const char *path, int type)
     int ok = memory && npy_write_header(s.out.file, &shape, s.type);
     if (memory && !ok)
         failed("%s: writing failed: %s", s.out.path, strerror(errno));
-    ok = ok && rows_file_each(in, "decoding", write_rows, &s);
+    ok = ok && (d ? rows_file_each_on(in, d, "decoding", write_rows, &s)
+                  : rows_file_each(in, "decoding", write_rows, &s));
     free(s.chunk);
     free(s.clamped);
     if (ok)
@@ -81,12 +83,18 @@ static int parse_type(const char *name)
 int command_decode(int argc, char **argv)
 {
     static const struct option names[] = {{"type", required_argument, NULL, 't'},
+                                          {"device", required_argument, NULL, 'D'},
                                           {"help", no_argument, NULL, 'h'}, {0}};
-    int option, type = -1;
+    const char *device_name = NULL;
+    int option, type = -1, has_device = 1;
     while ((option = getopt_long(argc, argv, "t:h", names, NULL)) != -1) {
         if (option == 'h') {
             fputs(help, stdout);
             return EXIT_OK;
+        }
+        if (option == 'D') {
+            device_name = optarg;
+            continue;
         }
         if (option != 't')
             return misused_option("decode", argv);
@@ -97,8 +105,15 @@ int command_decode(int argc, char **argv)
     if (argc - optind != 2)
         return misused("decode takes IN.tqkv and OUT.npy; see 'tqkv decode --help'");
     rows_file in;
-    int result = rows_file_open(&in, argv[optind]) ? decode_to(&in, argv[optind + 1], type)
-                                                   : EXIT_FAILED;
-    rows_file_close(&in);
+    device d;
+    if (device_name)
+        has_device = device_open(&d, device_name, NULL);
+    int result = has_device && rows_file_open(&in, argv[optind])
+                     ? decode_to(&in, argv[optind + 1], type, device_name ? &d : NULL)
+                     : EXIT_FAILED;
+    if (has_device)
+        rows_file_close(&in);
+    if (device_name && has_device)
+        device_close(&d);
     return result;
 }

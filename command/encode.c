@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "device_rows.h"
 #include "npy.h"
 #include "output.h"
 
@@ -16,10 +17,11 @@ static const char help[] =
     "  -f, --format F     format of the rows (default tq4); see 'tqkv formats'\n"
     "  -p, --profile P    key profile made by 'tqkv fit'; the array must be keys\n"
     "      --bf16         uint16 in IN.npy is bfloat16\n"
+    "      --device NAME  encode on a device (see 'tqkv devices'): the same bytes\n"
     "  -h, --help         this text\n";
 
 typedef struct options {
-    const char *format, *profile, *in, *out;
+    const char *format, *profile, *in, *out, *device;
     int bf16;
 } options;
 
@@ -52,16 +54,47 @@ static int encode_rows(npy *in, tqkv_writer *writer, const char *out_path)
     return ok;
 }
 
-static int encode_to(npy *in, const tqkv_container_info *info,
-                     const tqkv_profile *profile, const char *path)
+/* The same on a device, whole tokens of one layer at a time. */
+static int encode_on(const device *d, npy *in, const tqkv_container_info *info,
+                     const tqkv_profile *profile, tqkv_writer *writer, const char *out_path)
+{
+    size_t row = in->head_dim * npy_element_size(in->type), row_bytes;
+    size_t per_chunk = 16 * CHUNK_BYTES / row / in->n_heads + 1;
+    tqkv_format_row_bytes(&info->format, tqkv_profile_n_centres(profile) > 1, &row_bytes);
+    void *chunk = allocate(per_chunk * in->n_heads, row);
+    uint8_t *rows = allocate(per_chunk * in->n_heads, row_bytes);
+    int ok = chunk && rows;
+    for (uint64_t done = 0; ok && done < in->n_layers * in->n_tokens;) {
+        uint64_t left = in->n_tokens - done % in->n_tokens;
+        size_t n = left < per_chunk ? (size_t)left : per_chunk, count = n * (size_t)in->n_heads;
+        ok = npy_read_rows(in, chunk, count) &&
+             device_encode(d, &info->format, profile, (uint32_t)(done / in->n_tokens),
+                           (uint32_t)in->n_heads, chunk, in->type, n, rows, NULL);
+        tqkv_status status = ok ? tqkv_writer_append_rows(writer, rows, count) : TQKV_OK;
+        if (status != TQKV_OK)
+            ok = !failed_status(out_path, status);
+        done += n;
+        progress("encoding", done, in->n_layers * in->n_tokens);
+    }
+    progress_end();
+    free(chunk);
+    free(rows);
+    ok = ok && npy_check_end(in);
+    tqkv_status status = ok ? tqkv_writer_finish(writer) : TQKV_OK;
+    return ok && (status == TQKV_OK || !failed_status(out_path, status));
+}
+
+static int encode_to(npy *in, const tqkv_container_info *info, const tqkv_profile *profile,
+                     const char *path, const device *d)
 {
     output out;
     tqkv_writer *writer = NULL;
     if (!output_open(&out, path))
         return EXIT_FAILED;
     tqkv_status status = tqkv_writer_create(info, profile, output_write, &out, &writer);
-    int ok = status == TQKV_OK ? encode_rows(in, writer, out.path)
-                               : !failed_status(out.path, status);
+    int ok = status != TQKV_OK ? !failed_status(out.path, status)
+             : d               ? encode_on(d, in, info, profile, writer, out.path)
+                               : encode_rows(in, writer, out.path);
     tqkv_writer_free(writer);
     if (ok)
         ok = output_commit(&out);
@@ -104,7 +137,14 @@ static int run(const options *o, npy *in)
         tqkv_profile_free(profile);
         return EXIT_FAILED;
     }
-    int result = encode_to(in, &info, profile, o->out);
+    device d;
+    int result = EXIT_FAILED;
+    if (!o->device) {
+        result = encode_to(in, &info, profile, o->out, NULL);
+    } else if (device_open(&d, o->device, NULL)) {
+        result = encode_to(in, &info, profile, o->out, &d);
+        device_close(&d);
+    }
     tqkv_profile_free(profile);
     return result;
 }
@@ -113,7 +153,7 @@ int command_encode(int argc, char **argv)
 {
     static const struct option names[] = {
         {"format", required_argument, NULL, 'f'}, {"profile", required_argument, NULL, 'p'},
-        {"bf16", no_argument, NULL, 'b'}, {"help", no_argument, NULL, 'h'}, {0}};
+        {"bf16", no_argument, NULL, 'b'}, {"device", required_argument, NULL, 'D'}, {"help", no_argument, NULL, 'h'}, {0}};
     options o = {.format = "tq4"};
     int option;
     while ((option = getopt_long(argc, argv, "f:p:h", names, NULL)) != -1) {
@@ -127,6 +167,8 @@ int command_encode(int argc, char **argv)
             o.profile = optarg;
         else if (option == 'b')
             o.bf16 = 1;
+        else if (option == 'D')
+            o.device = optarg;
         else
             return misused_option("encode", argv);
     }

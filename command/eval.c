@@ -7,6 +7,7 @@
 #include "error.h"
 #include "eval_attention.h"
 #include "eval_cache.h"
+#include "eval_device.h"
 #include "fit.h"
 #include "format_list.h"
 #include "json.h"
@@ -29,6 +30,8 @@ static const char help[] =
     "  -q, --queries N       query positions to attend from (default 256)\n"
     "      --plot FILE       draw error against bytes, as .svg or .png\n"
     "      --bf16            uint16 in the arrays is bfloat16\n"
+    "      --device NAME     measure a device (see 'tqkv devices') instead of the\n"
+    "                        processor; it has no page means\n"
     "      --json            one JSON object a line\n"
     "  -h, --help            this text\n";
 
@@ -38,7 +41,7 @@ static const char default_formats[] =
 typedef struct options {
     char *formats;
     uint64_t centres, queries;
-    const char *plot;
+    const char *plot, *device;
     int bf16, json, is_selection; /* the default formats */
 } options;
 
@@ -49,7 +52,8 @@ typedef struct comparison {
     attention original, decoded;
     float *keys, *values; /* decoded */
     uint8_t *rows;
-    size_t rows_size;
+    const device *device; /* null: the processor */
+    uint8_t *key_rows, *value_rows; /* of all layers, for the device */
 } comparison;
 
 typedef struct measurement {
@@ -127,6 +131,42 @@ static tqkv_status measure(comparison *b, const tqkv_format *fk, const tqkv_form
     return TQKV_OK;
 }
 
+/* All of a format on a device. */
+static int measure_on_device(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
+                             measurement *r)
+{
+    const capture *c = b->c;
+    const device *d = b->device;
+    size_t k_row, v_row, rows = (size_t)c->k.n_rows;
+    device_span time = {0}, ignored = {0};
+    memset(r, 0, sizeof *r);
+    tqkv_format_name(fk, r->name, sizeof r->name);
+    tqkv_format_row_bytes(fk, 0, &k_row);
+    tqkv_format_row_bytes(fv, 0, &v_row);
+    r->bytes = (double)(k_row + v_row) * (double)(c->n_layers * c->n_kv_heads);
+    r->ratio = 2.0 * (c->head_dim + c->v_head_dim) / (double)(k_row + v_row);
+    if (!device_round_trip(d, c, fk, NULL, c->keys, b->keys, b->key_rows, &time) ||
+        !device_round_trip(d, c, fv, NULL, c->values, b->values, b->value_rows, &time))
+        return 0;
+    r->encode_speed = time.values / time.encode_seconds;
+    r->decode_speed = time.values / time.decode_seconds;
+    r->k_error = relative_error(c->keys, b->keys, rows * c->head_dim);
+    r->v_error = relative_error(c->values, b->values, rows * c->v_head_dim);
+    attention_run(&b->decoded, c, b->keys, b->values);
+    r->top1 = attention_agreement(&b->original, &b->decoded, c);
+    if (!device_eval_attention(d, &b->decoded, c, fk, fv, NULL, b->key_rows, b->value_rows))
+        return 0;
+    r->attention = attention_error(&b->original, &b->decoded, c);
+    if (!device_round_trip(d, c, fk, b->profile, c->keys, b->keys, b->key_rows, &ignored))
+        return 0;
+    attention_run(&b->decoded, c, b->keys, b->values);
+    r->top1_profile = attention_agreement(&b->original, &b->decoded, c);
+    if (!device_eval_attention(d, &b->decoded, c, fk, fv, b->profile, b->key_rows, b->value_rows))
+        return 0;
+    r->attention_profile = attention_error(&b->original, &b->decoded, c);
+    return 1;
+}
+
 /* Attention by the library, on codes. */
 static int measure_attention(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
                              measurement *r)
@@ -160,9 +200,11 @@ static void report_json(const measurement *r, uint32_t head_dim)
     cJSON_AddNumberToObject(object, "top1", r->top1);
     cJSON_AddNumberToObject(object, "attn_rel_err_profile", r->attention_profile);
     cJSON_AddNumberToObject(object, "top1_profile", r->top1_profile);
-    cJSON_AddNumberToObject(object, "attn_rel_err_means", r->attention_means);
-    cJSON_AddNumberToObject(object, "means_bytes", r->means_bytes);
-    cJSON_AddNumberToObject(object, "means_time", r->means_time);
+    if (r->means_bytes > 0) {
+        cJSON_AddNumberToObject(object, "attn_rel_err_means", r->attention_means);
+        cJSON_AddNumberToObject(object, "means_bytes", r->means_bytes);
+        cJSON_AddNumberToObject(object, "means_time", r->means_time);
+    }
     cJSON_AddNumberToObject(object, "encode_values_per_second", r->encode_speed);
     cJSON_AddNumberToObject(object, "decode_values_per_second", r->decode_speed);
     json_print_line(object);
@@ -180,7 +222,8 @@ static void report_row(table *t, const measurement *r)
     table_cell(t, 6, "%.1f%%", 100 * r->top1);
     table_cell(t, 7, "%.4f", r->attention_profile);
     table_cell(t, 8, "%.1f%%", 100 * r->top1_profile);
-    table_cell(t, 9, "%.4f", r->attention_means);
+    if (r->means_bytes > 0)
+        table_cell(t, 9, "%.4f", r->attention_means);
     table_cell(t, 10, "%.0f", r->encode_speed / 1e6);
     table_cell(t, 11, "%.0f", r->decode_speed / 1e6);
 }
@@ -189,11 +232,11 @@ static void print_head(const capture *c, const options *o, uint64_t n_queries)
 {
     printf("%llu layers, %llu tokens, %u query heads, %u KV heads, head_dim %u; attention\n"
            "from %llu positions of the second half. Profile: %llu centre%s a head, fitted to\n"
-           "the first half. Means: of pages of 64 keys. Speeds in million values a second, one\n"
-           "thread, %s.\n\n",
+           "the first half. Means: of pages of 64 keys. Speeds in million values a second, %s%s.\n\n",
            (unsigned long long)c->n_layers, (unsigned long long)c->n_tokens, c->n_heads,
            c->n_kv_heads, c->head_dim, (unsigned long long)n_queries,
-           (unsigned long long)o->centres, o->centres > 1 ? "s" : "", tqkv_isa_name());
+           (unsigned long long)o->centres, o->centres > 1 ? "s" : "",
+           o->device ? "" : "one thread, ", o->device ? o->device : tqkv_isa_name());
 }
 
 /* What all formats measured so far come to. */
@@ -224,12 +267,16 @@ static int measure_formats(comparison *b, const options *o, int total, table *t,
     while (next_format(&list, o->is_selection, c->head_dim, c->v_head_dim, &f, &status)) {
         measurement r;
         progress("measuring", (uint64_t)s->n_points, (uint64_t)total);
-        tqkv_status measured = measure(b, &f.keys, &f.values, &r);
+        if (b->device && !measure_on_device(b, &f.keys, &f.values, &r)) {
+            status = EXIT_FAILED;
+            break;
+        }
+        tqkv_status measured = b->device ? TQKV_OK : measure(b, &f.keys, &f.values, &r);
         if (measured != TQKV_OK) {
             status = failed("%s: %s", f.name, tqkv_status_string(measured));
             break;
         }
-        if (!measure_attention(b, &f.keys, &f.values, &r)) {
+        if (!b->device && !measure_attention(b, &f.keys, &f.values, &r)) {
             status = EXIT_FAILED;
             break;
         }
@@ -263,7 +310,7 @@ static int run_formats(comparison *b, const options *o)
     else
         t.n_rows = 0;
     table_finish(&t);
-    if (has_table && s.n_points)
+    if (has_table && s.n_points && !b->device)
         printf("\nPage means take %.1f%% more bytes and %.0f%% more time, averaged over these "
                "formats.\n",
                100 * (s.means_bytes / s.n_points - 1), 100 * (s.means_time / s.n_points - 1));
@@ -283,6 +330,12 @@ static int prepare(comparison *b, const options *o)
     b->values = allocate((size_t)c->v.n_rows, c->v_head_dim * sizeof *b->values);
     /* a byte a value at most, and scales and a centre's number */
     b->rows = allocate((size_t)c->n_tokens, widest + 64);
+    if (o->device) {
+        b->key_rows = allocate((size_t)c->k.n_rows, c->head_dim + 64u);
+        b->value_rows = allocate((size_t)c->v.n_rows, c->v_head_dim + 64u);
+        if (!b->key_rows || !b->value_rows)
+            return 0;
+    }
     return b->keys && b->values && b->rows && attention_init(&b->original, c, o->queries) &&
            attention_init(&b->decoded, c, o->queries);
 }
@@ -292,12 +345,17 @@ static int run(const options *o, char **paths, int n_paths)
     capture c;
     tqkv_profile *profile = NULL;
     comparison b = {.c = &c};
+    device d;
     int result = EXIT_FAILED, ok = capture_load(&c, paths, n_paths, o->bf16);
     if (ok) {
         tqkv_status status = tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim,
                                                  (uint32_t)o->centres, NULL, &profile);
         if (status != TQKV_OK)
             ok = !failed("head_dim %u: %s", (unsigned)c.head_dim, tqkv_status_string(status));
+    }
+    if (ok && o->device) {
+        ok = device_open(&d, o->device, NULL);
+        b.device = ok ? &d : NULL;
     }
     ok = ok && prepare(&b, o) && fit_profile(&c, c.n_tokens / 2, 1, profile);
     if (ok) {
@@ -310,6 +368,10 @@ static int run(const options *o, char **paths, int n_paths)
     free(b.keys);
     free(b.values);
     free(b.rows);
+    free(b.key_rows);
+    free(b.value_rows);
+    if (b.device)
+        device_close(&d);
     tqkv_profile_free(profile);
     capture_free(&c);
     return result;
@@ -321,7 +383,7 @@ int command_eval(int argc, char **argv)
         {"formats", required_argument, NULL, 'f'}, {"centres", required_argument, NULL, 'm'},
         {"queries", required_argument, NULL, 'q'}, {"plot", required_argument, NULL, 'p'},
         {"bf16", no_argument, NULL, 'b'}, {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'}, {0}};
+        {"device", required_argument, NULL, 'D'}, {"help", no_argument, NULL, 'h'}, {0}};
     static char selection[sizeof default_formats];
     options o = {.centres = 1, .queries = 256, .formats = selection, .is_selection = 1};
     int option, ok = 1;
@@ -349,6 +411,9 @@ int command_eval(int argc, char **argv)
             break;
         case 'b':
             o.bf16 = 1;
+            break;
+        case 'D':
+            o.device = optarg;
             break;
         case 'j':
             o.json = 1;

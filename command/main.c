@@ -18,6 +18,7 @@ static const struct {
     {"decode", command_decode, "turn a container back into an array"},
     {"info", command_info, "say what a container holds"},
     {"verify", command_verify, "check a container whole"},
+    {"devices", command_devices, "list devices for --device"},
     {"bench", command_bench, "time the kernels, also against ggml's"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

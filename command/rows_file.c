@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "command.h"
+#include "device_rows.h"
 
 static size_t read_file(void *context, void *data, size_t size)
 {
@@ -44,9 +45,10 @@ void rows_file_close(rows_file *r)
         fclose(r->file);
 }
 
+enum { ROWS = 1024 /* taken at a time */ };
+
 int rows_file_each(rows_file *r, const char *what, take_rows take, void *context)
 {
-    enum { ROWS = 1024 };
     float *values = allocate(ROWS, r->info->format.head_dim * sizeof *values);
     uint64_t done = 0;
     int ok = values != NULL;
@@ -61,6 +63,55 @@ int rows_file_each(rows_file *r, const char *what, take_rows take, void *context
         progress(what, done, r->n_rows);
     }
     progress_end();
+    free(values);
+    return ok;
+}
+
+/* Up to `most` rows, from as many sections as it takes; 0 rows at the end. */
+static int read_rows(rows_file *r, uint8_t *rows, size_t row, size_t most, uint64_t done,
+                     size_t *got)
+{
+    *got = 0;
+    for (size_t n = 1; n && *got < most;) {
+        tqkv_status status = tqkv_reader_next_rows(r->reader, rows + *got * row, most - *got, &n);
+        if (status != TQKV_OK)
+            return !failed("%s: rows from %" PRIu64 ": %s", r->path, done + *got,
+                           tqkv_status_string(status));
+        *got += n;
+    }
+    return 1;
+}
+
+int rows_file_each_on(rows_file *r, const device *d, const char *what, take_rows take,
+                      void *context)
+{
+    const tqkv_container_info *i = r->info;
+    const tqkv_profile *profile = tqkv_reader_profile(r->reader);
+    size_t heads = (size_t)i->n_heads, row, tokens = (1 << 22) / i->format.head_dim / heads + 1;
+    tqkv_format_row_bytes(&i->format, tqkv_profile_n_centres(profile) > 1, &row);
+    uint8_t *rows = allocate(tokens * heads, row);
+    float *values = allocate(tokens * heads, i->format.head_dim * sizeof *values);
+    uint64_t done = 0;
+    int ok = rows && values;
+    while (ok && done < r->n_rows) {
+        uint64_t token = done / heads, left = i->n_tokens - token % i->n_tokens;
+        size_t n = left < tokens ? (size_t)left : tokens, got;
+        ok = read_rows(r, rows, row, n * heads, done, &got);
+        if (ok && got < n * heads) /* the container's own counts say otherwise */
+            ok = !failed("%s: rows from %" PRIu64 ": %s", r->path, done,
+                         tqkv_status_string(TQKV_ERROR_TRUNCATED));
+        ok = ok && device_decode(d, &i->format, profile, (uint32_t)(token / i->n_tokens),
+                                 (uint32_t)heads, rows, n, values, NULL);
+        for (size_t at = 0; ok && at < got; at += ROWS)
+            ok = take(context, values + at * i->format.head_dim,
+                      got - at < ROWS ? got - at : ROWS);
+        done += ok ? got : 0;
+        progress(what, done, r->n_rows);
+    }
+    size_t rest = 0;
+    ok = ok && read_rows(r, rows, row, 1, done, &rest); /* the end, checked */
+    progress_end();
+    free(rows);
     free(values);
     return ok;
 }

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "device.h"
 #include "npy.h"
 #include "tqkv.h"
 
@@ -23,5 +24,9 @@ void rows_file_close(rows_file *rows);
  * report their own failures; 1 if everything was read and taken. */
 typedef int (*take_rows)(void *context, const float *values, size_t n_rows);
 int rows_file_each(rows_file *rows, const char *what, take_rows take, void *context);
+
+/* The same by a device, which gives the same values. */
+int rows_file_each_on(rows_file *rows, const device *d, const char *what, take_rows take,
+                      void *context);
 
 #endif

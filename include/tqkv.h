@@ -374,6 +374,11 @@ TQKV_API tqkv_status tqkv_writer_create(const tqkv_container_info *info,
  * one or more sections. More rows than the header announced are refused. */
 TQKV_API tqkv_status tqkv_writer_append(tqkv_writer *writer, const void *src,
                                         tqkv_type type, size_t n_rows);
+/* The same of rows that are encoded already (on a device, say), one after the other
+ * as in the container: codes, scale and, if the profile has more than one centre,
+ * its number. */
+TQKV_API tqkv_status tqkv_writer_append_rows(tqkv_writer *writer, const void *rows,
+                                             size_t n_rows);
 /* Writes the end. Fewer rows than announced: TQKV_ERROR_STATE. */
 TQKV_API tqkv_status tqkv_writer_finish(tqkv_writer *writer);
 TQKV_API void tqkv_writer_free(tqkv_writer *writer); /* null is fine */
@@ -389,6 +394,9 @@ TQKV_API const tqkv_profile *tqkv_reader_profile(const tqkv_reader *reader);
  * damaged section gives an error and no rows. */
 TQKV_API tqkv_status tqkv_reader_next(tqkv_reader *reader, float *dst,
                                       size_t max_rows, size_t *n_rows);
+/* The same without decoding: the rows as they are, checksummed. */
+TQKV_API tqkv_status tqkv_reader_next_rows(tqkv_reader *reader, void *rows, size_t max_rows,
+                                           size_t *n_rows);
 TQKV_API void tqkv_reader_free(tqkv_reader *reader); /* null is fine */
 
 /* ------------------------------------------------------------------ */

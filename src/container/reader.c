@@ -142,11 +142,10 @@ static tqkv_status next_section(tqkv_reader *r)
     return status;
 }
 
-tqkv_status tqkv_reader_next(tqkv_reader *r, float *dst, size_t max_rows,
+/* Decoded to dst, or without it copied to rows. */
+static tqkv_status next_rows(tqkv_reader *r, float *dst, void *rows, size_t max_rows,
                              size_t *n_rows)
 {
-    if (!r || !dst || !n_rows || !max_rows)
-        return TQKV_ERROR_ARGUMENT;
     if (r->failed != TQKV_OK)
         return r->failed;
     if (r->taken == r->held && !r->finished)
@@ -155,14 +154,32 @@ tqkv_status tqkv_reader_next(tqkv_reader *r, float *dst, size_t max_rows,
         return r->failed;
     size_t left = r->finished ? 0 : r->held - r->taken;
     size_t count = left < max_rows ? left : max_rows;
-    r->failed = container_decode(&r->info, r->profile, r->done, count,
-                                 r->section + r->taken * r->row_bytes, dst);
+    uint8_t *from = r->section + r->taken * r->row_bytes;
+    if (dst)
+        r->failed = container_decode(&r->info, r->profile, r->done, count, from, dst);
+    else if (rows && count)
+        memcpy(rows, from, count * r->row_bytes);
     if (r->failed != TQKV_OK)
         return r->failed;
     r->taken += count;
     r->done += count;
     *n_rows = count;
     return TQKV_OK;
+}
+
+tqkv_status tqkv_reader_next(tqkv_reader *r, float *dst, size_t max_rows,
+                             size_t *n_rows)
+{
+    if (!r || !dst || !n_rows || !max_rows)
+        return TQKV_ERROR_ARGUMENT;
+    return next_rows(r, dst, NULL, max_rows, n_rows);
+}
+
+tqkv_status tqkv_reader_next_rows(tqkv_reader *r, void *rows, size_t max_rows, size_t *n_rows)
+{
+    if (!r || !rows || !n_rows || !max_rows)
+        return TQKV_ERROR_ARGUMENT;
+    return next_rows(r, NULL, rows, max_rows, n_rows);
 }
 
 void tqkv_reader_free(tqkv_reader *r)

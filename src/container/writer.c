@@ -125,23 +125,26 @@ static tqkv_status flush(tqkv_writer *w)
     return status;
 }
 
-tqkv_status tqkv_writer_append(tqkv_writer *w, const void *src, tqkv_type type,
-                               size_t n_rows)
+/* The next rows of a section: values encoded, or rows (type -1) copied. */
+static tqkv_status put_rows(tqkv_writer *w, const uint8_t *in, int type, size_t count)
 {
-    if (!w || (!src && n_rows))
-        return TQKV_ERROR_ARGUMENT;
-    if (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16)
-        return TQKV_ERROR_ARGUMENT;
+    uint8_t *to = w->buffer + w->buffered * w->row_bytes;
+    if (type >= 0)
+        return container_encode(&w->info, w->profile, w->done, count, in, (tqkv_type)type, to);
+    memcpy(to, in, count * w->row_bytes);
+    return TQKV_OK;
+}
+
+static tqkv_status append(tqkv_writer *w, const uint8_t *in, int type, size_t n_rows)
+{
+    size_t row = type < 0 ? w->row_bytes
+                          : (size_t)w->info.format.head_dim * (type == TQKV_F32 ? 4 : 2);
     if (w->failed || w->finished || n_rows > w->n_rows - w->done)
         return TQKV_ERROR_STATE;
-    const uint8_t *in = src;
-    size_t row = (size_t)w->info.format.head_dim * (type == TQKV_F32 ? 4 : 2);
     while (n_rows) {
         size_t room = w->rows_per_section - w->buffered;
         size_t count = n_rows < room ? n_rows : room;
-        tqkv_status status =
-            container_encode(&w->info, w->profile, w->done, count, in, type,
-                             w->buffer + w->buffered * w->row_bytes);
+        tqkv_status status = put_rows(w, in, type, count);
         if (status != TQKV_OK)
             return status;
         w->buffered += count;
@@ -154,6 +157,23 @@ tqkv_status tqkv_writer_append(tqkv_writer *w, const void *src, tqkv_type type,
             return status;
     }
     return TQKV_OK;
+}
+
+tqkv_status tqkv_writer_append(tqkv_writer *w, const void *src, tqkv_type type,
+                               size_t n_rows)
+{
+    if (!w || (!src && n_rows))
+        return TQKV_ERROR_ARGUMENT;
+    if (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16)
+        return TQKV_ERROR_ARGUMENT;
+    return append(w, src, (int)type, n_rows);
+}
+
+tqkv_status tqkv_writer_append_rows(tqkv_writer *w, const void *rows, size_t n_rows)
+{
+    if (!w || (!rows && n_rows))
+        return TQKV_ERROR_ARGUMENT;
+    return append(w, rows, -1, n_rows);
 }
 
 tqkv_status tqkv_writer_finish(tqkv_writer *w)

@@ -34,6 +34,9 @@ tqkv_status tqkv_buffer_create(tqkv_device *d, size_t bytes, tqkv_buffer **buffe
     tqkv_status status = check_new(d, bytes, buffer);
     if (status != TQKV_OK)
         return status;
+    if (d->info.max_buffer && bytes > d->info.max_buffer)
+        return device_failed(d, TQKV_ERROR_MEMORY, "%zu bytes are more than %s has", bytes,
+                             d->info.name);
     tqkv_buffer *b = buffer_new(d, bytes);
     if (!b)
         return device_failed(d, TQKV_ERROR_MEMORY, "out of host memory");
