@@ -171,13 +171,14 @@ tqkv_status tqkv_dispatch_dequantize_kv_range(tqkv_encoder *e, tqkv_registry *re
                            dst_type);
     if (status != TQKV_OK || n_positions == 0)
         return status;
-    uint64_t chunks = (uint64_t)n_positions * (head_dim / 8), per_group = 4 * ITEMS;
+    uint32_t each = dst_type == TQKV_F32 ? 4 : 8; /* values an item, 16 bytes */
+    uint64_t chunks = (uint64_t)n_positions * (head_dim / each), per_group = 4 * ITEMS;
     launch l = {.buffers = {packed, norms, dst}, .n_buffers = 4,
                 .groups = {(uint32_t)((chunks + per_group - 1) / per_group), num_kv_heads, 1},
                 .n_items = ITEMS, .local_bytes = 256 * sizeof(float)};
     char options[64];
-    snprintf(options, sizeof options, "GROUP_SIZE=%d MLX_BITS=%u MLX_DIM=%u", ITEMS, bits,
-             head_dim);
+    snprintf(options, sizeof options, "GROUP_SIZE=%d MLX_BITS=%u MLX_DIM=%u MLX_EACH=%u", ITEMS,
+             bits, head_dim, each);
     status = launch_find(&l, e, registry, "mlx_dequantize_range", options);
     if (status != TQKV_OK)
         return status;

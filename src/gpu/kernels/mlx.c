@@ -54,16 +54,24 @@ KERNEL4(tq_dequantize_hb_kv, tq_dequantize_hb_kv_params, const uchar, packed, co
     }
 }
 
-/* group_y is the head; items take eight values each, along the positions. */
+INLINE ulong mlx_slot(PARAM const mlx_range_params *p, uint head, uint position)
+{
+    ulong place = (ulong)p->first + position;
+    place = place < p->cache_capacity ? place : place - p->cache_capacity;
+    return (ulong)head * p->cache_capacity + place;
+}
+
+/* group_y is the head; an item takes 16 bytes of results at a time, 4 or 8 values. */
 KERNEL4(mlx_dequantize_range, mlx_range_params, const uchar, packed, const float, norms,
         uchar, dst, uchar, unused)
 {
     LOCAL float *centroids = (LOCAL float *)local_memory;
 #ifdef MLX_BITS
-    uint dim = MLX_DIM, bits = MLX_BITS, chunks = dim / 8;
+    uint dim = MLX_DIM, bits = MLX_BITS, each = MLX_EACH;
 #else
-    uint dim = p->head_dim, bits = p->bits, chunks = dim / 8;
+    uint dim = p->head_dim, bits = p->bits, each = p->dst_type == TYPE_F32 ? 4 : 8;
 #endif
+    uint chunks = dim / each, mask = (1u << bits) - 1;
     for (uint i = item; i < 1u << bits; i += n_items)
         centroids[i] = mlx_centroid(bits, i);
     BARRIER(n_items);
@@ -72,30 +80,34 @@ KERNEL4(mlx_dequantize_range, mlx_range_params, const uchar, packed, const float
         ulong at = ((ulong)group_x * 4 + round) * n_items + item;
         if (at >= n)
             return;
-        uint position = (uint)(at / chunks), chunk = (uint)(at % chunks);
-        ulong place = (ulong)p->first + position;
-        place = place < p->cache_capacity ? place : place - p->cache_capacity;
-        ulong slot = (ulong)group_y * p->cache_capacity + place;
-        uint block = dim > 256 ? chunk / 32 : 0;
-        float x[8], scale = mlx_scale(norms[slot * p->norms_per_pos + block], dim,
-                                      p->scale_factor_d512);
-        if (bits == 4) {
-            uint word = word_load(packed + slot * (dim / 2) + chunk * 4, p->words);
-            UNROLL for (uint j = 0; j < 8; j++)
-                x[j] = centroids[word >> 4 * j & 15] * scale;
+        uint position = (uint)(at / chunks), chunk = (uint)(at % chunks), low, high = 0;
+        ulong slot = mlx_slot(p, group_y, position);
+        GLOBAL const uchar *codes =
+            packed + slot * (bits == 4 ? dim / 2 : dim) + chunk * each * (bits == 4 ? 4 : 8) / 8;
+        if (bits == 4 && each == 4) {
+            low = p->words ? *(GLOBAL const ushort *)codes : codes[0] | (uint)codes[1] << 8;
         } else {
-            GLOBAL const uchar *codes = packed + slot * dim + chunk * 8;
-            uint mask = (1u << bits) - 1;
-            uint low = word_load(codes, p->words), high = word_load(codes + 4, p->words);
-            UNROLL for (uint j = 0; j < 4; j++)
-            {
-                x[j] = centroids[low >> 8 * j & mask] * scale;
-                x[j + 4] = centroids[high >> 8 * j & mask] * scale;
-            }
+            low = word_load(codes, p->words);
+            if (bits > 4 && each == 8)
+                high = word_load(codes + 4, p->words);
         }
-        numbers_store(dst, p->dst_type,
-                      ((ulong)position * p->num_kv_heads + group_y) * dim + chunk * 8, p->wide,
-                      x);
+        float x[8], scale = mlx_scale(norms[slot * p->norms_per_pos +
+                                            (dim > 256 ? chunk * each / 256 : 0)], dim,
+                                      p->scale_factor_d512);
+        UNROLL for (uint j = 0; j < 8; j++)
+        {
+            uint code = bits == 4 ? low >> 4 * j : j < 4 ? low >> 8 * j : high >> 8 * (j - 4);
+            x[j] = centroids[code & mask] * scale;
+        }
+        ulong to = ((ulong)position * p->num_kv_heads + group_y) * dim + chunk * each;
+        if (each == 8)
+            numbers_store(dst, p->dst_type, to, p->wide, x);
+        else if (p->wide)
+            words_store(dst + 4 * to, as_uint(x[0]), as_uint(x[1]), as_uint(x[2]),
+                        as_uint(x[3]));
+        else
+            for (uint j = 0; j < 4; j++)
+                ((GLOBAL float *)dst)[to + j] = x[j];
     }
 }
 
@@ -133,13 +145,11 @@ KERNEL2(requantize_to_f32_hb, requantize_params, const float, src, float, dst)
         if (at >= p->n)
             return;
         if (p->wide && at + 4 <= p->n) {
-            float x[4];
+            uint w[4];
+            words_load((GLOBAL const uchar *)(src + at), w);
             UNROLL for (uint j = 0; j < 4; j++)
-                x[j] = src[at + j];
-            UNROLL for (uint j = 0; j < 4; j++)
-                x[j] = requantized(bits, x[j], thresholds, centroids);
-            words_store((GLOBAL uchar *)(dst + at), as_uint(x[0]), as_uint(x[1]), as_uint(x[2]),
-                        as_uint(x[3]));
+                w[j] = as_uint(requantized(bits, as_float(w[j]), thresholds, centroids));
+            words_store((GLOBAL uchar *)(dst + at), w[0], w[1], w[2], w[3]);
         } else {
             for (uint j = 0; j < 4 && at + j < p->n; j++)
                 dst[at + j] = requantized(bits, src[at + j], thresholds, centroids);

@@ -32,6 +32,20 @@ INLINE float finite_input(float x)
     return x > LARGEST_INPUT ? LARGEST_INPUT : x < -LARGEST_INPUT ? -LARGEST_INPUT : x == x ? x : 0;
 }
 
+INLINE void words_load(GLOBAL const uchar *p, uint *w)
+{
+#if defined(__CUDACC__)
+    uint4 four = *(const uint4 *)p;
+    w[0] = four.x;
+    w[1] = four.y;
+    w[2] = four.z;
+    w[3] = four.w;
+#else
+    for (uint i = 0; i < 4; i++)
+        w[i] = ((GLOBAL const uint *)p)[i];
+#endif
+}
+
 INLINE uint word_load(GLOBAL const uchar *p, uint is_aligned)
 {
     if (is_aligned)

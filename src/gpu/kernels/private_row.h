@@ -8,20 +8,6 @@ INLINE uint private_dim(const format_params *f)
     return f->head_dim < PRIVATE_DIM ? f->head_dim : PRIVATE_DIM;
 }
 
-INLINE void words_load(GLOBAL const uchar *p, uint *w)
-{
-#if defined(__CUDACC__)
-    uint4 four = *(const uint4 *)p;
-    w[0] = four.x;
-    w[1] = four.y;
-    w[2] = four.z;
-    w[3] = four.w;
-#else
-    for (uint i = 0; i < 4; i++)
-        w[i] = ((GLOBAL const uint *)p)[i];
-#endif
-}
-
 /* Eight numbers from number i of an array that begins at a multiple of 16 bytes, if
  * it is wide. */
 INLINE void numbers_load(GLOBAL const uchar *p, uint type, uint i, uint wide, float *x)
