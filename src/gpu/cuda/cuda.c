@@ -54,6 +54,16 @@ static tqkv_status failed(const cuda_api *api, CUresult result, const char *what
                                            : failed(api_, result_, what, r); \
     } while (0)
 
+/* Gives something back, also where the context cannot be entered any more. */
+#define GIVE_BACK(d, call)                                        \
+    do {                                                          \
+        const cuda_api *api_ = &((cuda_device *)(d)->state)->api; \
+        int entered_ = enter(d) == CUDA_SUCCESS;                  \
+        (call);                                                   \
+        if (entered_)                                             \
+            leave(d);                                             \
+    } while (0)
+
 static const cuda_api *api_of(const tqkv_device *d)
 {
     return &((const cuda_device *)d->state)->api;
@@ -199,9 +209,7 @@ static tqkv_status allocate(tqkv_device *d, size_t bytes, void **memory, report 
 
 static void release(tqkv_device *d, void *memory)
 {
-    tqkv_status status;
-    IN_CONTEXT(d, NULL, status, "", api_->release(address(memory, 0)));
-    (void)status;
+    GIVE_BACK(d, api_->release(address(memory, 0)));
 }
 
 /* The driver may return before the last of pageable memory has arrived, and our
@@ -272,9 +280,7 @@ static tqkv_status compile(tqkv_device *d, const program *p, void **kernel, bina
 static void unload(tqkv_device *d, void *kernel)
 {
     cuda_kernel *k = kernel;
-    tqkv_status status;
-    IN_CONTEXT(d, NULL, status, "", api_->module_unload(k->module));
-    (void)status;
+    GIVE_BACK(d, api_->module_unload(k->module));
     free(k);
 }
 
@@ -302,10 +308,8 @@ static tqkv_status stream_open(tqkv_device *d, void *native, void **stream, repo
 static void stream_close(tqkv_device *d, void *stream)
 {
     cuda_stream *s = stream;
-    tqkv_status status;
     if (s->is_owner)
-        IN_CONTEXT(d, NULL, status, "", api_->stream_destroy(s->stream));
-    (void)status;
+        GIVE_BACK(d, api_->stream_destroy(s->stream));
     free(s);
 }
 
@@ -374,9 +378,7 @@ static tqkv_status event_open(tqkv_device *d, void **event, report *r)
 
 static void event_close(tqkv_device *d, void *event)
 {
-    tqkv_status status;
-    IN_CONTEXT(d, NULL, status, "", api_->event_destroy(event));
-    (void)status;
+    GIVE_BACK(d, api_->event_destroy(event));
 }
 
 static tqkv_status elapsed(tqkv_device *d, void *from, void *to, double *seconds, report *r)
@@ -438,9 +440,7 @@ static tqkv_status graph_launch(tqkv_device *d, void *graph, void *stream, repor
 
 static void graph_close(tqkv_device *d, void *graph)
 {
-    tqkv_status status;
-    IN_CONTEXT(d, NULL, status, "", api_->graph_exec_destroy(graph));
-    (void)status;
+    GIVE_BACK(d, api_->graph_exec_destroy(graph));
 }
 
 const backend backend_cuda = {

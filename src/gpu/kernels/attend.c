@@ -89,10 +89,15 @@ INLINE ulong code_offset(PARAM const operand_params *o, uint sequence, uint head
            at.slot * o->code_row;
 }
 
-INLINE ulong scale_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
+/* Plain numbers have no scales, and no buffer for them. */
+INLINE GLOBAL const uchar *scales_at(const format_params *f, GLOBAL const uchar *scales,
+                                     PARAM const operand_params *o, uint sequence, uint head,
+                                     place at)
 {
-    return sequence * o->scale_sequence + at.page * o->scale_page + head * o->scale_head +
-           at.slot * o->scale_row;
+    if (f->kind == KIND_PLAIN)
+        return scales;
+    return scales + (sequence * o->scale_sequence + at.page * o->scale_page +
+                     head * o->scale_head + at.slot * o->scale_row);
 }
 
 INLINE float softcapped(PARAM const attend_params *p, float logit)
@@ -160,7 +165,7 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
                 place at = token_place(p, pages, sequence, token);
                 GLOBAL const uchar *codes = key_codes + code_offset(&p->keys, sequence, head, at);
                 GLOBAL const uchar *scales =
-                    key_scales + scale_offset(&p->keys, sequence, head, at);
+                    scales_at(&kf, key_scales, &p->keys, sequence, head, at);
                 for (uint c = 0; c < key_dim / 8;) {
                     float block[ROWS];
                     UNROLL for (uint r = 0; r < ROWS; r++)
@@ -233,7 +238,7 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
             uint token = tile + t < end ? tile + t : end - 1;
             place at = token_place(p, pages, sequence, token);
             GLOBAL const uchar *scales =
-                value_scales + scale_offset(&p->values, sequence, head, at);
+                scales_at(&vf, value_scales, &p->values, sequence, head, at);
             float weight[ROWS];
             UNROLL for (uint r = 0; r < ROWS; r++)
             {

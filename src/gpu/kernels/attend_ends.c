@@ -15,17 +15,16 @@ KERNEL8(prepare_queries, query_params, const uchar, queries, const float, profil
     uint size = p->type == TYPE_F32 ? 4 : 2;
     GLOBAL const uchar *query = queries + (sequence * p->sequence_stride + i * p->query_stride +
                                            h * p->head_stride) * size;
-    GLOBAL const float *profile = profiles + (ulong)(h / (p->n_heads / p->n_kv_heads)) *
-                                                 (1 + p->n_centres) * dim;
+    ulong profile = (ulong)(h / (p->n_heads / p->n_kv_heads)) * (1 + p->n_centres) * dim;
     for (uint d = item; d < dim; d += n_items) {
         float value = finite_input(number_load(query, p->type, d));
-        x[d] = p->n_centres ? value / profile[d] : value;
+        x[d] = p->n_centres ? value / profiles[profile + d] : value;
     }
     BARRIER(n_items);
     for (uint c = item; c < p->n_centres; c += n_items) {
         float sum = 0;
         for (uint d = 0; d < dim; d++)
-            sum = fmaf(x[d], profile[dim * (1 + c) + d], sum);
+            sum = fmaf(x[d], profiles[profile + dim * (1 + c) + d], sum);
         products[(ulong)group_x * p->n_centres + c] = sum;
     }
     BARRIER(n_items);
