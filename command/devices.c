@@ -62,6 +62,8 @@ static int list(int json)
         table_cell(&t, 3, "%.23s", infos[i].driver);
         table_cell(&t, 4, "%.23s", infos[i].description);
     }
+    if (json)
+        t.n_rows = 0;
     table_finish(&t);
     free(infos);
     return EXIT_OK;

@@ -4,7 +4,7 @@ _tqkv()
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local formats="tq2 tq3 tq4 tq4.25 tq4.5 tq5 tq6 tq7 tq8 lm2 lm3 lm4 mlx4 mlx5 mlx6 mlx8"
     if [ "$COMP_CWORD" = 1 ]; then
-        COMPREPLY=($(compgen -W "formats eval ablate plan fit encode decode info verify bench
+        COMPREPLY=($(compgen -W "formats eval ablate plan fit encode decode info verify devices bench
             --help --version" -- "$current"))
         return
     fi
@@ -19,6 +19,11 @@ _tqkv()
             return
         fi
         ;;
+    --device)
+        COMPREPLY=($(compgen -W "$(tqkv devices --json 2> /dev/null |
+            sed 's/.*"device":"\([^"]*\)".*/\1/; s/:/\\:/')" -- "$current"))
+        return
+        ;;
     --isa | --cpu)
         COMPREPLY=($(compgen -W "scalar avx2 avx512 avx512vbmi neon neon-dotprod" -- "$current"))
         return
@@ -28,16 +33,17 @@ _tqkv()
         local options="--help"
         case ${COMP_WORDS[1]} in
         formats) options+=" --head-dim --samples --json" ;;
-        eval) options+=" --formats --centres --queries --plot --bf16 --json" ;;
-        ablate) options+=" --formats --queries --wrong-scale --bf16 --json" ;;
+        eval) options+=" --formats --centres --queries --plot --device --bf16 --json" ;;
+        ablate) options+=" --formats --queries --wrong-scale --device --bf16 --json" ;;
         plan) options+=" --model --layers --kv-heads --head-dim --value-dim --window
             --window-layers --context --memory --page-means --centres --json" ;;
         fit) options+=" --centres --tokens --seed --fingerprint --bf16" ;;
-        encode) options+=" --format --profile --bf16" ;;
-        decode) options+=" --type" ;;
+        encode) options+=" --format --profile --device --bf16" ;;
+        decode) options+=" --type --device" ;;
         info) options+=" --json" ;;
+        devices) options+=" --json --source" ;;
         bench) options+=" --head-dim --rows --cpu --ggml --attention --gqa --context --threads
-            --queries --json" ;;
+            --queries --device --cuda-module --json" ;;
         esac
         COMPREPLY=($(compgen -W "$options" -- "$current"))
     elif [ "${COMP_WORDS[1]}" = formats ] || [ "${COMP_WORDS[1]}" = bench ]; then

@@ -357,6 +357,52 @@ assert [r["format"] for r in rows] == ["tq4", "lm4"] and all(r["ns"] > 0 for r i
 try "$tqkv" bench --attention --cpu scalar -d 64 -g 3 -c 1024 -t 1 tq4
 check "bench --attention --cpu" grep -q "scalar" out
 
+# ---- devices ----
+
+try "$tqkv" devices --json
+check "devices end with the host" "$python" -c '
+import json
+assert json.loads(open("out").read().splitlines()[-1])["device"] == "host"'
+(LD_LIBRARY_PATH=/nowhere OCL_ICD_VENDORS=/nowhere "$tqkv" devices > out 2> err)
+check "devices without a driver" grep -q "^host" out
+try "$tqkv" devices --source metal
+check "a source" grep -q "kernel void" out
+fails "a source of no language" 2 "cuda, opencl or metal" "$tqkv" devices --source pascal
+fails "no such device" 1 "is no device" "$tqkv" encode --device vulkan:0 three.npy never.tqkv
+fails "no such device number" 1 "opencl" "$tqkv" encode --device opencl:99.0 three.npy never.tqkv
+check "nothing is left of it" [ ! -e never.tqkv ]
+for format in tq3 tq4.25 lm4 mlx5; do
+    try "$tqkv" encode -f $format "$data/k.npy" on_cpu.tqkv
+    try "$tqkv" encode --device host -f $format "$data/k.npy" on_device.tqkv
+    check "encode --device, $format" cmp on_cpu.tqkv on_device.tqkv
+    try "$tqkv" decode on_cpu.tqkv on_cpu.npy
+    try "$tqkv" decode --device host on_cpu.tqkv on_device.npy
+    check "decode --device, $format" cmp on_cpu.npy on_device.npy
+done
+try "$tqkv" fit -m 3 "$data" device.profile
+try "$tqkv" encode -p device.profile "$data/k.npy" on_cpu.tqkv
+try "$tqkv" encode --device host -p device.profile "$data/k.npy" on_device.tqkv
+check "encode --device with a profile" cmp on_cpu.tqkv on_device.tqkv
+try "$tqkv" decode on_cpu.tqkv on_cpu.npy
+try "$tqkv" decode --device host on_cpu.tqkv on_device.npy
+check "decode --device with a profile" cmp on_cpu.npy on_device.npy
+head -c 5000 on_cpu.tqkv > cut.tqkv
+fails "decode --device of a cut container" 1 "ends before" "$tqkv" decode --device host cut.tqkv cut.npy
+try "$tqkv" ablate --device host -q 1 -f mlx4,mlx8,tq4 --json "$data"
+check "ablate --device: floors" "$python" -c '
+import json
+rows = [json.loads(line) for line in open("out")]
+assert len(rows) == 3 and all(r["verdict"] == "representation floor" for r in rows)
+assert .1 < rows[0]["representation_error"] < .3 and rows[1]["representation_error"] < .03'
+"$tqkv" ablate --device host -q 1 -f mlx4,tq4 --wrong-scale 0.0442 --json "$data" > out 2> err
+check "ablate --device: a bug" [ $? = 1 -a "$(grep -c 'kernel bug' out)" = 2 ]
+try "$tqkv" eval --device host -q 4 -f tq4 --json "$data"
+check "eval --device" "$python" -c '
+import json
+row = json.loads(open("out").read())
+assert .05 < row["attn_rel_err"] < .2 and row["attn_rel_err_profile"] < row["attn_rel_err"]
+assert abs(row["k_rel_err"] - .0761) < .001'
+
 # two commands writing one output: one is told, the other's file is whole
 mkfifo pipe
 "$tqkv" encode - shared.tqkv < pipe 2> err.first &
