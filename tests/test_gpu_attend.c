@@ -152,7 +152,7 @@ static void what_models_need(void **state)
         case_make(&c, &s);
         case_store(&c, &s);
         c.a.causal = i % 2 == 0;
-        c.a.window = i == 8 ? 64 : 0;
+        c.a.window = i == 8 ? 64 : i == 4 ? INT64_MAX : 0;
         c.a.softcap = i == 7 || i == 2 ? 2.5f : 0;
         c.a.sinks = i == 0 || i == 8 ? sinks : NULL;
         check_case(g, &c, &s);
@@ -169,6 +169,77 @@ static void few_tokens_and_many(void **state)
                    .n_tokens = counts[i]};
         check_shape(*state, &s);
     }
+}
+
+/* What would read beyond a buffer, or has no meaning, is refused; and what makes
+ * sizes overflow. */
+static void bad_calls_are_refused(void **state)
+{
+    const gpu_case *g = *state;
+    enum { DIM = 64, TOKENS = 20 };
+    tqkv_format f = test_format("tq4", DIM);
+    size_t row, bytes;
+    tqkv_format_row_bytes(&f, 0, &row);
+    tqkv_gpu_rows rows;
+    tqkv_buffer *codes = gpu_rows_buffer(g, &f, NULL, TOKENS, 0, &rows);
+    tqkv_gpu_attention good = {
+        .n_sequences = 1, .n_queries = 1, .n_heads = 2, .n_kv_heads = 1,
+        .query_type = TQKV_F32, .out_type = TQKV_F16, .n_tokens = TOKENS, .position = 19,
+        .keys = {.format = f, .rows = rows}, .values = {.format = f, .rows = rows},
+        .scale = 1, .causal = 1};
+    good.queries = gpu_buffer(g, NULL, 2 * DIM * 4);
+    good.out = gpu_buffer(g, NULL, 2 * DIM * 2);
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &good, &bytes));
+    tqkv_buffer *workspace = gpu_buffer(g, NULL, bytes), *less = gpu_buffer(g, NULL, bytes - 4);
+    gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &good, workspace));
+    gpu_run(g);
+#define BAD(change, w)                                                                     \
+    do {                                                                                   \
+        tqkv_gpu_attention a = good;                                                       \
+        change;                                                                            \
+        assert_int_not_equal(tqkv_dispatch_attend(g->encoder, g->registry, &a, w), TQKV_OK); \
+    } while (0)
+    BAD(a.n_heads = 3, NULL);
+    BAD(a.scale = NAN, workspace);
+    BAD(a.softcap = -1, workspace);
+    BAD(a.softcap = INFINITY, workspace);
+    BAD(a.n_tokens = TOKENS + 1, workspace);
+    BAD(a.n_tokens = UINT32_MAX, workspace);
+    BAD(a.first_slot = 1, workspace);
+    BAD(a.first_slot = UINT64_MAX, workspace);
+    BAD(a.capacity = TOKENS - 1, workspace);
+    BAD((a.capacity = TOKENS, a.first_slot = TOKENS), workspace);
+    BAD(a.n_kv_heads = 2, workspace);
+    BAD((a.n_kv_heads = 2, a.keys.head.codes = SIZE_MAX), workspace);
+    BAD(a.n_sequences = 0, workspace);
+    BAD(a.n_sequences = UINT32_MAX, workspace);
+    BAD(a.n_queries = UINT32_MAX, workspace);
+    BAD(a.n_queries = 2, workspace);
+    BAD(a.query_type = (tqkv_type)7, workspace);
+    BAD(a.out_type = TQKV_F32, workspace);
+    BAD(a.keys.format.head_dim = 80, workspace);
+    BAD(a.keys.format.head_dim = 1024, workspace);
+    BAD(a.keys.format.rate = 7, workspace);
+    BAD(a.keys.scale_factor_d512 = NAN, workspace);
+    BAD(a.keys.rows.codes = NULL, workspace);
+    BAD(a.values.rows.scale_offset = SIZE_MAX, workspace);
+    BAD((a.keys.profiles = workspace, a.keys.n_centres = 0), workspace);
+    BAD((a.keys.profiles = workspace, a.keys.n_centres = 257), workspace);
+    BAD((a.pages = good.queries, a.page_size = 0, a.n_pages = 1, a.pages_stride = 1), workspace);
+    BAD((a.pages = good.queries, a.page_size = 16, a.n_pages = 2, a.pages_stride = 1), workspace);
+    BAD((a.pages = good.queries, a.page_size = 16, a.n_pages = 2, a.pages_stride = 2,
+         a.keys.page.codes = 16 * row), workspace);
+    BAD(a.queries = NULL, workspace);
+    BAD(a.out = NULL, workspace);
+    BAD((void)a, less);
+    BAD((void)a, NULL);
+    assert_int_equal(tqkv_dispatch_attend(g->encoder, g->registry, NULL, workspace),
+                     TQKV_ERROR_ARGUMENT);
+    gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &good, workspace));
+    gpu_run(g);
+    tqkv_buffer *used[] = {codes, good.queries, good.out, workspace, less};
+    for (int i = 0; i < 5; i++)
+        tqkv_buffer_free(used[i]);
 }
 
 /* Logits of +-80: one key decides. */
@@ -349,6 +420,7 @@ int main(void)
         cmocka_unit_test(large_logits),
         cmocka_unit_test(sequences_of_all_lengths),
         cmocka_unit_test(the_references_legs),
+        cmocka_unit_test(bad_calls_are_refused),
     };
     return cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);
 }

@@ -76,6 +76,26 @@ static void buffers_check_their_bounds(void **state)
     tqkv_buffer_free(NULL);
 }
 
+/* Memory of the caller's; on the host device that is any. */
+static void memory_is_wrapped(void **state)
+{
+    const gpu_case *g = *state;
+    float x[40], want[40];
+    tqkv_buffer *b = NULL;
+    if (strcmp(gpu_device_name(), "host"))
+        skip();
+    for (int i = 0; i < 40; i++)
+        x[i] = (float)i / 10 - 2;
+    tqkv_mlx_requantize(8, x, 40, want);
+    assert_int_equal(tqkv_buffer_wrap(g->device, NULL, sizeof x, &b), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_buffer_wrap(g->device, x, 0, &b), TQKV_ERROR_ARGUMENT);
+    gpu_ok(g, tqkv_buffer_wrap(g->device, x, sizeof x, &b));
+    gpu_ok(g, tqkv_dispatch_requantize(g->encoder, g->registry, g->device, b, b, 40, 8));
+    gpu_run(g);
+    tqkv_buffer_free(b);
+    assert_memory_equal(x, want, sizeof x);
+}
+
 static tqkv_status copy_some(tqkv_encoder *e, tqkv_buffer *from, tqkv_buffer *to)
 {
     return tqkv_encoder_copy(e, from, 0, to, 0, 16);
@@ -279,6 +299,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(devices_have_names),
         cmocka_unit_test(buffers_check_their_bounds),
+        cmocka_unit_test(memory_is_wrapped),
         cmocka_unit_test(encoders_keep_what_they_need),
         cmocka_unit_test(devices_do_not_mix),
         cmocka_unit_test(out_of_order),

@@ -66,6 +66,8 @@ static tqkv_status check_shapes(const tqkv_gpu_attention *a)
     if (!a || !a->n_sequences || !a->n_queries || !a->n_heads || !a->n_kv_heads ||
         a->n_heads % a->n_kv_heads || !is_type(a->query_type) || !is_type(a->out_type))
         return TQKV_ERROR_ARGUMENT;
+    if (a->n_tokens > INT32_MAX)
+        return TQKV_ERROR_OVERFLOW;
     if (!format_is_good(&a->keys) || !format_is_good(&a->values))
         return TQKV_ERROR_FORMAT;
     if (a->keys.profiles && (a->keys.n_centres < 1 || a->keys.n_centres > 256 ||

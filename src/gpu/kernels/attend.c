@@ -202,9 +202,9 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
             UNROLL for (uint r = 0; r < ROWS; r++)
             {
                 ulong at = position + (first_row + r) / p->group;
-                bool is_seen = token < end && first_row + r < rows &&
-                               (!p->causal || token_position <= at) &&
-                               (!p->window || token_position + p->window > at);
+                bool is_before = p->window && at >= p->window && token_position <= at - p->window;
+                bool is_seen = token < end && first_row + r < rows && !is_before &&
+                               (!p->causal || token_position <= at);
                 weights[t * ROWS + r] = is_seen ? softcapped(p, logit[r]) : -INFINITY;
             }
         }
