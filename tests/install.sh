@@ -13,7 +13,7 @@ export PKG_CONFIG_PATH="$prefix/lib/pkgconfig:$prefix/lib/x86_64-linux-gnu/pkgco
 # the CMake package: shared and static
 cmake -S "$source/examples" -B "$dir/cmake" -DCMAKE_PREFIX_PATH="$prefix" > /dev/null
 cmake --build "$dir/cmake" > /dev/null
-for example in round_trip attend; do
+for example in round_trip attend gpu; do
     "$dir/cmake/${example}_shared"
     "$dir/cmake/${example}_static"
 done
