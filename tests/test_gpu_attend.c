@@ -171,6 +171,26 @@ static void few_tokens_and_many(void **state)
     }
 }
 
+/* Plain numbers behind the queries were never written: NaN, here. */
+static void what_is_not_seen_may_be_anything(void **state)
+{
+    shape s = {.keys = "f32", .values = "f16", .key_dim = 64, .value_dim = 64, .n_kv_heads = 1,
+               .group = 2, .n_queries = 1, .n_tokens = 200};
+    attend_case c;
+    double worst;
+    case_make(&c, &s);
+    case_store(&c, &s);
+    c.a.causal = 1;
+    c.a.position = 50;
+    for (size_t i = 51 * 64; i < 200 * 64; i++) {
+        ((float *)c.key_memory)[i] = NAN;
+        ((uint16_t *)c.value_memory)[i] = 0x7E00;
+    }
+    run_case(*state, &c, &s);
+    assert_true(case_error(&c, &worst) <= BOUND);
+    case_free(&c);
+}
+
 /* What would read beyond a buffer, or has no meaning, is refused; and what makes
  * sizes overflow. */
 static void bad_calls_are_refused(void **state)
@@ -420,6 +440,7 @@ int main(void)
         cmocka_unit_test(large_logits),
         cmocka_unit_test(sequences_of_all_lengths),
         cmocka_unit_test(the_references_legs),
+        cmocka_unit_test(what_is_not_seen_may_be_anything),
         cmocka_unit_test(bad_calls_are_refused),
     };
     return cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);

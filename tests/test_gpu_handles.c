@@ -108,10 +108,51 @@ static void encoders_keep_what_they_need(void **state)
     tqkv_buffer *from = gpu_buffer(g, data, 16), *to = gpu_buffer(g, NULL, 16);
     gpu_ok(g, copy_some(g->encoder, from, to));
     tqkv_buffer_free(from); /* before it is submitted */
+    assert_int_equal(tqkv_encoder_copy(g->encoder, to, 0, to, 4, 8), TQKV_ERROR_ARGUMENT);
     gpu_run(g);
     back = gpu_take(g, to);
     assert_memory_equal(back, data, 16);
     free(back);
+}
+
+/* In any order: what was recorded keeps the kernels, and encoders their device. */
+static void everything_may_be_freed_early(void **state)
+{
+    const gpu_case *g = *state;
+    tqkv_device *d;
+    tqkv_registry *r;
+    tqkv_encoder *e;
+    tqkv_buffer *b, *other;
+    tqkv_graph *graph;
+    float x[16], want[16];
+    tqkv_registry_config config = {0};
+    for (int i = 0; i < 16; i++)
+        x[i] = (float)i / 5 - 1;
+    tqkv_mlx_requantize(4, x, 16, want);
+    gpu_ok(g, tqkv_device_open(gpu_device_name(), NULL, &d, NULL, 0));
+    config.cuda_module = gpu_module(&config.cuda_module_size);
+    gpu_ok(g, tqkv_registry_create(&config, &r));
+    free((void *)config.cuda_module);
+    gpu_ok(g, tqkv_encoder_create(d, NULL, &e));
+    gpu_ok(g, tqkv_buffer_create(d, sizeof x, &b));
+    gpu_ok(g, tqkv_buffer_create(d, sizeof x, &other));
+    gpu_ok(g, tqkv_buffer_upload(b, 0, x, sizeof x));
+    gpu_ok(g, tqkv_dispatch_requantize(e, r, d, b, other, 16, 4));
+    gpu_ok(g, tqkv_encoder_finish_graph(e, &graph));
+    gpu_ok(g, tqkv_dispatch_requantize(e, r, d, b, b, 16, 4));
+    tqkv_registry_free(r);
+    tqkv_device_free(d);
+    gpu_ok(g, tqkv_encoder_submit(e));
+    gpu_ok(g, tqkv_graph_launch(graph, e));
+    gpu_ok(g, tqkv_encoder_wait(e));
+    gpu_ok(g, tqkv_buffer_download(b, 0, x, sizeof x));
+    assert_memory_equal(x, want, sizeof x);
+    gpu_ok(g, tqkv_buffer_download(other, 0, x, sizeof x));
+    assert_memory_equal(x, want, sizeof x);
+    tqkv_encoder_free(e);
+    tqkv_graph_free(graph);
+    tqkv_buffer_free(other);
+    tqkv_buffer_free(b);
 }
 
 static void devices_do_not_mix(void **state)
@@ -301,6 +342,7 @@ int main(void)
         cmocka_unit_test(buffers_check_their_bounds),
         cmocka_unit_test(memory_is_wrapped),
         cmocka_unit_test(encoders_keep_what_they_need),
+        cmocka_unit_test(everything_may_be_freed_early),
         cmocka_unit_test(devices_do_not_mix),
         cmocka_unit_test(out_of_order),
         cmocka_unit_test(graphs_are_replayed),

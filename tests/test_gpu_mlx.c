@@ -226,8 +226,10 @@ static void what_the_reference_checks(void **state)
     REFUSED(TQKV_ERROR_BUFFER,
             tqkv_dispatch_dequantize_kv(e, r, d, p, n, dst, 1, DIM, 0xFFFFFFFF, 0, 1));
     REFUSED(TQKV_ERROR_BUFFER,
-            tqkv_dispatch_dequantize_hb_kv(e, r, d, p, n, dst, 0xFFFFFFFF, 0x80000000, 0xFFFFFFFF,
+            tqkv_dispatch_dequantize_hb_kv(e, r, d, p, n, dst, 0xFFFFFFFF, 0x40000000, 0xFFFFFFFF,
                                            0, 1, 8));
+    REFUSED(TQKV_ERROR_OVERFLOW,
+            tqkv_dispatch_dequantize_hb_kv(e, r, d, p, n, dst, 1, 0xFFFFFFFF, 1, 0, 1, 8));
     REFUSED(TQKV_ERROR_ARGUMENT,
             tqkv_dispatch_dequantize_kv(e, r, d, NULL, n, dst, HEADS, DIM, CAPACITY, 0, 1));
     REFUSED(TQKV_ERROR_ARGUMENT,

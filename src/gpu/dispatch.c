@@ -12,10 +12,8 @@ tqkv_status dispatch_check(tqkv_encoder *e, tqkv_registry *registry, tqkv_device
     if (status != TQKV_OK)
         return status;
     status = handle_check(registry, HANDLE_REGISTRY);
-    if (status == TQKV_OK)
-        status = handle_check(device, HANDLE_DEVICE);
     if (status != TQKV_OK)
-        return FAILED(e, status, "the registry or device is null or freed");
+        return FAILED(e, status, "the registry is null or freed");
     return device == e->device ? TQKV_OK
                                : FAILED(e, TQKV_ERROR_ARGUMENT, "the encoder is of another device");
 }
@@ -63,7 +61,7 @@ tqkv_status launch_find(launch *l, tqkv_encoder *e, tqkv_registry *registry, con
     if (!e->device->backend->specialises)
         options = NULL;
     tqkv_status status =
-        tqkv_registry_get_pipeline(registry, name, options, e->device, &l->pipeline);
+        registry_find(registry, name, options ? options : "", e->device, &l->pipeline);
     if (status != TQKV_OK) {
         char text[REPORT_SIZE];
         tqkv_registry_message(registry, text, sizeof text);
@@ -74,8 +72,9 @@ tqkv_status launch_find(launch *l, tqkv_encoder *e, tqkv_registry *registry, con
 
 tqkv_status launch_record(const launch *l, tqkv_encoder *e, const void *params, size_t size)
 {
-    return tqkv_encoder_dispatch(e, l->pipeline, l->buffers, l->n_buffers, params, size,
-                                 l->groups, l->n_items, l->local_bytes);
+    return (l->is_entered ? encoder_record_dispatch : tqkv_encoder_dispatch)(
+        e, l->pipeline, l->buffers, l->n_buffers, params, size, l->groups, l->n_items,
+        l->local_bytes);
 }
 
 tqkv_status launch_set_groups(launch *l, tqkv_encoder *e, uint64_t n)

@@ -32,6 +32,7 @@ typedef struct launch {
     const tqkv_pipeline *pipeline;
     tqkv_buffer *buffers[TQKV_MAX_BUFFERS];
     uint32_t n_buffers, groups[3], n_items, local_bytes;
+    int is_entered; /* the encoder was entered for several commands */
 } launch;
 
 tqkv_status launch_find(launch *l, tqkv_encoder *e, tqkv_registry *registry, const char *name,

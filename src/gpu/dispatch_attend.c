@@ -38,7 +38,7 @@ static tqkv_status make_plan(const tqkv_device *d, const tqkv_gpu_attention *a, 
     plan->n_splits = count_splits(d, a, groups);
     plan->query_rows = product3(a->n_queries, a->n_heads, a->n_sequences);
     plan->rotated = product3(plan->query_rows, a->keys.format.head_dim, 1);
-    plan->products = product3(plan->query_rows, a->keys.profiles ? a->keys.n_centres : 0, 1);
+    plan->products = product3(plan->query_rows, a->keys.n_centres, 1);
     plan->partials = product3(product3(groups, plan->n_splits, ROWS), dim + 2, 1);
     uint64_t floats = sum2(sum2(plan->rotated, plan->products), plan->partials);
     /* each part begins at a multiple of 16 bytes */
@@ -70,8 +70,8 @@ static tqkv_status check_shapes(const tqkv_gpu_attention *a)
         return TQKV_ERROR_OVERFLOW;
     if (!format_is_good(&a->keys) || !format_is_good(&a->values))
         return TQKV_ERROR_FORMAT;
-    if (a->keys.profiles && (a->keys.n_centres < 1 || a->keys.n_centres > 256 ||
-                             a->keys.is_rotated))
+    if (a->keys.n_centres > 256 ||
+        (a->keys.profiles && (a->keys.n_centres < 1 || a->keys.is_rotated)))
         return TQKV_ERROR_PROFILE;
     return TQKV_OK;
 }
@@ -293,7 +293,7 @@ static tqkv_status record_queries(tqkv_encoder *e, tqkv_registry *registry,
         p.rotation.active = p.rotation.has_signs = 0;
     launch l = {.buffers = {a->queries, a->keys.profiles, NULL, s->rotated, s->products},
                 .n_buffers = 8, .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
-                .local_bytes = 2 * dim * 4};
+                .local_bytes = 2 * dim * 4, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "prepare_queries", NULL);
     return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
 }
@@ -325,7 +325,7 @@ static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
     launch l = {.buffers = {s->rotated, s->products, s->operands[0], s->operands[1],
                             s->operands[2], s->operands[3], s->operands[4], a->pages, a->lengths,
                             s->partials},
-                .n_buffers = 10, .n_items = TILE_ITEMS};
+                .n_buffers = 10, .n_items = TILE_ITEMS, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "attend_split", options);
     if (status != TQKV_OK)
         return status;
@@ -357,7 +357,7 @@ static tqkv_status record_merge(tqkv_encoder *e, tqkv_registry *registry,
         p.rotation.active = p.rotation.has_signs = 0;
     launch l = {.buffers = {s->partials, a->sinks, a->out, a->state}, .n_buffers = 4,
                 .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
-                .local_bytes = 2 * dim * 4};
+                .local_bytes = 2 * dim * 4, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "merge_splits", NULL);
     return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
 }
@@ -381,6 +381,9 @@ tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
     status = check_attention(e, a, &plan, workspace);
     if (status != TQKV_OK)
         return status;
+    status = encoder_enter(e);
+    if (status != TQKV_OK)
+        return status;
     size_t recorded = e->list.n;
     status = parts_make(&s, a, &plan, workspace);
     if (status == TQKV_OK)
@@ -392,7 +395,7 @@ tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
     parts_free(&s);
     if (status != TQKV_OK)
         encoder_truncate(e, recorded);
-    return status;
+    return encoder_leave(e, status);
 }
 
 /* ---- the reference's names ---- */
@@ -415,10 +418,20 @@ static tqkv_status vec_attention(const tqkv_flash_attn_vec_params *v, tqkv_gpu_a
     return v->head_dim <= TQKV_GPU_MAX_HEAD_DIM ? TQKV_OK : TQKV_ERROR_HEAD_DIM_RANGE;
 }
 
+/* As the other dispatches have it, nothing to do is a success. */
+static int is_nothing(const tqkv_flash_attn_vec_params *v)
+{
+    return v && (!v->num_heads || !v->num_kv_heads || !v->head_dim);
+}
+
 tqkv_status tqkv_flash_attn_vec_workspace(const tqkv_device *d,
                                           const tqkv_flash_attn_vec_params *params, size_t *bytes)
 {
     tqkv_gpu_attention a;
+    if (is_nothing(params) && bytes) {
+        *bytes = 0;
+        return TQKV_OK;
+    }
     tqkv_status status = vec_attention(params, &a);
     return status == TQKV_OK ? tqkv_gpu_attend_workspace(d, &a, bytes) : status;
 }
@@ -460,6 +473,8 @@ tqkv_status tqkv_dispatch_flash_attn_vec(tqkv_encoder *e, tqkv_registry *registr
                                          const tqkv_flash_attn_vec_params *params)
 {
     tqkv_gpu_attention a;
+    if (is_nothing(params))
+        return TQKV_OK;
     tqkv_status status = vec_attention(params, &a);
     if (status == TQKV_OK && !is_type(kv_type))
         status = TQKV_ERROR_ARGUMENT;
@@ -481,6 +496,8 @@ static tqkv_status vec_codes(tqkv_encoder *e, tqkv_registry *registry, tqkv_devi
     tqkv_gpu_attention a;
     tqkv_format f;
     char name[8];
+    if (is_nothing(params))
+        return TQKV_OK;
     tqkv_status status = vec_attention(params, &a);
     snprintf(name, sizeof name, "mlx%u", bits % 16);
     if (status == TQKV_OK)

@@ -75,6 +75,8 @@ static tqkv_status dequantize_one(tqkv_encoder *e, tqkv_registry *registry, cons
                                   const char *kernel)
 {
     tqkv_status status = check_factor(e, c->name, c->head_dim, scale_factor);
+    if (status == TQKV_OK && c->head_dim > INT32_MAX)
+        status = FAILED(e, TQKV_ERROR_OVERFLOW, "%s: head_dim %u", c->name, c->head_dim);
     if (status == TQKV_OK)
         status = check_dst(e, c->name, dst, (uint64_t)c->heads * c->head_dim, TQKV_F32);
     if (status == TQKV_OK && read_pos >= c->capacity)
@@ -161,7 +163,7 @@ tqkv_status tqkv_dispatch_dequantize_kv_range(tqkv_encoder *e, tqkv_registry *re
         return TQKV_OK;
     tqkv_status status = dispatch_check(e, registry, device);
     if (status == TQKV_OK && !is_type(dst_type))
-        status = TQKV_ERROR_ARGUMENT;
+        status = FAILED(e, TQKV_ERROR_ARGUMENT, "%s: dst has no such type", c.name);
     if (status == TQKV_OK)
         status = check_factor(e, c.name, head_dim, scale_factor_d512);
     if (status == TQKV_OK)
@@ -195,7 +197,7 @@ static tqkv_status quantize(tqkv_encoder *e, tqkv_registry *registry, tqkv_devic
 {
     tqkv_status status = dispatch_check(e, registry, device);
     if (status == TQKV_OK && !is_type(src_type))
-        status = TQKV_ERROR_ARGUMENT;
+        status = FAILED(e, TQKV_ERROR_ARGUMENT, "%s: src has no such type", c->name);
     if (status == TQKV_OK)
         status = check_range(e, c, n_positions);
     if (status == TQKV_OK)

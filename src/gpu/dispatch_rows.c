@@ -68,7 +68,9 @@ static tqkv_status check_rows(rows_call *c)
     if (status == TQKV_OK)
         status = dispatch_check_buffer(e, r->scales, r->scale_offset,
                                        extent(r->scale_stride, c->n_rows, scale), 1, "scales");
-    if (status == TQKV_OK && c->n_centres > 1)
+    if (status == TQKV_OK && c->p.n_centres > 1)
+        status = check_stride(e, r->centre_stride, c->n_rows, 1, "centres");
+    if (status == TQKV_OK && c->p.n_centres > 1)
         status = dispatch_check_buffer(e, r->centres, r->centre_offset,
                                        extent(r->centre_stride, c->n_rows, 1), 1, "centres");
     return status;

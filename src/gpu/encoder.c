@@ -3,7 +3,7 @@
 
 #include "gpu/gpu.h"
 
-static tqkv_status enter(tqkv_encoder *e)
+tqkv_status encoder_enter(tqkv_encoder *e)
 {
     tqkv_status status = handle_check(e, HANDLE_ENCODER);
     if (status == TQKV_OK && atomic_flag_test_and_set(&e->is_busy))
@@ -12,7 +12,7 @@ static tqkv_status enter(tqkv_encoder *e)
     return status;
 }
 
-static tqkv_status leave(tqkv_encoder *e, tqkv_status status)
+tqkv_status encoder_leave(tqkv_encoder *e, tqkv_status status)
 {
     atomic_flag_clear(&e->is_busy);
     return status;
@@ -49,6 +49,8 @@ static void command_clear(command *c)
     for (uint32_t i = 0; i < c->n_buffers; i++)
         if (c->buffers[i])
             buffer_drop(c->buffers[i]);
+    if (c->pipeline)
+        registry_drop(c->pipeline->registry);
     if (c->event && handle_drop(&c->event->handle)) {
         c->event->device->backend->event_close(c->event->device, c->event->state);
         device_drop(c->event->device);
@@ -107,7 +109,7 @@ static tqkv_status check_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline
 {
     const tqkv_device_info *info = &e->device->info;
     if (!pipeline || !groups || (n_buffers && !buffers) || (params_size && !params))
-        return TQKV_ERROR_ARGUMENT;
+        return report_error(&e->report, TQKV_ERROR_ARGUMENT, "dispatch: a null argument");
     if (n_buffers > TQKV_MAX_BUFFERS || params_size > TQKV_MAX_PARAMS)
         return report_error(&e->report, TQKV_ERROR_ARGUMENT, "too many buffers or parameters");
     if (pipeline->device != e->device)
@@ -131,22 +133,20 @@ static tqkv_status check_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline
     return TQKV_OK;
 }
 
-tqkv_status tqkv_encoder_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline,
-                                  tqkv_buffer *const *buffers, size_t n_buffers,
-                                  const void *params, size_t params_size,
-                                  const uint32_t groups[3], uint32_t n_items,
-                                  uint32_t local_bytes)
+tqkv_status encoder_record_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline,
+                                    tqkv_buffer *const *buffers, size_t n_buffers,
+                                    const void *params, size_t params_size,
+                                    const uint32_t *groups, uint32_t n_items,
+                                    uint32_t local_bytes)
 {
-    tqkv_status status = enter(e);
-    if (status != TQKV_OK)
-        return status;
-    status = check_dispatch(e, pipeline, buffers, n_buffers, params, params_size, groups, n_items,
-                            local_bytes);
+    tqkv_status status = check_dispatch(e, pipeline, buffers, n_buffers, params, params_size,
+                                        groups, n_items, local_bytes);
     command *c = status == TQKV_OK ? next_command(&e->list) : NULL;
     if (!c)
-        return leave(e, status == TQKV_OK ? out_of_memory(e) : status);
+        return status == TQKV_OK ? out_of_memory(e) : status;
     c->kind = COMMAND_DISPATCH;
     c->pipeline = pipeline;
+    registry_keep(pipeline->registry);
     memcpy(c->groups, groups, sizeof c->groups);
     c->n_items = n_items;
     c->local_bytes = local_bytes;
@@ -160,29 +160,56 @@ tqkv_status tqkv_encoder_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline
     if (params_size)
         memcpy(c->params, params, params_size);
     e->list.n++;
-    return leave(e, TQKV_OK);
+    return TQKV_OK;
+}
+
+tqkv_status tqkv_encoder_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline,
+                                  tqkv_buffer *const *buffers, size_t n_buffers,
+                                  const void *params, size_t params_size,
+                                  const uint32_t groups[3], uint32_t n_items,
+                                  uint32_t local_bytes)
+{
+    tqkv_status status = encoder_enter(e);
+    if (status != TQKV_OK)
+        return status;
+    return encoder_leave(e, encoder_record_dispatch(e, pipeline, buffers, n_buffers, params,
+                                                    params_size, groups, n_items, local_bytes));
+}
+
+/* Whether ranges of one memory overlap, which no copy may. */
+static int overlap(const tqkv_buffer *a, size_t a_offset, const tqkv_buffer *b, size_t b_offset,
+                   size_t bytes)
+{
+    const backend *k = a->device->backend;
+    int is_address = k == &backend_cuda || k == &backend_host;
+    uintptr_t x = (is_address ? (uintptr_t)a->memory : 0) + a->offset + a_offset;
+    uintptr_t y = (is_address ? (uintptr_t)b->memory : 0) + b->offset + b_offset;
+    return (is_address || a->memory == b->memory) && x < y + bytes && y < x + bytes;
 }
 
 tqkv_status tqkv_encoder_copy(tqkv_encoder *e, tqkv_buffer *src, size_t src_offset,
                               tqkv_buffer *dst, size_t dst_offset, size_t bytes)
 {
-    tqkv_status status = enter(e);
+    tqkv_status status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
     status = buffer_check(src, e->device);
     if (status == TQKV_OK)
         status = buffer_check(dst, e->device);
     if (status != TQKV_OK)
-        return leave(e, report_error(&e->report, status, "copy: a buffer is freed or not of "
+        return encoder_leave(e, report_error(&e->report, status, "copy: a buffer is freed or not of "
                                                          "this device"));
     if (src_offset > src->bytes || bytes > src->bytes - src_offset || dst_offset > dst->bytes ||
         bytes > dst->bytes - dst_offset)
-        return leave(e, report_error(&e->report, TQKV_ERROR_BUFFER,
+        return encoder_leave(e, report_error(&e->report, TQKV_ERROR_BUFFER,
                                      "copy: %zu bytes from %zu to %zu do not fit", bytes,
                                      src_offset, dst_offset));
+    if (bytes && overlap(src, src_offset, dst, dst_offset, bytes))
+        return encoder_leave(e, report_error(&e->report, TQKV_ERROR_ARGUMENT,
+                                             "copy: the ranges overlap"));
     command *c = bytes ? next_command(&e->list) : NULL;
     if (!c)
-        return leave(e, bytes ? out_of_memory(e) : TQKV_OK);
+        return encoder_leave(e, bytes ? out_of_memory(e) : TQKV_OK);
     c->kind = COMMAND_COPY;
     c->n_buffers = 2;
     c->buffers[0] = src;
@@ -193,25 +220,27 @@ tqkv_status tqkv_encoder_copy(tqkv_encoder *e, tqkv_buffer *src, size_t src_offs
     c->offsets[1] = dst_offset;
     c->bytes = bytes;
     e->list.n++;
-    return leave(e, TQKV_OK);
+    return encoder_leave(e, TQKV_OK);
 }
 
 tqkv_status tqkv_encoder_record(tqkv_encoder *e, tqkv_event *event)
 {
-    tqkv_status status = enter(e);
+    tqkv_status status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
     status = handle_check(event, HANDLE_EVENT);
     if (status == TQKV_OK && event->device != e->device)
         status = TQKV_ERROR_ARGUMENT;
+    if (status != TQKV_OK)
+        report_error(&e->report, status, "event: null, freed or of another device");
     command *c = status == TQKV_OK ? next_command(&e->list) : NULL;
     if (!c)
-        return leave(e, status == TQKV_OK ? out_of_memory(e) : status);
+        return encoder_leave(e, status == TQKV_OK ? out_of_memory(e) : status);
     c->kind = COMMAND_EVENT;
     c->event = event;
     handle_keep(&event->handle);
     e->list.n++;
-    return leave(e, TQKV_OK);
+    return encoder_leave(e, TQKV_OK);
 }
 
 /* ---- running ---- */
@@ -230,16 +259,16 @@ static tqkv_status submit_recorded(tqkv_encoder *e)
 
 tqkv_status tqkv_encoder_submit(tqkv_encoder *e)
 {
-    tqkv_status status = enter(e);
-    return status == TQKV_OK ? leave(e, submit_recorded(e)) : status;
+    tqkv_status status = encoder_enter(e);
+    return status == TQKV_OK ? encoder_leave(e, submit_recorded(e)) : status;
 }
 
 tqkv_status tqkv_encoder_wait(tqkv_encoder *e)
 {
-    tqkv_status status = enter(e);
+    tqkv_status status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
-    return leave(e, e->device->backend->wait(e->device, e->stream, &e->report));
+    return encoder_leave(e, e->device->backend->wait(e->device, e->stream, &e->report));
 }
 
 tqkv_status tqkv_encoder_message(const tqkv_encoder *e, char *message, size_t size)
@@ -310,24 +339,24 @@ tqkv_status tqkv_event_elapsed(tqkv_event *from, tqkv_event *to, double *seconds
 
 tqkv_status tqkv_encoder_finish_graph(tqkv_encoder *e, tqkv_graph **graph)
 {
-    tqkv_status status = enter(e);
+    tqkv_status status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
     if (!graph)
-        return leave(e, TQKV_ERROR_ARGUMENT);
+        return encoder_leave(e, TQKV_ERROR_ARGUMENT);
     for (size_t i = 0; i < e->list.n; i++)
         if (e->list.commands[i].event)
-            return leave(e, report_error(&e->report, TQKV_ERROR_STATE,
+            return encoder_leave(e, report_error(&e->report, TQKV_ERROR_STATE,
                                          "a graph cannot have events"));
     tqkv_graph *g = calloc(1, sizeof *g);
     if (!g)
-        return leave(e, out_of_memory(e));
+        return encoder_leave(e, out_of_memory(e));
     tqkv_device *d = e->device;
     if (d->backend->graph_open)
         status = d->backend->graph_open(d, e->stream, &e->list, &g->state, &e->report);
     if (status != TQKV_OK) {
         free(g);
-        return leave(e, status);
+        return encoder_leave(e, status);
     }
     handle_init(&g->handle, HANDLE_GRAPH);
     handle_keep(&d->handle);
@@ -335,18 +364,18 @@ tqkv_status tqkv_encoder_finish_graph(tqkv_encoder *e, tqkv_graph **graph)
     g->list = e->list; /* keeps the buffers, too */
     memset(&e->list, 0, sizeof e->list);
     *graph = g;
-    return leave(e, TQKV_OK);
+    return encoder_leave(e, TQKV_OK);
 }
 
 tqkv_status tqkv_graph_launch(tqkv_graph *g, tqkv_encoder *e)
 {
     tqkv_status status = handle_check(g, HANDLE_GRAPH);
     if (status == TQKV_OK)
-        status = enter(e);
+        status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
     if (g->device != e->device)
-        return leave(e, report_error(&e->report, TQKV_ERROR_ARGUMENT,
+        return encoder_leave(e, report_error(&e->report, TQKV_ERROR_ARGUMENT,
                                      "the graph is of another device"));
     const backend *b = g->device->backend;
     status = submit_recorded(e); /* what was recorded before comes first */
@@ -354,7 +383,7 @@ tqkv_status tqkv_graph_launch(tqkv_graph *g, tqkv_encoder *e)
         status = b->graph_launch(g->device, g->state, e->stream, &e->report);
     else if (status == TQKV_OK && g->list.n)
         status = b->submit(e->device, e->stream, &g->list, &e->report);
-    return leave(e, status);
+    return encoder_leave(e, status);
 }
 
 void tqkv_graph_free(tqkv_graph *g)

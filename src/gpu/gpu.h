@@ -68,6 +68,7 @@ struct tqkv_buffer {
 
 struct tqkv_pipeline {
     tqkv_pipeline *next;
+    tqkv_registry *registry; /* which lives as long as a command has its pipelines */
     const char *name; /* of the source it was made from */
     char *options;
     tqkv_device *device;
@@ -179,11 +180,24 @@ int driver_open(const char *const *libraries, const char *const *names, void **f
 tqkv_status device_failed(const tqkv_device *d, tqkv_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void device_drop(tqkv_device *d);
+void registry_keep(tqkv_registry *r);
+void registry_drop(tqkv_registry *r);
+/* tqkv_registry_get_pipeline for a device that its caller may have freed. */
+tqkv_status registry_find(tqkv_registry *r, const char *name, const char *options,
+                          tqkv_device *d, const tqkv_pipeline **pipeline);
 tqkv_status buffer_check(const tqkv_buffer *b, const tqkv_device *d);
 void buffer_drop(tqkv_buffer *b);
 void command_list_release(command_list *list);
-/* Forgets all but the first n commands. */
+/* Several commands that are recorded together or not at all: enter, record, forget
+ * all but the first n if one failed, leave. */
+tqkv_status encoder_enter(tqkv_encoder *e);
+tqkv_status encoder_leave(tqkv_encoder *e, tqkv_status status);
 void encoder_truncate(tqkv_encoder *e, size_t n);
+tqkv_status encoder_record_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline,
+                                    tqkv_buffer *const *buffers, size_t n_buffers,
+                                    const void *params, size_t params_size,
+                                    const uint32_t *groups, uint32_t n_items,
+                                    uint32_t local_bytes);
 static inline void *buffer_host_address(const tqkv_buffer *b)
 {
     return (uint8_t *)b->memory + b->offset;

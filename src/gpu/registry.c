@@ -53,9 +53,14 @@ tqkv_status tqkv_registry_create(const tqkv_registry_config *config, tqkv_regist
     return TQKV_OK;
 }
 
-void tqkv_registry_free(tqkv_registry *r)
+void registry_keep(tqkv_registry *r)
 {
-    if (!handle_free(r, HANDLE_REGISTRY))
+    handle_keep(&r->handle);
+}
+
+void registry_drop(tqkv_registry *r)
+{
+    if (!handle_drop(&r->handle))
         return;
     while (r->pipelines) {
         tqkv_pipeline *p = r->pipelines;
@@ -76,6 +81,12 @@ void tqkv_registry_free(tqkv_registry *r)
     free(r->cache_folder);
     free(r->cuda_module);
     free(r);
+}
+
+void tqkv_registry_free(tqkv_registry *r)
+{
+    if (handle_free(r, HANDLE_REGISTRY))
+        registry_drop(r);
 }
 
 tqkv_status tqkv_registry_message(const tqkv_registry *r, char *message, size_t size)
@@ -173,6 +184,7 @@ static tqkv_status add_pipeline(tqkv_registry *r, const program *p, const char *
         free(made);
         return status;
     }
+    made->registry = r;
     made->name = name;
     made->options = options;
     made->device = d;
@@ -200,18 +212,24 @@ static tqkv_status get_pipeline(tqkv_registry *r, const char *name, const char *
     return add_pipeline(r, &p, s ? s->name : builtin_name(name), d, pipeline);
 }
 
+tqkv_status registry_find(tqkv_registry *r, const char *name, const char *options,
+                          tqkv_device *d, const tqkv_pipeline **pipeline)
+{
+    tqkv_status status = handle_check(r, HANDLE_REGISTRY);
+    if (status != TQKV_OK)
+        return status;
+    pthread_mutex_lock(&r->mutex);
+    status = get_pipeline(r, name, options, d, pipeline);
+    pthread_mutex_unlock(&r->mutex);
+    return status;
+}
+
 tqkv_status tqkv_registry_get_pipeline(tqkv_registry *r, const char *name, const char *options,
                                        tqkv_device *d, const tqkv_pipeline **pipeline)
 {
-    tqkv_status status = handle_check(r, HANDLE_REGISTRY);
-    if (status == TQKV_OK)
-        status = handle_check(d, HANDLE_DEVICE);
+    tqkv_status status = handle_check(d, HANDLE_DEVICE);
     if (status != TQKV_OK)
         return status;
-    if (!name || !pipeline)
-        return TQKV_ERROR_ARGUMENT;
-    pthread_mutex_lock(&r->mutex);
-    status = get_pipeline(r, name, options ? options : "", d, pipeline);
-    pthread_mutex_unlock(&r->mutex);
-    return status;
+    return name && pipeline ? registry_find(r, name, options ? options : "", d, pipeline)
+                            : TQKV_ERROR_ARGUMENT;
 }

@@ -123,6 +123,11 @@ DEFINE(cuCtxPopCurrent_v2, CUcontext *context)
     return CUDA_SUCCESS;
 }
 
+DEFINE(cuCtxSynchronize, void)
+{
+    return CUDA_SUCCESS;
+}
+
 DEFINE(cuMemAlloc_v2, CUdeviceptr *pointer, size_t bytes)
 {
     if (standin_call())

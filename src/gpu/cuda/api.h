@@ -44,6 +44,7 @@ enum {
     X("cuDevicePrimaryCtxRelease_v2", primary_release, (CUdevice))                            \
     X("cuCtxPushCurrent_v2", push, (CUcontext))                                               \
     X("cuCtxPopCurrent_v2", pop, (CUcontext *))                                               \
+    X("cuCtxSynchronize", wait_all, (void))                                                   \
     X("cuMemAlloc_v2", allocate, (CUdeviceptr *, size_t))                                     \
     X("cuMemFree_v2", release, (CUdeviceptr))                                                 \
     X("cuMemcpyHtoD_v2", upload, (CUdeviceptr, const void *, size_t))                         \

@@ -54,7 +54,7 @@ static tqkv_status failed(const cuda_api *api, CUresult result, const char *what
                                            : failed(api_, result_, what, r); \
     } while (0)
 
-/* Gives something back, also where the context cannot be entered any more. */
+/* Gives something back, after all kernels that may use it, and also where the context cannot be entered any more. */
 #define GIVE_BACK(d, call)                                        \
     do {                                                          \
         const cuda_api *api_ = &((cuda_device *)(d)->state)->api; \
@@ -209,7 +209,7 @@ static tqkv_status allocate(tqkv_device *d, size_t bytes, void **memory, report 
 
 static void release(tqkv_device *d, void *memory)
 {
-    GIVE_BACK(d, api_->release(address(memory, 0)));
+    GIVE_BACK(d, (api_->wait_all(), api_->release(address(memory, 0))));
 }
 
 /* The driver may return before the last of pageable memory has arrived, and our
@@ -280,7 +280,7 @@ static tqkv_status compile(tqkv_device *d, const program *p, void **kernel, bina
 static void unload(tqkv_device *d, void *kernel)
 {
     cuda_kernel *k = kernel;
-    GIVE_BACK(d, api_->module_unload(k->module));
+    GIVE_BACK(d, (api_->wait_all(), api_->module_unload(k->module)));
     free(k);
 }
 

@@ -59,7 +59,9 @@ INLINE uint max_of(uint a, uint b)
 INLINE float safe_scale(const format_params *f, GLOBAL const uchar *scales, uint block)
 {
     float scale = scale_load(f, scales, block);
-    return scale > 0 && scale < INFINITY ? scale : 0;
+    bool is_negated = f->kind == KIND_MLX && f->head_dim > 256 && f->block_factor < 0;
+    float size = is_negated ? -scale : scale;
+    return size > 0 && size < INFINITY ? scale : 0;
 }
 
 /* Where a token's row is: in units of rows of one head, and of pages. */
@@ -262,8 +264,13 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
             values_load(&vf, value_codes + code_offset(&p->values, sequence, head, at), chunk,
                         value_table, x);
             UNROLL for (uint r = 0; r < ROWS; r++)
-                UNROLL for (uint j = 0; j < 8; j++)
-                    acc[r][j] = fmaf(weight[t * ROWS + r], x[j], acc[r][j]);
+            {
+                /* Plain numbers that are not seen may be anything, NaN too. */
+                float w = weight[t * ROWS + r];
+                if (vf.kind != KIND_PLAIN || w != 0)
+                    UNROLL for (uint j = 0; j < 8; j++)
+                        acc[r][j] = fmaf(w, x[j], acc[r][j]);
+            }
         }
         BARRIER(n_items);
     }

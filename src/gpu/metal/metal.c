@@ -12,9 +12,14 @@ typedef struct metal_device {
     object device;
 } metal_device;
 
+enum { MAX_PENDING = 64 };
+
 typedef struct metal_stream {
     object queue;  /* null: the caller's command buffer */
-    object buffer; /* caller's; else the last that was committed, or null */
+    object buffer; /* the caller's, or null */
+    /* Committed since the last wait, the oldest first. */
+    object pending[MAX_PENDING];
+    int n_pending, has_failed;
 } metal_stream;
 
 typedef struct metal_event {
@@ -267,9 +272,21 @@ static tqkv_status stream_open(tqkv_device *d, void *native, void **stream, repo
     return TQKV_OK;
 }
 
+/* Waits for what is pending and remembers whether any of it failed. */
+static void settle(const objc_api *api, metal_stream *s)
+{
+    for (int i = 0; i < s->n_pending; i++) {
+        send_nothing(api, s->pending[i], "waitUntilCompleted");
+        s->has_failed |= send_integer(api, s->pending[i], "status") != STATUS_COMPLETED;
+        send_nothing(api, s->pending[i], "release");
+    }
+    s->n_pending = 0;
+}
+
 static void stream_close(tqkv_device *d, void *stream)
 {
     metal_stream *s = stream;
+    settle(api_of(d), s);
     if (s->buffer)
         send_nothing(api_of(d), s->buffer, "release");
     if (s->queue)
@@ -306,10 +323,10 @@ static void encode_copy(const objc_api *api, object buffer, const command *c)
 
 static void commit(const objc_api *api, metal_stream *s, object buffer)
 {
+    if (s->n_pending == MAX_PENDING)
+        settle(api, s);
     send_nothing(api, buffer, "commit");
-    if (s->buffer)
-        send_nothing(api, s->buffer, "release");
-    s->buffer = send(api, buffer, "retain");
+    s->pending[s->n_pending++] = send(api, buffer, "retain");
 }
 
 /* An event is the end of a command buffer. */
@@ -355,17 +372,16 @@ static tqkv_status submit(tqkv_device *d, void *stream, const command_list *comm
     return status;
 }
 
-/* A queue's command buffers end in order. The caller's is the caller's to wait for. */
+/* The caller's command buffer is the caller's to wait for. */
 static tqkv_status wait_stream(tqkv_device *d, void *stream, report *r)
 {
     const objc_api *api = api_of(d);
     metal_stream *s = stream;
-    if (!s->queue || !s->buffer)
-        return TQKV_OK;
     void *pool = api->pool_push();
-    send_nothing(api, s->buffer, "waitUntilCompleted");
-    int ok = send_integer(api, s->buffer, "status") == STATUS_COMPLETED;
+    settle(api, s);
     api->pool_pop(pool);
+    int ok = !s->has_failed;
+    s->has_failed = 0;
     return ok ? TQKV_OK : report_error(r, TQKV_ERROR_DEVICE, "metal: a command buffer failed");
 }
 
