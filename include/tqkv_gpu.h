@@ -13,8 +13,8 @@
  * The conventions of tqkv.h hold, and these:
  *
  * - Handles count their users: a buffer lives until the encoders that recorded it
- *   have finished, a device until its last buffer, encoder, event and graph is
- *   freed. So handles may be freed in any order, each once, and not be used after;
+ *   have finished, a registry until what was recorded with its kernels is done, a
+ *   device until its last buffer, encoder, event and graph is freed. So handles may be freed in any order, each once, and not be used after;
  *   a freed handle that is still in memory gives TQKV_ERROR_STATE.
  * - Handles of different devices do not mix: TQKV_ERROR_ARGUMENT.
  * - Devices and registries may be used from any number of threads at a time, and
