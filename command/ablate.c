@@ -52,6 +52,7 @@ typedef struct legs {
     const device *device; /* null: the processor */
     uint32_t n_queries;
     size_t out_floats; /* of one leg, all layers */
+    int dense_is_rotated; /* the reference's leg took the place of ours */
     float *dense, *decoded, *codes;   /* outputs of the legs */
     float *keys, *values;             /* decoded rows of a layer */
     uint8_t *key_rows, *value_rows;   /* codes of a layer */
@@ -179,10 +180,11 @@ static const float *layer_of(const capture *c, const float *x, uint64_t layer, u
     return x + layer * c->n_tokens * c->n_kv_heads * dim;
 }
 
-static tqkv_status run_dense(const legs *l)
+static tqkv_status run_dense(legs *l)
 {
     const capture *c = l->c;
     tqkv_status status = TQKV_OK;
+    l->dense_is_rotated = 0;
     for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers; i++)
         status = attend(l, i, dense(layer_of(c, c->keys, i, c->head_dim), c->n_kv_heads,
                                     c->head_dim),
@@ -192,16 +194,18 @@ static tqkv_status run_dense(const legs *l)
     return status;
 }
 
-static tqkv_status run_format(const legs *l, const tqkv_format *fk, const tqkv_format *fv)
+static tqkv_status run_format(legs *l, const tqkv_format *fk, const tqkv_format *fv)
 {
     const capture *c = l->c;
     tqkv_status status = TQKV_OK;
-    if (l->device && fk->codebook == TQKV_CODEBOOK_MLX)
+    if (l->device && fk->codebook == TQKV_CODEBOOK_MLX) {
+        l->dense_is_rotated = 1;
         return device_reference_legs(l->device, c, fk, l->n_queries, l->o->wrong_scale, l->dense,
                                      l->decoded, l->codes)
                    ? TQKV_OK
                    : TQKV_ERROR_DEVICE;
-    if (l->device) /* the reference's legs put theirs in its place */
+    }
+    if (l->dense_is_rotated)
         status = run_dense(l);
     for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers; i++) {
         status = round_trip(l, fk, layer_of(c, c->keys, i, c->head_dim), l->key_rows, l->keys);

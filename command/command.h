@@ -46,6 +46,8 @@ double seconds(void); /* a monotonic clock */
 
 /* ---- profile_file.c ---- */
 
+/* Reads all of a file into *data, to be freed; 0 with a message. */
+int file_load(const char *path, uint8_t **data, size_t *size);
 int profile_load(const char *path, tqkv_profile **profile);
 
 #endif

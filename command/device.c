@@ -21,38 +21,21 @@ static const char *cache_folder(char *path, size_t size)
     return mkdir(path, 0700) == 0 || errno == EEXIST ? path : NULL;
 }
 
-static void *read_file(const char *path, size_t *size)
-{
-    enum { MOST = 256 << 20 };
-    FILE *file = fopen(path, "rb");
-    uint8_t *data = file ? malloc(MOST) : NULL;
-    *size = data ? fread(data, 1, MOST, file) : 0;
-    if (*size == 0) {
-        failed("%s: cannot be read: %s", path, file ? "it is empty" : strerror(errno));
-        free(data);
-        data = NULL;
-    }
-    if (file)
-        fclose(file);
-    return data;
-}
-
 int device_open(device *d, const char *name, const char *cuda_module)
 {
     char message[4096] = "", path[4096];
     tqkv_registry_config config = {.cache_folder = cache_folder(path, sizeof path)};
+    uint8_t *module = NULL;
     memset(d, 0, sizeof *d);
-    if (cuda_module) {
-        config.cuda_module = read_file(cuda_module, &config.cuda_module_size);
-        if (!config.cuda_module)
-            return 0;
-    }
+    if (cuda_module && !file_load(cuda_module, &module, &config.cuda_module_size))
+        return 0;
+    config.cuda_module = module;
     tqkv_status status = tqkv_device_open(name, NULL, &d->device, message, sizeof message);
     if (status == TQKV_OK)
         status = tqkv_registry_create(&config, &d->registry);
     if (status == TQKV_OK)
         status = tqkv_encoder_create(d->device, NULL, &d->encoder);
-    free((void *)config.cuda_module);
+    free(module);
     if (status == TQKV_OK)
         return 1;
     failed("%s", *message ? message : tqkv_status_string(status));

@@ -99,18 +99,26 @@ static tqkv_status round_trip(const comparison *b, const tqkv_format *f,
     return status;
 }
 
-static tqkv_status measure(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
-                           measurement *r)
+/* Name and size of a format; all else 0. */
+static void measure_size(const capture *c, const tqkv_format *fk, const tqkv_format *fv,
+                         measurement *r)
 {
-    const capture *c = b->c;
-    size_t k_row, v_row, rows = (size_t)c->k.n_rows;
-    span time = {0}, ignored = {0};
+    size_t k_row, v_row;
     memset(r, 0, sizeof *r);
     tqkv_format_name(fk, r->name, sizeof r->name);
     tqkv_format_row_bytes(fk, 0, &k_row);
     tqkv_format_row_bytes(fv, 0, &v_row);
     r->bytes = (double)(k_row + v_row) * (double)(c->n_layers * c->n_kv_heads);
     r->ratio = 2.0 * (c->head_dim + c->v_head_dim) / (double)(k_row + v_row);
+}
+
+static tqkv_status measure(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
+                           measurement *r)
+{
+    const capture *c = b->c;
+    size_t rows = (size_t)c->k.n_rows;
+    span time = {0}, ignored = {0};
+    measure_size(c, fk, fv, r);
     tqkv_status status = round_trip(b, fk, NULL, c->keys, b->keys, &time);
     if (status == TQKV_OK)
         status = round_trip(b, fv, NULL, c->values, b->values, &time);
@@ -137,14 +145,9 @@ static int measure_on_device(comparison *b, const tqkv_format *fk, const tqkv_fo
 {
     const capture *c = b->c;
     const device *d = b->device;
-    size_t k_row, v_row, rows = (size_t)c->k.n_rows;
+    size_t rows = (size_t)c->k.n_rows;
     device_span time = {0}, ignored = {0};
-    memset(r, 0, sizeof *r);
-    tqkv_format_name(fk, r->name, sizeof r->name);
-    tqkv_format_row_bytes(fk, 0, &k_row);
-    tqkv_format_row_bytes(fv, 0, &v_row);
-    r->bytes = (double)(k_row + v_row) * (double)(c->n_layers * c->n_kv_heads);
-    r->ratio = 2.0 * (c->head_dim + c->v_head_dim) / (double)(k_row + v_row);
+    measure_size(c, fk, fv, r);
     if (!device_round_trip(d, c, fk, NULL, c->keys, b->keys, b->key_rows, &time) ||
         !device_round_trip(d, c, fv, NULL, c->values, b->values, b->value_rows, &time))
         return 0;

@@ -4,8 +4,7 @@
 
 #include "command.h"
 
-/* Reads all of a file into *data; 0 with a message. */
-static int read_file(const char *path, uint8_t **data, size_t *size)
+int file_load(const char *path, uint8_t **data, size_t *size)
 {
     FILE *file = fopen(path, "rb");
     if (!file) {
@@ -39,7 +38,7 @@ int profile_load(const char *path, tqkv_profile **profile)
 {
     uint8_t *data;
     size_t size;
-    if (!read_file(path, &data, &size))
+    if (!file_load(path, &data, &size))
         return 0;
     tqkv_status status = tqkv_profile_read(data, size, profile);
     free(data);

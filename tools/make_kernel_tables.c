@@ -31,10 +31,7 @@ static void print_mlx(unsigned bits)
             above[i] = nextafterf(above[i], -INFINITY);
     }
     snprintf(name, sizeof name, "MLX_ABOVE_%u", bits);
-    printf("CONSTANT float %s[%d] = {", name, n - 1);
-    for (int i = 0; i + 1 < n; i++)
-        printf("%s%.9e%s", i % 6 ? ", " : i ? ",\n    " : "\n    ", (double)above[i], "f");
-    puts("};");
+    print_floats(name, above, n - 1);
 }
 
 static void print_trellis(const char *name, int half)

@@ -1,6 +1,7 @@
 #include "gpu/dispatch.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "format/format.h"
@@ -109,6 +110,15 @@ void format_params_set(format_params *p, const tqkv_format *f, unsigned type, fl
     if (f->codebook == TQKV_CODEBOOK_MLX) /* nibbles or bytes */
         p->rate = f->rate == 64 ? 64 : 128;
     p->low_bits = p->rate / 16;
+}
+
+size_t format_options(char *text, size_t size, const char *prefix, const format_params *f)
+{
+    return (size_t)snprintf(text, size,
+                            "%s_RATE=%u %s_KIND=%u %s_BITS=%u %s_WORDS=%u %s_TYPE=%u %s_DIM=%u "
+                            "%s_CODE_BYTES=%u ",
+                            prefix, f->rate, prefix, f->kind, prefix, f->bits, prefix, f->words,
+                            prefix, f->type, prefix, f->head_dim, prefix, f->code_bytes);
 }
 
 void rotation_params_set(rotation_params *p, const tqkv_format *f, int inverse)

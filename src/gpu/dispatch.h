@@ -45,6 +45,9 @@ tqkv_status launch_set_groups(launch *l, tqkv_encoder *e, uint64_t n);
 /* Parameters of a format (codebook 0: plain numbers of `type`), and a rotation. */
 void format_params_set(format_params *p, const tqkv_format *format, unsigned type,
                        float scale_factor);
+/* The macros by which a kernel is compiled for a format, each behind its prefix and
+ * before a space; returns their length. */
+size_t format_options(char *text, size_t size, const char *prefix, const format_params *f);
 void rotation_params_set(rotation_params *p, const tqkv_format *format, int inverse);
 /* Codes may be read as words. */
 int rows_have_words(const format_params *p, const tqkv_buffer *codes, size_t offset,

@@ -214,16 +214,7 @@ static operand_params operand_of(const tqkv_gpu_attention *a, const tqkv_gpu_ope
     return p;
 }
 
-static int format_options(char *text, size_t size, const char *prefix, const format_params *f)
-{
-    return snprintf(text, size,
-                    "%s_RATE=%u %s_KIND=%u %s_BITS=%u %s_WORDS=%u %s_TYPE=%u %s_DIM=%u "
-                    "%s_CODE_BYTES=%u ",
-                    prefix, f->rate, prefix, f->kind, prefix, f->bits, prefix, f->words, prefix,
-                    f->type, prefix, f->head_dim, prefix, f->code_bytes);
-}
-
-static uint32_t round_up_max(uint32_t a, uint32_t b)
+static uint32_t larger_of(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;
 }
@@ -317,10 +308,10 @@ static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
                                 ? mlx_norms_per_position(p.values.format.head_dim)
                                 : 1;
     char options[512];
-    int length = format_options(options, sizeof options, "KEY", &p.keys.format);
-    length += format_options(options + length, sizeof options - (size_t)length, "VALUE",
+    size_t length = format_options(options, sizeof options, "KEY", &p.keys.format);
+    length += format_options(options + length, sizeof options - length, "VALUE",
                              &p.values.format);
-    snprintf(options + length, sizeof options - (size_t)length, "ROWS=%u GROUP_SIZE=%d", best,
+    snprintf(options + length, sizeof options - length, "ROWS=%u GROUP_SIZE=%d", best,
              TILE_ITEMS);
     launch l = {.buffers = {s->rotated, s->products, s->operands[0], s->operands[1],
                             s->operands[2], s->operands[3], s->operands[4], a->pages, a->lengths,
@@ -336,8 +327,8 @@ static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
     l.groups[0] = plan->n_splits;
     l.groups[1] = (uint32_t)blocks;
     l.groups[2] = a->n_sequences;
-    l.local_bytes = 4 * (2 * 256 + round_up_max(best * p.keys.format.head_dim, TILE) +
-                         round_up_max(value_blocks * best, 8) * TILE + 18 * best);
+    l.local_bytes = 4 * (2 * 256 + larger_of(best * p.keys.format.head_dim, TILE) +
+                         larger_of(value_blocks * best, 8) * TILE + 18 * best);
     return launch_record(&l, e, &p, sizeof p);
 }
 

@@ -117,12 +117,9 @@ static tqkv_status check_call(rows_call *c, size_t stride)
  * share but for numbers, which come first (encode) or last (decode). */
 static tqkv_status find_kernel(rows_call *c, launch *l, const char *name, uint32_t group)
 {
-    const format_params *f = &c->p.format;
     char options[192];
-    snprintf(options, sizeof options,
-             "ROWS_RATE=%u ROWS_KIND=%u ROWS_BITS=%u ROWS_WORDS=%u ROWS_DIM=%u "
-             "ROWS_CODE_BYTES=%u GROUP_SIZE=%u",
-             f->rate, f->kind, f->bits, f->words, f->head_dim, f->code_bytes, group);
+    size_t length = format_options(options, sizeof options, "FORMAT", &c->p.format);
+    snprintf(options + length, sizeof options - length, "GROUP_SIZE=%u", group);
     return launch_find(l, c->e, c->registry, name, options);
 }
 

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "tqkv_gpu.h"
 
@@ -126,6 +127,16 @@ typedef struct program {
     const char *options; /* "A=1 B=2" or "" */
     tqkv_host_kernel host;
 } program;
+
+/* The next macro of options, `length` long; null behind the last. Begin with the
+ * options at *rest. */
+static inline const char *next_macro(const char **rest, size_t *length)
+{
+    const char *macro = *rest + strspn(*rest, " ");
+    *length = strcspn(macro, " ");
+    *rest = macro + *length;
+    return *length ? macro : NULL;
+}
 
 /* Compiled code that can be kept in a file; free(data). */
 typedef struct binary {

@@ -37,13 +37,9 @@ static int options_init(options *o, int major, int minor, const char *macros)
     o->list[o->n++] = "--std=c++14";
     o->list[o->n++] = at;
     at += sprintf(at, "--gpu-architecture=sm_%d%d", major, minor) + 1;
-    while (*macros) {
-        size_t word = strcspn(macros, " ");
-        if (word) {
-            o->list[o->n++] = at;
-            at += sprintf(at, "-D%.*s", (int)word, macros) + 1;
-        }
-        macros += word + (macros[word] == ' ');
+    for (const char *macro; (macro = next_macro(&macros, &length));) {
+        o->list[o->n++] = at;
+        at += sprintf(at, "-D%.*s", (int)length, macro) + 1;
     }
     return 1;
 }

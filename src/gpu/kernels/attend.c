@@ -4,6 +4,7 @@
 #include "number.h"
 #include "mlx_table.h"
 #include "stream.h"
+#include "format_constants.h"
 
 /* Query rows that share one decoding of the keys and values; tokens of a tile,
  * one for each item. A partial result is ROWS x (dim + 2) floats. */
@@ -16,14 +17,7 @@ INLINE format_params key_format(PARAM const attend_params *p)
 {
     format_params f = p->keys.format;
 #ifdef KEY_RATE
-    f.rate = KEY_RATE;
-    f.low_bits = KEY_RATE / 16;
-    f.kind = KEY_KIND;
-    f.bits = KEY_BITS;
-    f.words = KEY_WORDS;
-    f.type = KEY_TYPE;
-    f.head_dim = KEY_DIM;
-    f.code_bytes = KEY_CODE_BYTES;
+    SET_CONSTANTS(f, KEY);
 #endif
     return f;
 }
@@ -32,14 +26,7 @@ INLINE format_params value_format(PARAM const attend_params *p)
 {
     format_params f = p->values.format;
 #ifdef VALUE_RATE
-    f.rate = VALUE_RATE;
-    f.low_bits = VALUE_RATE / 16;
-    f.kind = VALUE_KIND;
-    f.bits = VALUE_BITS;
-    f.words = VALUE_WORDS;
-    f.type = VALUE_TYPE;
-    f.head_dim = VALUE_DIM;
-    f.code_bytes = VALUE_CODE_BYTES;
+    SET_CONSTANTS(f, VALUE);
 #endif
     return f;
 }

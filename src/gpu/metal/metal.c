@@ -183,13 +183,13 @@ static object make_source(const objc_api *api, const program *p)
     char *text = malloc(size);
     if (!text)
         return NULL;
-    size_t at = 0;
-    for (const char *macro = p->options; *macro;) {
-        size_t word = strcspn(macro, " "), name = strcspn(macro, "= ");
-        if (word && name < word)
+    size_t at = 0, length;
+    const char *rest = p->options;
+    for (const char *macro; (macro = next_macro(&rest, &length));) {
+        size_t name = strcspn(macro, "= ");
+        if (name < length)
             at += (size_t)sprintf(text + at, "#define %.*s %.*s\n", (int)name, macro,
-                                  (int)(word - name - 1), macro + name + 1);
-        macro += word + (macro[word] == ' ');
+                                  (int)(length - name - 1), macro + name + 1);
     }
     snprintf(text + at, size - at, "%s%s", prelude, p->text);
     object string = send_text(api, send(api, api->get_class("NSString"), "alloc"),

@@ -7,7 +7,7 @@
 /* What always holds, then "A=1 B=2" as -D A=1 -D B=2. */
 static char *build_options(const opencl_device *c, const char *macros)
 {
-    size_t n_macros = 1;
+    size_t n_macros = 1, length;
     for (const char *m = macros; *m; m++)
         n_macros += *m == ' ';
     size_t size = 64 + strlen(macros) + 4 * n_macros;
@@ -17,12 +17,8 @@ static char *build_options(const opencl_device *c, const char *macros)
     size_t at = (size_t)snprintf(text, size, "-cl-std=CL1.2%s",
                                  c->rounds_divisions ? " -cl-fp32-correctly-rounded-divide-sqrt"
                                                      : "");
-    while (*macros) {
-        size_t word = strcspn(macros, " ");
-        if (word)
-            at += (size_t)snprintf(text + at, size - at, " -D %.*s", (int)word, macros);
-        macros += word + (macros[word] == ' ');
-    }
+    for (const char *macro; (macro = next_macro(&macros, &length));)
+        at += (size_t)snprintf(text + at, size - at, " -D %.*s", (int)length, macro);
     return text;
 }
 
