@@ -191,7 +191,7 @@ static int fill_pages(paged *p, const bench_case *c, uint64_t *seed)
                 memcpy(at, at - DISTINCT * p->page_bytes, p->page_bytes);
                 continue;
             }
-            tqkv_rows rows = {at, at + PAGE * p->code, NULL, p->code, p->scale, 0};
+            tqkv_rows rows = {at, at + PAGE * p->code, NULL, p->code, p->scale, 0, 0};
             sample_gaussian(seed, x, PAGE * (size_t)c->head_dim);
             tqkv_encode(&p->format, NULL, x, TQKV_F32, 0, PAGE, &rows);
         }

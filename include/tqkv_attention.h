@@ -89,7 +89,7 @@ typedef struct tqkv_tokens {
  *   l = scale * query . key,
  *   l = softcap * tanh(l / softcap)                 if softcap is not 0,
  *   l + slopes[h] * (token's position - query's)    if slopes is not null,
- *   l + mask[h][i][token]                           if mask is not null,
+ *   l + mask_slopes[h] * mask[h][i][token]          if mask is not null,
  * and minus infinity where the token is not seen: behind the query's position,
  * if causal; window positions or more before it, if window is not 0. Query head
  * h reads KV head h / (n_heads / n_kv_heads).
@@ -127,6 +127,9 @@ typedef struct tqkv_attention {
     const void *mask;
     tqkv_type mask_type;
     size_t mask_stride, mask_head_stride;
+    /* [n_heads], finite, not negative; null for 1. ALiBi where the mask holds
+     * the distances, as ggml's does. */
+    const float *mask_slopes;
 
     /* One set of tokens or more, which may be empty. Their formats may differ,
      * their head_dims not. */

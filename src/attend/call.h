@@ -55,6 +55,9 @@ typedef struct attend_block {
     unsigned rows;
 } attend_block;
 
+/* What a mask does to a tile: adds 0, adds something, hides all tokens. */
+typedef enum mask_effect { MASK_NOTHING, MASK_SOME, MASK_ALL } mask_effect;
+
 /* What a task works with: carved from its scratch. Arrays have block_rows rows. */
 typedef struct attend_scratch {
     int8_t *key_tile, *value_tile;
@@ -69,6 +72,8 @@ typedef struct attend_scratch {
     int32_t (*score)[TILE], (*rest)[TILE];
     int has_rest;                     /* rest holds the tile's */
     float (*logit)[TILE], (*mask)[TILE], (*p)[TILE];
+    const float **mask_row;           /* [rows] into mask: rows may share one */
+    mask_effect *mask_effect;         /* [rows] */
     uint16_t (*weight)[TILE];
     float *peak, *value_unit;         /* [rows] */
     float *sums, *out;                /* [rows][value_dim] */

@@ -4,6 +4,7 @@
 
 #include "common/checked.h"
 #include "format/format.h"
+#include "format/spare.h"
 
 /* Positions are differences of signed numbers. */
 #define LARGEST_POSITION ((uint64_t)1 << 62)
@@ -108,7 +109,7 @@ static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
     } else {
         codes = (size_t)o->format.head_dim * (o->type == TQKV_F32 ? 4 : 2);
     }
-    if (!r->codes || (scales && !r->scales))
+    if (!r->codes || (scales && !r->scales) || !spare_allowed(&o->format, r->spare_bits))
         return TQKV_ERROR_ARGUMENT;
     if (!size_add(set->first_slot, set->n_tokens, &slots))
         return TQKV_ERROR_OVERFLOW;
@@ -154,7 +155,7 @@ static tqkv_status check_profiles(const tqkv_attention *a, const tqkv_operand *o
         const tqkv_key_profile *p = &o->profiles[h];
         if (p->head_dim != o->format.head_dim)
             return TQKV_ERROR_PROFILE;
-        if (!p->balance || !p->centres || (p->n_centres > 1 && !o->rows.centres))
+        if (!p->balance || !p->centres || p->n_centres > spare_numbers(&o->rows))
             return TQKV_ERROR_ARGUMENT;
     }
     return TQKV_OK;
@@ -175,6 +176,9 @@ tqkv_status check_data(const tqkv_attention *a)
     if (a->mask && a->mask_type != TQKV_F16 && a->mask_type != TQKV_F32)
         return TQKV_ERROR_ARGUMENT;
     tqkv_status status = check_numbers(a->slopes, a->n_heads, LARGEST_FACTOR, 0);
+    for (uint32_t h = 0; status == TQKV_OK && a->mask_slopes && h < a->n_heads; h++)
+        if (!(a->mask_slopes[h] >= 0 && a->mask_slopes[h] <= LARGEST_FACTOR))
+            status = TQKV_ERROR_ARGUMENT;
     if (status == TQKV_OK)
         status = check_numbers(a->sinks, a->n_heads, LARGEST_SINK, 1);
     for (size_t i = 0; status == TQKV_OK && i < a->n_sets; i++) {

@@ -1,4 +1,5 @@
 #include <math.h>
+#include <string.h>
 
 #include "attend/call.h"
 #include "common/f16.h"
@@ -10,27 +11,58 @@ static uint8_t within(int64_t x, unsigned n)
     return (uint8_t)(x < 0 ? 0 : x > (int64_t)n ? n : x);
 }
 
-static float mask_value(const tqkv_attention *a, size_t at)
+/* Tokens [from, to) of the row's mask, NaN as minus infinity. */
+static void load_mask(const attend_call *c, size_t at, unsigned from, unsigned to, float *mask)
 {
-    if (a->mask_type == TQKV_F32)
-        return ((const float *)a->mask)[at];
-    return f16_to_f32(((const uint16_t *)a->mask)[at]);
+    if (c->a->mask_type == TQKV_F32) {
+        memcpy(mask + from, (const float *)c->a->mask + at + from, (to - from) * sizeof *mask);
+    } else {
+        const uint16_t *half = (const uint16_t *)c->a->mask + at;
+        unsigned whole = (to - from) / 16 * 16;
+        c->kernels->halves((const uint8_t *)(half + from), whole, mask + from);
+        for (unsigned t = from + whole; t < to; t++)
+            mask[t] = f16_to_f32(half[t]);
+    }
+    for (unsigned t = from; t < to; t++)
+        mask[t] = mask[t] == mask[t] ? mask[t] : -INFINITY;
 }
 
-/* The row's mask over the tile; 1 if it lets any token through. */
-static int read_mask(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                     unsigned r, size_t token_of_all)
+/* What the row's mask does to the tokens of the tile that it may see. */
+static mask_effect read_mask(const attend_call *c, const attend_scratch *s,
+                             const attend_block *b, unsigned r, size_t token_of_all)
 {
     size_t row = b->first_row + r;
-    size_t at = row_head(c, b, row) * c->a->mask_head_stride +
-                row_query(c, row) * c->a->mask_stride + token_of_all;
-    int any = 0;
-    for (unsigned t = s->low[r]; t < s->high[r]; t++) {
-        float m = mask_value(c->a, at + t);
-        s->mask[r][t] = m == m ? m : -INFINITY;
-        any |= s->mask[r][t] > -INFINITY;
+    float *mask = s->mask[r];
+    unsigned from = s->low[r], to = s->high[r], is_zero = 1, is_seen = 0;
+    load_mask(c, row_head(c, b, row) * c->a->mask_head_stride +
+                     row_query(c, row) * c->a->mask_stride + token_of_all,
+              from, to, mask);
+    for (unsigned t = from; t < to; t++) {
+        is_zero &= mask[t] == 0;
+        is_seen |= mask[t] > -INFINITY;
     }
-    return any;
+    return is_zero ? MASK_NOTHING : is_seen ? MASK_SOME : MASK_ALL;
+}
+
+/* Query heads of one position share a mask, unless each has its own. */
+static int shares_mask(const attend_call *c, const attend_block *b, unsigned r)
+{
+    return r > 0 && c->a->mask_head_stride == 0 &&
+           row_query(c, b->first_row + r) == row_query(c, b->first_row + r - 1);
+}
+
+static void see_mask(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                     unsigned r, size_t token_of_all)
+{
+    if (shares_mask(c, b, r)) {
+        s->mask_row[r] = s->mask_row[r - 1];
+        s->mask_effect[r] = s->mask_effect[r - 1];
+    } else {
+        s->mask_row[r] = s->mask[r];
+        s->mask_effect[r] = s->low[r] < s->high[r] ? read_mask(c, s, b, r, token_of_all) : MASK_ALL;
+    }
+    if (s->mask_effect[r] == MASK_ALL)
+        s->low[r] = s->high[r];
 }
 
 int attend_see(const attend_call *c, const attend_scratch *s, const attend_block *b,
@@ -50,8 +82,8 @@ int attend_see(const attend_call *c, const attend_scratch *s, const attend_block
             s->low[r] = within(query - (int64_t)a->window + 1 - first, n);
         if (s->low[r] > s->high[r])
             s->low[r] = s->high[r];
-        if (a->mask && s->low[r] < s->high[r] && !read_mask(c, s, b, r, token_of_all))
-            s->low[r] = s->high[r];
+        if (a->mask)
+            see_mask(c, s, b, r, token_of_all);
         any |= s->low[r] < s->high[r];
     }
     return any;
@@ -110,9 +142,12 @@ static void finish_row(const attend_call *c, const attend_scratch *s, const atte
         for (unsigned t = 0; t < TILE; t++)
             logit[t] += slope * (float)(distance + t);
     }
-    if (a->mask)
+    if (a->mask && s->mask_effect[r] == MASK_SOME) {
+        const float *mask = s->mask_row[r];
+        float slope = a->mask_slopes ? a->mask_slopes[row_head(c, b, row)] : 1;
         for (unsigned t = s->low[r]; t < s->high[r]; t++)
-            logit[t] += s->mask[r][t];
+            logit[t] += mask[t] > -INFINITY ? slope * mask[t] : -INFINITY;
+    }
     if (a->mask || a->slopes)
         for (unsigned t = 0; t < TILE; t++)
             logit[t] = logit[t] > LARGEST_LOGIT ? LARGEST_LOGIT : logit[t];

@@ -28,6 +28,8 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(rest, rows);
     TAKE(logit, rows);
     TAKE(mask, rows);
+    TAKE(mask_row, rows);
+    TAKE(mask_effect, rows);
     TAKE(p, rows);
     TAKE(weight, rows);
     TAKE(peak, rows);

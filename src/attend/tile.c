@@ -4,6 +4,7 @@
 
 #include "common/f16.h"
 #include "common/finite.h"
+#include "format/spare.h"
 
 /* The slots from `slot` on that lie at constant strides, at most limit. */
 static unsigned run_at(const tqkv_tokens *set, const tqkv_operand *o, uint32_t head, size_t slot,
@@ -54,6 +55,24 @@ void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_ker
         t->codes[i] = t->codes[n - 1];
 }
 
+/* 64 half-precision scales with bits that are not theirs, which hold the
+ * centres' numbers unless those have their own place. */
+static void read_spare(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
+{
+    uint16_t half[TILE];
+    unsigned i = 0, bits = o->rows.spare_bits;
+    for (const tile_run *run = t->runs; run < t->runs + t->n_runs; run++)
+        for (const uint8_t *at = run->scales; i < run->end; i++, at += o->rows.scale_stride)
+            memcpy(&half[i], at, sizeof *half);
+    memset(half + i, 0, (TILE - i) * sizeof *half);
+    if (!o->rows.centres)
+        for (unsigned j = 0; j < TILE; j++)
+            t->centres[j] = (uint8_t)spare_number(half[j], bits);
+    for (unsigned j = 0; j < TILE; j++)
+        half[j] &= (uint16_t)~spare_mask(bits);
+    t->largest_scale = k->scales((const uint8_t *)half, t->scales);
+}
+
 /* 64 scales of some bytes each, by a kernel that reads them one after the other. */
 static void read_scales(const tqkv_operand *o, size_t bytes,
                         float (*read)(const uint8_t *from, float *scale), tile_rows *t)
@@ -78,6 +97,8 @@ void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels
     if (p->source == TILE_FLOAT)
         for (unsigned i = 0; i < TILE; i++)
             t->scales[i] = 1;
+    else if (o->rows.spare_bits)
+        read_spare(o, k, t);
     else if (p->scale_bytes == sizeof(uint16_t))
         read_scales(o, sizeof(uint16_t), k->scales, t);
     else

@@ -2,6 +2,7 @@
 
 #include "codec/row.h"
 #include "common/f16.h"
+#include "format/spare.h"
 
 static void decode_mlx(const row_codec *c, const uint8_t *codes,
                        const uint8_t *scale, tqkv_domain domain, float *dst)
@@ -16,14 +17,13 @@ static void decode_mlx(const row_codec *c, const uint8_t *codes,
 
 /* The scale is applied after the inverse rotation, whose sums of levels are
  * then exact. */
-static void decode_stream(const row_codec *c, const uint8_t *codes,
-                          const uint8_t *scale_bytes, tqkv_domain domain,
-                          float *dst)
+static void decode_stream(const row_codec *c, const uint8_t *codes, uint16_t half,
+                          tqkv_domain domain, float *dst)
 {
     int8_t levels[MAX_DIM];
     unsigned n = c->format.head_dim;
     int rotated = domain == TQKV_ORIGINAL && c->rotation.active;
-    float scale = f16_to_f32((uint16_t)(scale_bytes[0] | scale_bytes[1] << 8));
+    float scale = f16_to_f32(half);
     float first = rotated ? 1 : scale;
     c->kernels->levels(codes, &c->stream, levels);
     if (c->lloyd)
@@ -34,10 +34,9 @@ static void decode_stream(const row_codec *c, const uint8_t *codes,
         unrotate_row(c->kernels, &c->rotation, scale * c->rotation.inverse_root, dst);
 }
 
-static void add_centre(const tqkv_key_profile *profile, const uint8_t *centre,
-                       float *x)
+static void add_centre(const tqkv_key_profile *profile, unsigned id, float *x)
 {
-    unsigned n = profile->head_dim, id = centre ? *centre : 0;
+    unsigned n = profile->head_dim;
     if (id >= profile->n_centres)
         id = profile->n_centres - 1;
     const float *c = profile->centres + (size_t)id * n;
@@ -66,9 +65,16 @@ tqkv_status tqkv_decode(const tqkv_format *format,
         const uint8_t *codes = rows->codes + r * rows->code_stride;
         const uint8_t *scale = rows->scales + r * rows->scale_stride;
         float *x = dst + r * (stride / sizeof *dst);
-        (c.mlx_codebook ? decode_mlx : decode_stream)(&c, codes, scale, domain, x);
+        uint16_t half = (uint16_t)(scale[0] | scale[1] << 8);
+        if (c.mlx_codebook)
+            decode_mlx(&c, codes, scale, domain, x);
+        else
+            decode_stream(&c, codes, half & ~spare_mask(rows->spare_bits), domain, x);
         if (profile && domain == TQKV_ORIGINAL)
-            add_centre(profile, rows->centres ? rows->centres + r * rows->centre_stride : NULL, x);
+            add_centre(profile,
+                       rows->centres ? rows->centres[r * rows->centre_stride]
+                                     : spare_number(half, rows->spare_bits),
+                       x);
     }
     return TQKV_OK;
 }

@@ -5,6 +5,7 @@
 #include "codec/row.h"
 #include "common/f16.h"
 #include "common/finite.h"
+#include "format/spare.h"
 
 /* Levels for a row's root mean square, up to 5.25 bits, and for its largest
  * magnitude, above: finer codes lose more to overload than to a coarser step.
@@ -37,27 +38,13 @@ static float clean_row(const codec_kernels *k, unsigned n, float *x)
 }
 
 /* The number of the centre nearest to the balanced key, and what remains. */
-static unsigned subtract_centre(const tqkv_key_profile *profile, float *x)
+static unsigned subtract_centre(const codec_kernels *k, const tqkv_key_profile *profile, float *x)
 {
     unsigned n = profile->head_dim, nearest = 0;
-    float least = INFINITY;
     for (unsigned i = 0; i < n; i++)
         x[i] *= profile->balance[i];
-    for (unsigned c = 0; c < profile->n_centres && profile->n_centres > 1; c++) {
-        const float *centre = profile->centres + (size_t)c * n;
-        float lane[16] = {0}, distance = 0;
-        for (unsigned i = 0; i < n; i += 16)
-            for (unsigned j = 0; j < 16; j++) {
-                float difference = x[i + j] - centre[i + j];
-                lane[j] += difference * difference;
-            }
-        for (unsigned j = 0; j < 16; j++)
-            distance += lane[j];
-        if (distance < least) {
-            least = distance;
-            nearest = c;
-        }
-    }
+    if (profile->n_centres > 1)
+        nearest = k->nearest(x, profile->centres, n, profile->n_centres);
     const float *centre = profile->centres + (size_t)nearest * n;
     for (unsigned i = 0; i < n; i++)
         x[i] -= centre[i];
@@ -119,15 +106,17 @@ static uint16_t encode_lloyd(encoder *e, const float *x, float root, float unit,
 }
 
 static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,
-                       uint8_t *codes, uint8_t *scale, uint8_t *centre)
+                       uint8_t *codes, uint8_t *scale, uint8_t *centre, unsigned spare)
 {
     const row_codec *c = &e->codec;
-    unsigned n = c->format.head_dim;
+    unsigned n = c->format.head_dim, nearest = 0;
     if (profile) {
         clean_row(c->kernels, n, x);
-        unsigned nearest = subtract_centre(profile, x);
-        if (centre)
-            *centre = (uint8_t)nearest;
+        nearest = subtract_centre(c->kernels, profile, x);
+    }
+    if (centre) {
+        *centre = (uint8_t)nearest;
+        nearest = 0;
     }
     if (c->mlx_codebook) {
         clean_row(c->kernels, n, x);
@@ -153,8 +142,10 @@ static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,
     if (square >= SMALLEST_SQUARE)
         half = c->lloyd ? encode_lloyd(e, x, root, unit, codes)
                         : encode_trellis(e, x, root, unit, codes);
+    half = spare_round(half, spare);
     if (half == 0)
         memset(codes, 0, c->code_bytes);
+    half |= spare_bits_of(nearest, spare);
     scale[0] = (uint8_t)half;
     scale[1] = (uint8_t)(half >> 8);
 }
@@ -185,7 +176,8 @@ tqkv_status tqkv_encode(const tqkv_format *format,
         tqkv_to_f32((const uint8_t *)src + r * stride, type, format->head_dim, x);
         encode_row(&e, profile, x, rows->codes + r * rows->code_stride,
                    rows->scales + r * rows->scale_stride,
-                   rows->centres ? rows->centres + r * rows->centre_stride : NULL);
+                   rows->centres ? rows->centres + r * rows->centre_stride : NULL,
+                   rows->spare_bits);
     }
     return TQKV_OK;
 }

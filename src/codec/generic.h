@@ -105,6 +105,34 @@ TARGET static void hadamard(float *x, const rotation *r, int transposed,
 }
 #endif
 
+/* ---- centres ---- */
+
+/* Four distances at a time, whose sums over the lanes run beside each other. */
+TARGET static unsigned nearest(const float *x, const float *centres, unsigned n, unsigned count)
+{
+    float least = INFINITY;
+    unsigned at = 0;
+    for (unsigned first = 0; first < count; first += 4) {
+        unsigned some = count - first < 4 ? count - first : 4;
+        float lane[4][16] = {{0}}, distance[4] = {0};
+        for (unsigned c = 0; c < some; c++)
+            for (unsigned i = 0; i < n; i += 16)
+                for (unsigned j = 0; j < 16; j++) {
+                    float difference = x[i + j] - centres[(size_t)(first + c) * n + i + j];
+                    lane[c][j] += difference * difference;
+                }
+        for (unsigned j = 0; j < 16; j++)
+            for (unsigned c = 0; c < 4; c++)
+                distance[c] += lane[c][j];
+        for (unsigned c = 0; c < some; c++)
+            if (distance[c] < least) {
+                least = distance[c];
+                at = first + c;
+            }
+    }
+    return at;
+}
+
 /* ---- the reference's layout ----
  *
  * Double precision inside, because the layout's codes are defined by real

@@ -4,6 +4,7 @@
 
 #include "common/checked.h"
 #include "format/format.h"
+#include "format/spare.h"
 #include "format/mlx.h"
 
 static tqkv_status check_extent(size_t stride, size_t n_rows, size_t row)
@@ -26,6 +27,8 @@ static tqkv_status check_rows(const row_codec *c, const tqkv_rows *rows,
         return TQKV_OK;
     if (!rows->codes || !rows->scales)
         return TQKV_ERROR_ARGUMENT;
+    if (!spare_allowed(&c->format, rows->spare_bits))
+        return TQKV_ERROR_ARGUMENT;
     tqkv_status status = check_extent(rows->code_stride, n_rows, c->code_bytes);
     if (status == TQKV_OK)
         status = check_extent(rows->scale_stride, n_rows, c->scale_bytes);
@@ -45,8 +48,7 @@ static tqkv_status check_profile(const tqkv_format *format,
     if (!profile->balance || !profile->centres || profile->n_centres < 1 ||
         profile->n_centres > 256)
         return TQKV_ERROR_ARGUMENT;
-    return profile->n_centres > 1 && n_rows && !rows->centres ? TQKV_ERROR_ARGUMENT
-                                                              : TQKV_OK;
+    return n_rows && profile->n_centres > spare_numbers(rows) ? TQKV_ERROR_ARGUMENT : TQKV_OK;
 }
 
 tqkv_status row_codec_init(row_codec *c, const tqkv_format *format,

@@ -211,5 +211,6 @@ tqkv_status tqkv_rows_at(const tqkv_format *f, void *base, size_t stride,
     rows->centres = has_centres ? bytes + codes + scale : NULL;
     rows->code_stride = rows->scale_stride = stride;
     rows->centre_stride = has_centres ? stride : 0;
+    rows->spare_bits = 0;
     return TQKV_OK;
 }

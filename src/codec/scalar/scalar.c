@@ -245,6 +245,7 @@ const codec_kernels codec_scalar = {
     .lloyd_index = lloyd_index,
     .pack_nibbles = pack_nibbles,
     .lloyd_values = lloyd_values,
+    .nearest = nearest,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };

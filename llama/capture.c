@@ -1,0 +1,203 @@
+#include "capture.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct layer {
+    uint32_t n_heads, head_dim;
+    size_t n_keys, n_batch;  /* kept so far; rows of the batch at hand */
+    uint16_t *keys;          /* [n_heads][max_keys][head_dim], f16 */
+    double *squares;         /* [n_heads][head_dim], of queries */
+    double n_queries;
+} layer;
+
+struct capture {
+    char path[4096], fingerprint[FINGERPRINT_SIZE];
+    size_t max_keys;
+    uint32_t n_centres, n_layers;
+    layer *layers;
+};
+
+capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres)
+{
+    capture *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    snprintf(c->path, sizeof c->path, "%s", path);
+    c->max_keys = max_keys;
+    c->n_centres = n_centres;
+    return c;
+}
+
+void capture_name(capture *c, const char *fingerprint)
+{
+    snprintf(c->fingerprint, sizeof c->fingerprint, "%s", fingerprint);
+}
+
+/* The layer, made at its first attention; null before, and without memory. */
+static layer *layer_of(capture *c, const cache *k, int may_make)
+{
+    uint32_t i = (uint32_t)k->layer, dim = k->slot.format.head_dim;
+    if (i >= c->n_layers && may_make) {
+        layer *layers = realloc(c->layers, (i + 1) * sizeof *layers);
+        if (!layers)
+            return NULL;
+        memset(layers + c->n_layers, 0, (i + 1 - c->n_layers) * sizeof *layers);
+        c->layers = layers;
+        c->n_layers = i + 1;
+    }
+    if (i >= c->n_layers)
+        return NULL;
+    layer *l = &c->layers[i];
+    if (!l->keys && may_make) {
+        *l = (layer){.n_heads = k->n_heads, .head_dim = dim};
+        l->keys = malloc(k->n_heads * c->max_keys * dim * sizeof *l->keys);
+        l->squares = calloc((size_t)k->n_heads * dim, sizeof *l->squares);
+    }
+    return l->keys && l->squares && l->n_heads == k->n_heads && l->head_dim == dim ? l : NULL;
+}
+
+void capture_prepare(capture *c, const cache *keys)
+{
+    layer_of(c, keys, 1);
+}
+
+void capture_keys(capture *c, const cache *k, size_t row, uint32_t first, uint32_t n,
+                  const float *values)
+{
+    layer *l = layer_of(c, k, 0);
+    if (!l || l->n_keys + row >= c->max_keys)
+        return;
+    for (uint32_t h = first; h < first + n; h++, values += l->head_dim)
+        tqkv_from_f32(values, l->head_dim,
+                      l->keys + ((size_t)h * c->max_keys + l->n_keys + row) * l->head_dim,
+                      TQKV_F16);
+}
+
+void capture_queries(capture *c, const cache *k, const gg_tensor *q)
+{
+    layer *l = layer_of(c, k, 0);
+    if (!l || l->n_keys >= c->max_keys)
+        return;
+    uint32_t group = (uint32_t)q->ne[2] / l->n_heads;
+    for (int64_t h = 0; h < q->ne[2]; h++)
+        for (int64_t i = 0; i < q->ne[1]; i++) {
+            const float *x = (const float *)((const uint8_t *)q->data + i * (int64_t)q->nb[1] +
+                                             h * (int64_t)q->nb[2]);
+            double *square = l->squares + (size_t)(h / group) * l->head_dim;
+            for (uint32_t d = 0; d < l->head_dim; d++)
+                square[d] += (double)x[d] * x[d];
+        }
+    l->n_queries += (double)(q->ne[1] * group);
+    l->n_keys += (size_t)q->ne[1];
+    if (l->n_keys > c->max_keys)
+        l->n_keys = c->max_keys;
+}
+
+/* ---- fitting ---- */
+
+/* The layers' common shape: the largest head count of the commonest head_dim. */
+static int shape_of(const capture *c, uint32_t *n_heads, uint32_t *head_dim)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        uint32_t same = 0, heads = 0;
+        for (uint32_t j = 0; j < c->n_layers; j++)
+            if (c->layers[j].n_keys && c->layers[j].head_dim == c->layers[i].head_dim) {
+                same++;
+                heads = c->layers[j].n_heads > heads ? c->layers[j].n_heads : heads;
+            }
+        if (c->layers[i].n_keys && same > most) {
+            most = same;
+            *n_heads = heads;
+            *head_dim = c->layers[i].head_dim;
+        }
+    }
+    return most > 0;
+}
+
+static tqkv_status fit_head(const capture *c, tqkv_profile *p, uint32_t layer_number,
+                            uint32_t head)
+{
+    const layer *l = &c->layers[layer_number];
+    size_t n = l->n_keys, dim = l->head_dim;
+    float query[TQKV_MAX_HEAD_DIM], *keys = malloc(n * dim * sizeof *keys);
+    if (!keys)
+        return TQKV_ERROR_MEMORY;
+    tqkv_to_f32(l->keys + head * c->max_keys * dim, TQKV_F16, n * dim, keys);
+    /* One query whose squares are the mean squares of all. */
+    for (size_t d = 0; d < dim; d++)
+        query[d] = (float)sqrt(l->squares[head * dim + d] / l->n_queries);
+    tqkv_status status = tqkv_profile_fit(p, layer_number, head, keys, n, 0, query, 1, 0,
+                                          (uint64_t)layer_number << 32 | head);
+    free(keys);
+    return status;
+}
+
+static tqkv_status fit(const capture *c, tqkv_profile *p, uint32_t head_dim)
+{
+    uint32_t done = 0;
+    int worst = TQKV_OK;
+#pragma omp parallel for schedule(dynamic)
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const layer *l = &c->layers[i];
+        for (uint32_t h = 0; l->n_keys && l->head_dim == head_dim && h < l->n_heads; h++) {
+            tqkv_status status = fit_head(c, p, i, h);
+            if (status != TQKV_OK)
+#pragma omp atomic write
+                worst = status;
+        }
+#pragma omp critical
+        gg.log(GG_LOG_INFO, "tqkv: profile: fitted %u of %u layers\n", ++done, c->n_layers);
+    }
+    return (tqkv_status)worst;
+}
+
+static tqkv_status write_profile(const tqkv_profile *p, const char *path)
+{
+    size_t size;
+    tqkv_status status = tqkv_profile_size(p, &size);
+    void *data = status == TQKV_OK ? malloc(size) : NULL;
+    if (!data)
+        return TQKV_ERROR_MEMORY;
+    status = tqkv_profile_write(p, data, size);
+    char part[4096 + 8];
+    snprintf(part, sizeof part, "%s.part", path);
+    FILE *f = status == TQKV_OK ? fopen(part, "wb") : NULL;
+    size_t written = f ? fwrite(data, 1, size, f) : 0;
+    int closed = f ? fclose(f) : -1;
+    free(data);
+    if (written != size || closed || rename(part, path)) {
+        remove(part);
+        return TQKV_ERROR_IO;
+    }
+    return TQKV_OK;
+}
+
+void capture_finish(capture *c)
+{
+    uint32_t n_heads, head_dim;
+    tqkv_profile *p = NULL;
+    if (!c)
+        return;
+    if (shape_of(c, &n_heads, &head_dim)) {
+        tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, c->n_centres,
+                                                 c->fingerprint, &p);
+        if (status == TQKV_OK)
+            status = fit(c, p, head_dim);
+        if (status == TQKV_OK)
+            status = write_profile(p, c->path);
+        if (status != TQKV_OK)
+            gg.log(GG_LOG_ERROR, "tqkv: no profile written to %s: %s\n", c->path,
+                   tqkv_status_string(status));
+        tqkv_profile_free(p);
+    }
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        free(c->layers[i].keys);
+        free(c->layers[i].squares);
+    }
+    free(c->layers);
+    free(c);
+}
