@@ -20,7 +20,9 @@ int command_eval(int argc, char **argv);
 int command_fit(int argc, char **argv);
 int command_formats(int argc, char **argv);
 int command_info(int argc, char **argv);
+int command_llama(int argc, char **argv);
 int command_plan(int argc, char **argv);
+int command_profile(int argc, char **argv);
 int command_verify(int argc, char **argv);
 
 /* ---- message.c: errors on stderr ---- */

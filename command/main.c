@@ -14,6 +14,8 @@ static const struct {
     {"ablate", command_ablate, "tell kernel bugs from the error of a format"},
     {"plan", command_plan, "bytes and longest contexts of a model in each format"},
     {"fit", command_fit, "fit a key profile to captured keys and queries"},
+    {"llama", command_llama, "run a program of llama.cpp on tqkv's cache"},
+    {"profile", command_profile, "run a model once and fit its key profile"},
     {"encode", command_encode, "turn an array into a container of rows"},
     {"decode", command_decode, "turn a container back into an array"},
     {"info", command_info, "say what a container holds"},

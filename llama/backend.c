@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rotate.h"
 #include "work.h"
 
 #define NAME "tqkv"
@@ -90,7 +91,6 @@ static const char *meet_model(instance *i, gg_graph *graph)
 static void graph_optimize(gg_backend_t b, gg_graph *graph, void *params)
 {
     instance *i = instance_of(b);
-    (void)params;
     const char *problem = meet_model(i, graph);
     if (!problem)
         problem = graph_learn(&i->work.caches, graph, i->profile, i->profile_id);
@@ -99,6 +99,8 @@ static void graph_optimize(gg_backend_t b, gg_graph *graph, void *params)
             capture_prepare(i->work.capture, &i->work.caches.all[c]);
     if (problem)
         refuse(i, problem);
+    else
+        rotate_reserve(graph, params);
     refusal = i->refused[0] ? i->refused : NULL;
 }
 
@@ -153,6 +155,7 @@ static gg_backend_t device_init(gg_device_t d, const char *params)
     i->base.iface.graph_optimize = graph_optimize;
     i->base.device = d;
     i->base.context = i;
+    caches_init(&i->work.caches);
     i->work.n_threads = 4; /* ggml's own, until it says how many */
     i->work.capture = capture_wanted();
     return &i->base;
@@ -332,8 +335,5 @@ gg_reg_t ggml_backend_init(void)
     registry.iface.get_device_count = registry_count;
     registry.iface.get_device = registry_device;
     registry.iface.get_proc_address = registry_function;
-    /* tqkv rotates rows itself; llama.cpp would do it before, by a product with
-     * a matrix for every token. Who sets the variable is obeyed. */
-    setenv("LLAMA_ATTN_ROT_DISABLE", "1", 0);
     return &registry;
 }

@@ -38,6 +38,19 @@ int cache_is_key(const gg_tensor *root)
 
 /* ---- entries ---- */
 
+static void copy_variable(const char *name, char to[TQKV_FORMAT_NAME_SIZE])
+{
+    const char *value = getenv(name);
+    strncpy(to, value ? value : "", TQKV_FORMAT_NAME_SIZE - 1);
+}
+
+void caches_init(caches *c)
+{
+    *c = (caches){0};
+    copy_variable("TQKV_K", c->key_format);
+    copy_variable("TQKV_V", c->value_format);
+}
+
 cache *caches_find(const caches *c, const gg_tensor *root)
 {
     for (size_t i = 0; i < c->n; i++)
@@ -76,20 +89,22 @@ static tqkv_key_profile *profiles_of(const tqkv_profile *p, int layer, uint32_t 
 }
 
 /* Says how the pair's rows are to be read. */
-static uint64_t tag_of(const cache *keys, const cache *values, uint64_t profile_id)
+static uint64_t tag_of(const cache *keys, const cache *values, int is_rotated,
+                       uint64_t profile_id)
 {
     char text[128], name[2][TQKV_FORMAT_NAME_SIZE] = {"", ""};
     if (keys)
         tqkv_format_name(&keys->slot.format, name[0], sizeof name[0]);
     if (values)
         tqkv_format_name(&values->slot.format, name[1], sizeof name[1]);
-    int n = snprintf(text, sizeof text, "tqkv rows 1 %s %s %016llx", name[0], name[1],
+    int n = snprintf(text, sizeof text, "tqkv rows 1 %s %s%s %016llx", name[0], name[1],
+                     is_rotated ? " rotated" : "",
                      keys && keys->profiles ? (unsigned long long)profile_id : 0ull);
     return XXH64(text, (size_t)n, 0);
 }
 
 static const char *fill(cache *c, const gg_tensor *t, uint32_t dim, uint32_t n_heads,
-                        uint32_t n_centres, int wants_tag)
+                        uint32_t n_centres, int wants_tag, const char *format)
 {
     c->tensor = t;
     c->is_key = cache_is_key(t);
@@ -101,7 +116,7 @@ static const char *fill(cache *c, const gg_tensor *t, uint32_t dim, uint32_t n_h
         return "attention reads the cache with another head size or number of heads than its rows "
                "have";
     return slot_init(&c->slot, t->type, dim, n_centres, wants_tag,
-                     getenv(c->is_key ? "TQKV_K" : "TQKV_V"));
+                     *format ? format : NULL);
 }
 
 /* The tensor's entry, a new one if there is none; null without memory. */
@@ -150,19 +165,21 @@ const char *caches_add(caches *c, const cache_pair *pair, const tqkv_profile *pr
     cache keys = {0}, values = {0};
     const char *problem = NULL;
     uint32_t n_centres = 1;
-    /* Without tagged values a key's spare bits hold its tag, not its centre. */
-    if (pair->keys && pair->values) {
+    /* Without tagged values a key's spare bits hold its tag, not its centre; and
+     * profiles are of keys as they are. */
+    if (pair->keys && pair->values && !pair->is_rotated) {
         keys.profiles = profiles_of(profile, atoi(letter_of(pair->keys) + 3), pair->n_heads,
                                     pair->key_dim);
         if (keys.profiles)
             n_centres = keys.profiles->n_centres;
     }
     if (pair->keys)
-        problem = fill(&keys, pair->keys, pair->key_dim, pair->n_heads, n_centres, !pair->values);
+        problem = fill(&keys, pair->keys, pair->key_dim, pair->n_heads, n_centres, !pair->values,
+                       c->key_format);
     if (!problem && pair->values)
-        problem = fill(&values, pair->values, pair->value_dim, pair->n_heads, 1, 1);
+        problem = fill(&values, pair->values, pair->value_dim, pair->n_heads, 1, 1, c->value_format);
     keys.tag = values.tag = tag_of(pair->keys ? &keys : NULL, pair->values ? &values : NULL,
-                                   profile_id);
+                                   pair->is_rotated, profile_id);
     if (!problem && pair->keys)
         problem = put(c, &keys);
     if (!problem && pair->values)

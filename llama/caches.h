@@ -23,7 +23,12 @@ typedef struct cache {
 typedef struct caches {
     cache *all;
     size_t n;
+    /* Formats to use instead of the finest that fit; empty for none. */
+    char key_format[TQKV_FORMAT_NAME_SIZE], value_format[TQKV_FORMAT_NAME_SIZE];
 } caches;
+
+/* Reads TQKV_K and TQKV_V. */
+void caches_init(caches *c);
 
 /* The cache tensor that t is, or is a view of; null if it is neither, or of a
  * type that ggml goes on with. */
@@ -37,6 +42,7 @@ cache *caches_find(const caches *c, const gg_tensor *root);
 typedef struct cache_pair {
     const gg_tensor *keys, *values;
     uint32_t key_dim, value_dim, n_heads;
+    int is_rotated; /* by llama.cpp before it comes here */
 } cache_pair;
 
 /* Makes or renews the pair's entries. profile may be null. Null, or what is

@@ -14,8 +14,9 @@ typedef struct layer {
 } layer;
 
 struct capture {
+    int progress; /* file to write progress to, or -1 */
     char path[4096], fingerprint[FINGERPRINT_SIZE];
-    size_t max_keys;
+    size_t max_keys, seen; /* seen: of all layers */
     uint32_t n_centres, n_layers;
     layer *layers;
 };
@@ -28,7 +29,16 @@ capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres)
     snprintf(c->path, sizeof c->path, "%s", path);
     c->max_keys = max_keys;
     c->n_centres = n_centres;
+    const char *progress = getenv("TQKV_CAPTURE_PROGRESS");
+    c->progress = progress ? atoi(progress) : -1;
     return c;
+}
+
+/* For whoever started us: a line of what, done and total. */
+static void report(const capture *c, const char *what, size_t done, size_t total)
+{
+    if (c->progress >= 0)
+        dprintf(c->progress, "%s %zu %zu\n", what, done, total);
 }
 
 void capture_name(capture *c, const char *fingerprint)
@@ -76,7 +86,7 @@ void capture_keys(capture *c, const cache *k, size_t row, uint32_t first, uint32
                       TQKV_F16);
 }
 
-void capture_queries(capture *c, const cache *k, const gg_tensor *q)
+void capture_queries(capture *c, const cache *k, const gg_tensor *q, const void *data)
 {
     layer *l = layer_of(c, k, 0);
     if (!l || l->n_keys >= c->max_keys)
@@ -84,7 +94,7 @@ void capture_queries(capture *c, const cache *k, const gg_tensor *q)
     uint32_t group = (uint32_t)q->ne[2] / l->n_heads;
     for (int64_t h = 0; h < q->ne[2]; h++)
         for (int64_t i = 0; i < q->ne[1]; i++) {
-            const float *x = (const float *)((const uint8_t *)q->data + i * (int64_t)q->nb[1] +
+            const float *x = (const float *)((const uint8_t *)data + i * (int64_t)q->nb[1] +
                                              h * (int64_t)q->nb[2]);
             double *square = l->squares + (size_t)(h / group) * l->head_dim;
             for (uint32_t d = 0; d < l->head_dim; d++)
@@ -94,6 +104,8 @@ void capture_queries(capture *c, const cache *k, const gg_tensor *q)
     l->n_keys += (size_t)q->ne[1];
     if (l->n_keys > c->max_keys)
         l->n_keys = c->max_keys;
+    c->seen += (size_t)q->ne[1];
+    report(c, "keys", c->seen, c->max_keys * c->n_layers);
 }
 
 /* ---- fitting ---- */
@@ -150,7 +162,7 @@ static tqkv_status fit(const capture *c, tqkv_profile *p, uint32_t head_dim)
                 worst = status;
         }
 #pragma omp critical
-        gg.log(GG_LOG_INFO, "tqkv: profile: fitted %u of %u layers\n", ++done, c->n_layers);
+        report(c, "fit", ++done, c->n_layers);
     }
     return (tqkv_status)worst;
 }

@@ -14,9 +14,9 @@ capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres);
 void capture_keys(capture *c, const cache *keys, size_t row, uint32_t first, uint32_t n,
                   const float *values);
 
-/* The queries of all heads that read these keys; one thread. Rows captured
+/* The queries of all heads that read these keys, with their data; one thread. Rows captured
  * since the last call count as stored from then on. */
-void capture_queries(capture *c, const cache *keys, const gg_tensor *queries);
+void capture_queries(capture *c, const cache *keys, const gg_tensor *queries, const void *data);
 
 /* Makes room for the layer, before its first graph is computed. */
 void capture_prepare(capture *c, const cache *keys);

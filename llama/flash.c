@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rotate.h"
+
 /* ---- preparing ---- */
 
 static tqkv_type plain_type(int type)
@@ -67,7 +69,7 @@ const char *flash_prepare(work *w, step *s)
                               .values = operand_of(v, s->values)};
     s->attention = (tqkv_attention){
         .n_queries = (uint32_t)q->ne[1], .n_heads = (uint32_t)q->ne[2],
-        .n_kv_heads = (uint32_t)k->ne[2], .queries = q->data, .query_type = TQKV_F32,
+        .n_kv_heads = (uint32_t)k->ne[2], .queries = rotate_data(q), .query_type = TQKV_F32,
         .query_stride = q->nb[1] / sizeof(float), .head_stride = q->nb[2] / sizeof(float),
         .scale = numbers[0], .softcap = numbers[2],
         .sinks = t->src[4] ? t->src[4]->data : NULL, .sets = &s->tokens, .n_sets = 1};
@@ -160,7 +162,7 @@ static void lead(step *s, int nth)
     for (size_t i = 0; i < streams; i++) {
         tqkv_tokens tokens = s->tokens;
         tqkv_attention a = s->attention;
-        tqkv_partial result = {.out = (float *)((uint8_t *)t->data + i * t->nb[3])};
+        tqkv_partial result = {.out = (float *)((uint8_t *)s->out + i * t->nb[3])};
         size_t key_at = i / shared * k->nb[3], value_at = i / shared * v->nb[3];
         tokens.keys.rows.codes += key_at;
         tokens.values.rows.codes += value_at;
@@ -168,7 +170,7 @@ static void lead(step *s, int nth)
             tokens.keys.rows = slot_rows(&s->keys->slot, tokens.keys.rows.codes, k->nb[1]);
         if (s->values)
             tokens.values.rows = slot_rows(&s->values->slot, tokens.values.rows.codes, v->nb[1]);
-        a.queries = (const uint8_t *)q->data + i * q->nb[3];
+        a.queries = (const uint8_t *)s->attention.queries + i * q->nb[3];
         a.sets = &tokens;
         if (m)
             a.mask = (const uint8_t *)m->data + i % (size_t)m->ne[3] * m->nb[3];
@@ -188,7 +190,7 @@ void flash_run(step *s, int ith, int nth)
         return;
     }
     if (s->work->capture && s->keys)
-        capture_queries(s->work->capture, s->keys, s->node->src[0]);
+        capture_queries(s->work->capture, s->keys, s->node->src[0], s->attention.queries);
     lead(s, nth);
     crew_finish(&s->crew);
 }

@@ -37,6 +37,7 @@ typedef struct maker {
     gg_tensor *(*transpose)(gg_context *, gg_tensor *);
     gg_tensor *(*set_rows)(gg_context *, gg_tensor *, gg_tensor *, gg_tensor *);
     gg_tensor *(*cpy)(gg_context *, gg_tensor *, gg_tensor *);
+    gg_tensor *(*mul_mat)(gg_context *, gg_tensor *, gg_tensor *);
     gg_tensor *(*flash)(gg_context *, gg_tensor *, gg_tensor *, gg_tensor *, gg_tensor *,
                         float, float, float);
     void (*add_sinks)(gg_tensor *, gg_tensor *);
@@ -85,6 +86,7 @@ static const char *find_all(void *handle, maker *m)
         {"ggml_transpose", &m->transpose, 0},
         {"ggml_set_rows", &m->set_rows, 0},
         {"ggml_cpy", &m->cpy, 0},
+        {"ggml_mul_mat", &m->mul_mat, 0},
         {"ggml_flash_attn_ext", &m->flash, 0},
         {"ggml_flash_attn_ext_add_sinks", &m->add_sinks, 0},
         {"ggml_custom_4d", &m->custom, 0},
@@ -96,6 +98,9 @@ static const char *find_all(void *handle, maker *m)
                    "built with -rdynamic), or its ggml is too old";
         memcpy(wanted[i].function, &found, sizeof found);
     }
+    unsigned major = 0, minor = 0;
+    if (gg.version && sscanf(gg.version(), "%u.%u", &major, &minor) == 2)
+        gg.has_alloc_deps = major > 0 || minor >= 25;
     if (!gg.log)
         gg.log = gg_log_to_stderr;
     return NULL;
@@ -141,6 +146,10 @@ static int look_at_tensors(const maker *m, gg_context *c)
     if (cpy->src[0] != rows || cpy->src[1] != view || cpy->view_src != t)
         return 0;
     gg.op_cpy = cpy->op;
+    gg_tensor *product = m->mul_mat(c, rows, rows);
+    if (product->src[0] != rows || product->src[1] != rows)
+        return 0;
+    gg.op_mul_mat = product->op;
     gg_tensor *q = m->new_4d(c, GG_F32, 64, 2, 6, 1), *k = m->new_4d(c, GG_F16, 64, 7, 3, 1);
     gg_tensor *mask = m->new_4d(c, GG_F16, 7, 2, 1, 1), *sinks = m->new_4d(c, GG_F32, 6, 1, 1, 1);
     gg_tensor *flash = m->flash(c, q, k, k, mask, .5f, 2, 3);

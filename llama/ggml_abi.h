@@ -147,6 +147,13 @@ struct gg_reg {
     void *context;
 };
 
+/* What graph_optimize may ask for, from ggml 0.25 on: memory of a tensor stays
+ * until a later node of the graph has been computed. */
+typedef struct gg_optimize_params {
+    void (*add_alloc_dep)(void *context, gg_tensor *tensor, gg_tensor *until);
+    void *context;
+} gg_optimize_params;
+
 /* Functions of the ggml in this process, and its operations' numbers. */
 typedef struct gg_api {
     gg_device_t (*dev_by_type)(int type);
@@ -161,8 +168,9 @@ typedef struct gg_api {
     void (*tensor_get)(const gg_tensor *, void *data, size_t offset, size_t size);
     const char *(*version)(void);                   /* may be null */
     void (*log)(int level, const char *text, ...);  /* never null */
+    int has_alloc_deps; /* gg_optimize_params */
     int op_none, op_view, op_reshape, op_permute, op_transpose;
-    int op_set_rows, op_flash_attn, op_cpy, op_custom;
+    int op_set_rows, op_flash_attn, op_cpy, op_mul_mat, op_custom;
 } gg_api;
 
 extern gg_api gg;

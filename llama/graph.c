@@ -1,5 +1,7 @@
 #include "graph.h"
 
+#include "rotate.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -120,12 +122,21 @@ static const char *check(const gg_tensor *t, node_kind kind)
 
 /* ---- learning ---- */
 
+/* Whether queries, and keys with them, come rotated by llama.cpp. */
+static int rotation_stays(const gg_tensor *q)
+{
+    const gg_tensor *root = q->view_src ? q->view_src : q;
+    return root->op == gg.op_mul_mat && !strcmp(root->src[0]->name, "attn_inp_k_rot") &&
+           !rotate_of(q);
+}
+
 static cache_pair pair_of(const gg_tensor *t)
 {
     return (cache_pair){.keys = cache_tensor(t->src[1]), .values = cache_tensor(t->src[2]),
                         .key_dim = (uint32_t)t->src[1]->ne[0],
                         .value_dim = (uint32_t)t->src[2]->ne[0],
-                        .n_heads = (uint32_t)t->src[1]->ne[2]};
+                        .n_heads = (uint32_t)t->src[1]->ne[2],
+                        .is_rotated = rotation_stays(t->src[0])};
 }
 
 /* The first values (those that RoPE turns) of all heads of all slots, as

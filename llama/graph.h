@@ -10,6 +10,7 @@ typedef enum node_kind {
     NODE_ATTEND, /* FLASH_ATTN_EXT, from one or two cache tensors */
     NODE_LOAD,   /* CPY from a cache tensor to floats */
     NODE_SHIFT,  /* CPY back, after RoPE has moved the keys */
+    NODE_ROTATE, /* a rotation by llama.cpp that is left out */
     NODE_UNKNOWN /* anything else that reads or writes one */
 } node_kind;
 

@@ -67,12 +67,21 @@ void store_run(const step *s, int ith, int nth)
             s->work->failure = "a row is to be stored outside the cache";
             return;
         }
-        const float *values = (const float *)((const uint8_t *)rows->data + row * rows->nb[1]) +
+        const float *values = (const float *)((const uint8_t *)s->rows + row * rows->nb[1]) +
                               (size_t)p.first * c->slot.format.head_dim;
         encode(s, c, (size_t)slot, p, values, c->slot.format.head_dim);
         if (s->work->capture && c->is_key)
             capture_keys(s->work->capture, c, row, p.first, p.n, values);
     }
+}
+
+void copy_run(const step *s, int ith, int nth)
+{
+    const gg_tensor *t = s->node;
+    size_t from, to;
+    share((size_t)(t->ne[1] * t->ne[2] * t->ne[3]), ith, nth, &from, &to);
+    memcpy((uint8_t *)t->data + from * t->nb[1], (const uint8_t *)t->src[1]->data + from * t->nb[1],
+           (to - from) * t->nb[1]);
 }
 
 static void decode(const step *s, const cache *c, size_t slot, uint32_t head, float *values)

@@ -4,13 +4,16 @@
 #include <string.h>
 
 #include "flash.h"
+#include "rotate.h"
 #include "store.h"
 
 static void run(gg_tensor *dst, int ith, int nth, void *context)
 {
     step *s = context;
     (void)dst;
-    if (s->kind == NODE_STORE)
+    if (s->kind == NODE_ROTATE)
+        copy_run(s, ith, nth);
+    else if (s->kind == NODE_STORE)
         store_run(s, ith, nth);
     else if (s->kind == NODE_LOAD)
         load_run(s, ith, nth);
@@ -49,39 +52,84 @@ static int is_first_of_mask(const work *w, const step *s)
     return 1;
 }
 
-static const char *add(work *w, gg_tensor *t, node_kind kind)
+static step *begin_step(work *w, gg_tensor *t, node_kind kind)
 {
     step *s = new_step(w);
     if (!s)
-        return "out of memory";
+        return NULL;
     s->work = w;
     s->node = t;
     s->kind = kind;
     s->op = t->op;
+    s->keys = s->values = NULL;
+    s->is_left_out = 0;
     memcpy(s->op_params, t->op_params, sizeof s->op_params);
-    const gg_tensor *first = kind == NODE_ATTEND ? t->src[1] : kind == NODE_LOAD ? t->src[0] : t;
-    const gg_tensor *root = cache_tensor(first);
-    s->keys = root ? caches_find(&w->caches, root) : NULL;
-    s->values = NULL;
-    if (root && !s->keys)
-        return "a cache tensor that no attention was seen for";
+    return s;
+}
+
+/* The entry of a cache tensor, which must be there; null for other tensors. */
+static int find(work *w, const gg_tensor *t, cache **entry)
+{
+    const gg_tensor *root = cache_tensor(t);
+    *entry = root ? caches_find(&w->caches, root) : NULL;
+    return !root || *entry;
+}
+
+static const char *add(work *w, gg_tensor *t, node_kind kind)
+{
+    static const char unknown[] = "a cache tensor that no attention was seen for";
+    step *s = begin_step(w, t, kind);
+    if (!s)
+        return "out of memory";
+    s->rows = kind == NODE_STORE ? rotate_data(t->src[0]) : NULL;
     if (kind != NODE_ATTEND)
-        return NULL;
-    root = cache_tensor(t->src[2]);
-    s->values = root ? caches_find(&w->caches, root) : NULL;
-    if (root && !s->values)
-        return "a cache tensor that no attention was seen for";
+        return find(w, kind == NODE_LOAD ? t->src[0] : t, &s->keys) ? NULL : unknown;
+    if (!find(w, t->src[1], &s->keys) || !find(w, t->src[2], &s->values))
+        return unknown;
+    s->out = t->data;
     s->is_first_of_mask = is_first_of_mask(w, s);
     crew_reset(&s->crew);
     return flash_prepare(w, s);
 }
 
-const char *work_begin(work *w, gg_graph *graph)
+/* Whether a step takes over what the rotation was for. */
+static int is_taken_over(const gg_tensor *rotation, step *s)
 {
-    w->n_steps = 0;
-    w->failure = NULL;
-    int n = gg.graph_n_nodes(graph);
-    for (int i = 0; i < n; i++) {
+    if (s->kind == NODE_ATTEND && rotate_follows(rotation, s->node)) {
+        s->out = rotation->data;
+        return 1;
+    }
+    return (s->kind == NODE_STORE || s->kind == NODE_ATTEND) &&
+           rotate_of(s->node->src[0]) == rotation;
+}
+
+/* Rotations: nothing is left of those whose result only tqkv reads, or that it
+ * writes itself; those around RoPE, when keys are moved, become copies. */
+static const char *add_rotations(work *w, gg_graph *graph)
+{
+    int is_shift = 0;
+    size_t n = w->n_steps;
+    for (size_t i = 0; i < n; i++)
+        is_shift |= w->steps[i]->kind == NODE_LOAD;
+    for (int i = 0; n && i < gg.graph_n_nodes(graph); i++) {
+        gg_tensor *t = gg.graph_node(graph, i);
+        if (rotate_of(t) != t)
+            continue;
+        int is_left_out = 0;
+        for (size_t j = 0; j < n; j++)
+            is_left_out |= is_taken_over(t, w->steps[j]);
+        step *s = is_left_out || is_shift ? begin_step(w, t, NODE_ROTATE) : NULL;
+        if (s)
+            s->is_left_out = is_left_out;
+        else if (is_left_out || is_shift)
+            return "out of memory";
+    }
+    return NULL;
+}
+
+static const char *collect(work *w, gg_graph *graph)
+{
+    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
         gg_tensor *t = gg.graph_node(graph, i);
         node_kind kind = node_kind_of(t);
         const char *problem = kind == NODE_UNKNOWN ? "an operation that tqkv has not"
@@ -90,13 +138,21 @@ const char *work_begin(work *w, gg_graph *graph)
         if (problem)
             return problem;
     }
-    for (size_t i = 0; i < w->n_steps; i++) {
+    return add_rotations(w, graph);
+}
+
+const char *work_begin(work *w, gg_graph *graph)
+{
+    w->n_steps = 0;
+    w->failure = NULL;
+    const char *problem = collect(w, graph);
+    for (size_t i = 0; !problem && i < w->n_steps; i++) {
         step *s = w->steps[i];
         gg_custom_params params = {run, GG_ALL_TASKS, s};
-        s->node->op = gg.op_custom;
+        s->node->op = s->is_left_out ? gg.op_none : gg.op_custom;
         memcpy(s->node->op_params, &params, sizeof params);
     }
-    return NULL;
+    return problem;
 }
 
 const char *work_end(work *w)

@@ -17,10 +17,13 @@ typedef struct step {
     node_kind kind;
     int op;
     int32_t op_params[GG_OP_PARAMS];
+    int is_left_out; /* ROTATE: nothing is to be done */
     cache *keys, *values; /* or the only one, in keys */
+    const void *rows;     /* STORE: the first */
     /* ATTEND: of stream 0. */
     tqkv_attention attention;
     tqkv_tokens tokens;
+    void *out; /* where the result goes: the node's data, or behind its rotation */
     int is_first_of_mask;
     crew crew;
 } step;

@@ -1,0 +1,273 @@
+/* Starts a program of llama.cpp with the backend, its cache types and the
+ * model's profile. */
+#include "llama.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "command.h"
+
+static const char help[] =
+    "usage: tqkv llama [OPTION]... [--] PROGRAM [ARGUMENT]...\n"
+    "\n"
+    "Runs a program of llama.cpp (llama-cli, llama-server, llama-bench,\n"
+    "llama-perplexity, llama-completion) with its KV cache in tqkv's rows, which\n"
+    "fill the bytes of one of llama.cpp's cache types.\n"
+    "\n"
+    "  --k TYPE, --v TYPE    keys' and values' cache type, by llama.cpp's name (q4_0,\n"
+    "                        iq4_nl, q4_1, q5_0, q5_1, q8_0) or as tq4 to tq8: the\n"
+    "                        smallest type that holds so many bits (default q4_0)\n"
+    "  --profile FILE        key profile to use (default: one is made at a model's first\n"
+    "                        use and kept in the user's cache folder)\n"
+    "  --no-profile          none\n"
+    "  --print               show the command instead of running it\n"
+    "  -h, --help            this text\n";
+
+/* ---- cache types ---- */
+
+/* Bits a value that a head of 64 values has for codes in each type. */
+static const struct {
+    const char *name;
+    double bits, allocated;
+} types[] = {{"q4_0", 4.25, 4.5}, {"q4_1", 4.75, 5},   {"q5_0", 5.25, 5.5},
+             {"q5_1", 5.75, 6},   {"q8_0", 8, 8.5},    {"iq4_nl", 4.25, 4.5}};
+enum { N_TYPES = sizeof types / sizeof *types };
+
+/* The type's number, or -1. */
+static int type_of(const char *name)
+{
+    for (int i = 0; i < N_TYPES; i++)
+        if (!strcmp(name, types[i].name))
+            return i;
+    if (strncmp(name, "tq", 2))
+        return -1;
+    char *end;
+    double bits = strtod(name + 2, &end);
+    for (int i = 0; *end == 0 && bits >= 2 && i < N_TYPES; i++)
+        if (types[i].bits >= bits)
+            return i;
+    return -1;
+}
+
+/* ---- the command to run ---- */
+
+typedef struct request {
+    int keys, values; /* numbers of types */
+    const char *profile;
+    int no_profile, print;
+    char **program; /* PROGRAM, its arguments, null */
+    int n;
+} request;
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* The value of an option of the program's, or null; has: whether it is there. */
+static const char *given(const request *r, const char *one, const char *other, int *has)
+{
+    if (has)
+        *has = 0;
+    for (int i = 1; i < r->n; i++) {
+        if (strcmp(r->program[i], one) && strcmp(r->program[i], other))
+            continue;
+        if (has)
+            *has = 1;
+        return i + 1 < r->n ? r->program[i + 1] : NULL;
+    }
+    return NULL;
+}
+
+static int is_given(const request *r, const char *one, const char *other)
+{
+    int has;
+    given(r, one, other, &has);
+    return has;
+}
+
+enum { MORE = 10 };
+
+/* The program's arguments and ours: those that the user did not give. */
+static char **arguments_of(const request *r)
+{
+    char **all = calloc((size_t)r->n + MORE, sizeof *all);
+    int is_bench = !strcmp(base_name(r->program[0]), "llama-bench"), n = r->n;
+    if (!all)
+        return NULL;
+    memcpy(all, r->program, (size_t)n * sizeof *all);
+    if (!is_given(r, "-fa", "--flash-attn")) {
+        all[n++] = "-fa";
+        all[n++] = is_bench ? "1" : "on";
+    }
+    if (!is_given(r, "-ctk", "--cache-type-k")) {
+        all[n++] = "-ctk";
+        all[n++] = (char *)types[r->keys].name;
+    }
+    if (!is_given(r, "-ctv", "--cache-type-v")) {
+        all[n++] = "-ctv";
+        all[n++] = (char *)types[r->values].name;
+    }
+    /* Builds with their backends inside load others only where devices are asked
+     * for: for tensors of no name. */
+    if (!is_bench && !is_given(r, "-ot", "--override-tensor")) {
+        all[n++] = "-ot";
+        all[n++] = "^$=CPU";
+    }
+    return all;
+}
+
+static void print_quoted(FILE *to, const char *text)
+{
+    if (*text && strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                              "_-./=:,+@%") == strlen(text)) {
+        fprintf(to, " %s", text);
+        return;
+    }
+    fputs(" '", to);
+    for (; *text; text++)
+        if (*text == '\'')
+            fputs("'\\''", to);
+        else
+            fputc(*text, to);
+    fputc('\'', to);
+}
+
+/* ---- profiles ---- */
+
+/* The profile of one model file, made if need be; null if there is none. */
+static char *profile_of(const request *r, const char *model)
+{
+    char place[PATH_SIZE], folder[PATH_SIZE];
+    if (!llama_profile_place(model, place))
+        return NULL;
+    if (access(place, R_OK)) {
+        snprintf(folder, sizeof folder, "%s", r->program[0]);
+        char *slash = strrchr(folder, '/');
+        if (slash)
+            *slash = 0;
+        profile_request p = {.model = model, .out = place, .centres = 64, .windows = 2,
+                             .folder = slash ? folder : NULL,
+                             .threads = given(r, "-t", "--threads", NULL)};
+        fprintf(stderr, "tqkv: first use of %s: making its key profile\n", base_name(model));
+        if (!profile_make(&p))
+            return NULL;
+    }
+    return strdup(place);
+}
+
+/* The profiles of model and draft model, as TQKV_PROFILE takes them; null if
+ * one is missing, since the backend refuses models without theirs. */
+static char *profiles(const request *r)
+{
+    const char *model = given(r, "-m", "--model", NULL);
+    const char *draft = given(r, "-md", "--model-draft", NULL);
+    if (!draft)
+        draft = given(r, "--spec-draft-model", "--model-draft", NULL);
+    if (!model)
+        return NULL;
+    char *first = profile_of(r, model), *second = first && draft ? profile_of(r, draft) : NULL;
+    char *both = NULL;
+    if (first && draft && second && asprintf(&both, "%s:%s", first, second) < 0)
+        both = NULL;
+    if (draft) {
+        free(first);
+        first = both;
+    }
+    free(second);
+    return first;
+}
+
+/* ---- running ---- */
+
+static int run(const request *r)
+{
+    char backend[PATH_SIZE], *profile = NULL;
+    if (!llama_backend(backend))
+        return failed("libggml-tqkv.so is not beside tqkv; TQKV_BACKEND says where it is");
+    char **arguments = arguments_of(r);
+    if (!arguments)
+        return failed("out of memory");
+    if (r->profile)
+        profile = strdup(r->profile);
+    else if (!r->no_profile && !r->print)
+        profile = profiles(r);
+    else if (!r->no_profile && given(r, "-m", "--model", NULL)) {
+        char place[PATH_SIZE];
+        if (llama_profile_place(given(r, "-m", "--model", NULL), place))
+            profile = strdup(place);
+    }
+    if (r->print) {
+        fputs("env", stdout);
+        printf(" GGML_BACKEND_PATH=%s", backend);
+        if (profile)
+            printf(" TQKV_PROFILE=%s", profile);
+        for (int i = 0; arguments[i]; i++)
+            print_quoted(stdout, arguments[i]);
+        putchar('\n');
+    } else {
+        fprintf(stderr, "tqkv: keys in %s (%.2g bits a value), values in %s (%.2g), %s%s: ",
+                types[r->keys].name, types[r->keys].allocated, types[r->values].name,
+                types[r->values].allocated, profile ? "profile " : "no profile",
+                profile ? profile : "");
+        fprintf(stderr, "%s\n", base_name(r->program[0]));
+        setenv("GGML_BACKEND_PATH", backend, 1);
+        if (profile)
+            setenv("TQKV_PROFILE", profile, 1);
+        else
+            unsetenv("TQKV_PROFILE");
+        execvp(arguments[0], arguments);
+        failed("%s: %s", arguments[0], strerror(errno));
+    }
+    free(arguments);
+    free(profile);
+    return r->print ? EXIT_OK : EXIT_FAILED;
+}
+
+/* Our own options end at the program's name: getopt would read on. */
+int command_llama(int argc, char **argv)
+{
+    request r = {0};
+    int i = 1;
+    for (; i < argc && argv[i][0] == '-'; i++) {
+        const char *option = argv[i];
+        int takes = !strcmp(option, "--k") || !strcmp(option, "--v") ||
+                    !strcmp(option, "--profile");
+        const char *value = takes && i + 1 < argc ? argv[++i] : NULL;
+        int type = takes && value ? type_of(value) : -1;
+        if (!strcmp(option, "--")) {
+            i++;
+            break;
+        }
+        if (!strcmp(option, "-h") || !strcmp(option, "--help")) {
+            fputs(help, stdout);
+            return EXIT_OK;
+        }
+        if (takes && !value)
+            return misused("%s takes a value; see 'tqkv llama --help'", option);
+        if (!strcmp(option, "--profile"))
+            r.profile = value;
+        else if (takes && type < 0)
+            return misused("no cache type of llama.cpp holds '%s'; see 'tqkv llama --help'", value);
+        else if (!strcmp(option, "--k"))
+            r.keys = type;
+        else if (!strcmp(option, "--v"))
+            r.values = type;
+        else if (!strcmp(option, "--no-profile"))
+            r.no_profile = 1;
+        else if (!strcmp(option, "--print"))
+            r.print = 1;
+        else
+            return misused("no option '%s'; see 'tqkv llama --help'", option);
+    }
+    if (i == argc)
+        return misused("llama takes a program of llama.cpp; see 'tqkv llama --help'");
+    if (r.profile && access(r.profile, R_OK))
+        return failed("%s: %s", r.profile, strerror(errno));
+    r.program = argv + i;
+    r.n = argc - i;
+    return run(&r);
+}

@@ -1,0 +1,84 @@
+#include "rotate.h"
+
+#include <string.h>
+
+static const gg_tensor *root_of(const gg_tensor *t)
+{
+    return t->view_src ? t->view_src : t;
+}
+
+static int is_contiguous(const gg_tensor *t)
+{
+    size_t stride = sizeof(float);
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        if (t->type != GG_F32 || t->nb[i] != stride)
+            return 0;
+        stride *= (size_t)t->ne[i];
+    }
+    return 1;
+}
+
+static int is_rotation(const gg_tensor *t)
+{
+    if (!gg.has_alloc_deps || t->op != gg.op_mul_mat || !t->src[0] ||
+        strncmp(t->src[0]->name, "attn_inp_", 9))
+        return 0;
+    const char *which = t->src[0]->name + 9;
+    return (!strcmp(which, "k_rot") || !strcmp(which, "v_rot")) && is_contiguous(t) &&
+           is_contiguous(t->src[1]);
+}
+
+const gg_tensor *rotate_of(const gg_tensor *t)
+{
+    const gg_tensor *root = root_of(t);
+    return is_rotation(root) ? root : NULL;
+}
+
+void *rotate_data(const gg_tensor *t)
+{
+    const gg_tensor *r = rotate_of(t);
+    if (!r)
+        return t->data;
+    return (uint8_t *)r->src[1]->data + ((uint8_t *)t->data - (uint8_t *)r->data);
+}
+
+int rotate_follows(const gg_tensor *rotation, const gg_tensor *attention)
+{
+    return root_of(rotation->src[1]) == attention;
+}
+
+static void keep(const gg_optimize_params *p, const gg_tensor *t, const gg_tensor *until)
+{
+    p->add_alloc_dep(p->context, (gg_tensor *)root_of(t), (gg_tensor *)until);
+}
+
+/* The rotation of an attention's output, if there is one. */
+static const gg_tensor *after(gg_graph *graph, const gg_tensor *attention)
+{
+    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
+        const gg_tensor *t = gg.graph_node(graph, i);
+        if (is_rotation(t) && rotate_follows(t, attention))
+            return t;
+    }
+    return NULL;
+}
+
+void rotate_reserve(gg_graph *graph, const gg_optimize_params *params)
+{
+    for (int i = 0; gg.has_alloc_deps && i < gg.graph_n_nodes(graph); i++) {
+        const gg_tensor *t = gg.graph_node(graph, i), *from = t->src[0];
+        node_kind kind = node_kind_of(t);
+        if (kind != NODE_STORE && kind != NODE_ATTEND)
+            continue;
+        const gg_tensor *r = rotate_of(from), *last = t;
+        if (kind == NODE_ATTEND && after(graph, t))
+            last = after(graph, t);
+        if (r)
+            keep(params, r->src[1], last);
+        /* What attention reads must not lie where it writes. */
+        if (last != t && !r)
+            keep(params, from, last);
+        if (last != t && t->src[3])
+            keep(params, t->src[3], last);
+    }
+}

@@ -1,0 +1,28 @@
+/*
+ * llama.cpp's own rotation. With quantised caches it multiplies queries, keys
+ * and values with a Hadamard matrix, and attention's output once more: products
+ * that cancel, and that tqkv's formats do not need, since they rotate inside.
+ * tqkv leaves them out: stores and attention read what was to be rotated, and
+ * attention writes where the product of its output was to go. ggml is asked to
+ * keep that memory for so long. Where it cannot be asked, rotations stay, and
+ * rows hold rotated keys and values.
+ */
+#ifndef TQKV_LLAMA_ROTATE_H
+#define TQKV_LLAMA_ROTATE_H
+
+#include "graph.h"
+
+/* The rotation that t is, or is a view of; null if it is none that tqkv leaves
+ * out. */
+const gg_tensor *rotate_of(const gg_tensor *t);
+
+/* Where the values of t lie, or would if they had not been rotated. */
+void *rotate_data(const gg_tensor *t);
+
+/* Whether t, a rotation, comes after this attention. */
+int rotate_follows(const gg_tensor *rotation, const gg_tensor *attention);
+
+/* Asks for the memory that leaving out rotations takes. */
+void rotate_reserve(gg_graph *graph, const gg_optimize_params *params);
+
+#endif
