@@ -62,6 +62,7 @@ static step *begin_step(work *w, gg_tensor *t, node_kind kind)
     s->kind = kind;
     s->op = t->op;
     s->keys = s->values = NULL;
+    s->rotation = NULL;
     s->is_left_out = 0;
     memcpy(s->op_params, t->op_params, sizeof s->op_params);
     return s;
@@ -81,6 +82,7 @@ static const char *add(work *w, gg_tensor *t, node_kind kind)
     step *s = begin_step(w, t, kind);
     if (!s)
         return "out of memory";
+    s->rotation = kind == NODE_STORE || kind == NODE_ATTEND ? rotate_of(t->src[0]) : NULL;
     s->rows = kind == NODE_STORE ? rotate_data(t->src[0]) : NULL;
     if (kind != NODE_ATTEND)
         return find(w, kind == NODE_LOAD ? t->src[0] : t, &s->keys) ? NULL : unknown;
@@ -99,8 +101,7 @@ static int is_taken_over(const gg_tensor *rotation, step *s)
         s->out = rotation->data;
         return 1;
     }
-    return (s->kind == NODE_STORE || s->kind == NODE_ATTEND) &&
-           rotate_of(s->node->src[0]) == rotation;
+    return s->rotation == rotation;
 }
 
 /* Rotations: nothing is left of those whose result only tqkv reads, or that it

@@ -17,6 +17,7 @@ typedef struct step {
     node_kind kind;
     int op;
     int32_t op_params[GG_OP_PARAMS];
+    const gg_tensor *rotation; /* STORE, ATTEND: that of what it reads, or null */
     int is_left_out; /* ROTATE: nothing is to be done */
     cache *keys, *values; /* or the only one, in keys */
     const void *rows;     /* STORE: the first */

@@ -17,6 +17,11 @@ configure_and_build()
     fi
 }
 
+echo "== llama.cpp, built once and kept"
+TQKV_LLAMA_DIR=${TQKV_LLAMA_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/tqkv/llama}
+export TQKV_LLAMA_DIR
+scripts/build-llama.sh "$TQKV_LLAMA_DIR" libraries
+
 echo "== gcc, warnings as errors"
 configure_and_build check
 ctest --test-dir build/check --output-on-failure --parallel "$jobs"

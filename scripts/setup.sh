@@ -5,7 +5,7 @@ packages="gcc libc6-dev make cmake libxxhash-dev libcjson-dev gnuplot-nox"
 if [ "${1:-}" = check ]; then
     packages="$packages g++ pkg-config clang libclang-rt-14-dev libomp-14-dev
         libcmocka-dev qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-        pocl-opencl-icd ocl-icd-libopencl1 python3 python3-numpy python3-xxhash valgrind gcovr mandoc"
+        pocl-opencl-icd ocl-icd-libopencl1 python3 python3-pip python3-numpy python3-xxhash valgrind gcovr mandoc"
 elif [ "${1:-}" != build ]; then
     echo "usage: setup.sh build|check" >&2
     exit 2

@@ -78,7 +78,7 @@ static inline void make_operand(const shape *s, const char *name, uint32_t dim, 
     *memory = malloc(rows * (code + scale + centre));
     assert_non_null(*memory);
     o->rows = (tqkv_rows){*memory, *memory + rows * code, *memory + rows * (code + scale),
-                          code, scale, centre};
+                          code, scale, centre, 0};
     if (!scale)
         o->rows.scales = NULL;
     if (!centre)

@@ -93,9 +93,6 @@ typedef struct attend_scratch {
  * address unless that is null. */
 size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s);
 
-/* query.c: the product of a query with a centre or a mean, n a multiple of 16. */
-float query_dot(const float *x, const float *y, unsigned n);
-
 /* query.c: reads, balances, rotates and packs the block's queries for a set. */
 void attend_prepare(const attend_call *c, const attend_scratch *s, const tqkv_operand *keys,
                     const attend_block *b);

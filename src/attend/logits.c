@@ -118,7 +118,9 @@ static void add_means(const attend_call *c, const attend_scratch *s, const tqkv_
                                b->head * o->mean_head_stride;
         c->kernels->halves((const uint8_t *)half, c->key_dim, mean);
         for (unsigned r = 0; r < b->rows; r++) {
-            float sum = query_dot(s->balanced + (size_t)r * c->key_dim, mean, c->key_dim);
+            float sum;
+            s->key_plan->codec->dots(s->balanced + (size_t)r * c->key_dim, mean, c->key_dim, 1,
+                                     &sum);
             float add = made_finite(unit * sum, LARGEST_LOGIT);
             for (unsigned i = t; i < keys->runs[run].end; i++)
                 s->logit[r][i] += add;

@@ -16,28 +16,16 @@ static void read_query(const attend_call *c, const attend_block *b, size_t row, 
         x[i] = made_finite(x[i], LARGEST_INPUT);
 }
 
-float query_dot(const float *x, const float *y, unsigned n)
-{
-    float lane[16] = {0}, sum = 0;
-    for (unsigned i = 0; i < n; i += 16)
-        for (unsigned j = 0; j < 16; j++)
-            lane[j] += x[i + j] * y[i + j];
-    for (unsigned j = 0; j < 16; j++)
-        sum += lane[j];
-    return sum;
-}
-
 /* Divides by the balance; what each centre adds to a logit. */
 static void apply_profile(const attend_call *c, const attend_scratch *s,
                           const tqkv_key_profile *profile, unsigned r, float *x)
 {
     for (unsigned i = 0; i < c->key_dim; i++)
         x[i] = made_finite(x[i] / profile->balance[i], LARGEST_INPUT);
+    float *logits = s->centre_logits + r * c->max_centres;
+    s->key_plan->codec->dots(x, profile->centres, c->key_dim, profile->n_centres, logits);
     for (unsigned m = 0; m < profile->n_centres; m++)
-        s->centre_logits[r * c->max_centres + m] =
-            made_finite(c->a->scale * query_dot(x, profile->centres + (size_t)m * c->key_dim,
-                                          c->key_dim),
-                        LARGEST_LOGIT);
+        logits[m] = made_finite(c->a->scale * logits[m], LARGEST_LOGIT);
 }
 
 /* Where the errors of a query's upper digits all have one sign, as those of equal

@@ -246,6 +246,7 @@ const codec_kernels codec_scalar = {
     .pack_nibbles = pack_nibbles,
     .lloyd_values = lloyd_values,
     .nearest = nearest,
+    .dots = dots,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };

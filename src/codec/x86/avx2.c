@@ -456,6 +456,7 @@ const codec_kernels codec_avx2 = {
     .pack_nibbles = avx2_pack_nibbles,
     .lloyd_values = avx2_lloyd_values,
     .nearest = nearest,
+    .dots = dots,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };

@@ -44,9 +44,7 @@ INLINE void row_load(const team *t, PARAM const rows_params *p, GLOBAL const uch
             t->sums[j] = sum;
         }
         BARRIER(t->n_items);
-        float distance = 0;
-        for (uint j = 0; j < 16; j++)
-            distance += t->sums[j];
+        float distance = lanes_sum(t->sums);
         if (distance < least) {
             least = distance;
             nearest = c;

