@@ -1,6 +1,6 @@
 # A thin front for people; CMake does the work.
 
-.PHONY: all demo check install uninstall bench bench-ggml coverage tables valgrind clean
+.PHONY: all demo check install uninstall bench bench-ggml eval-model coverage tables valgrind clean
 
 all: build/CMakeCache.txt
 	cmake --build build --parallel
@@ -31,6 +31,12 @@ bench: all
 bench-ggml: all
 	scripts/build-ggml.sh build/ggml
 	build/tqkv bench --attention --ggml build/ggml/build/bin $(BENCH)
+
+# Quality and speed in a real model, beside llama.cpp's own caches: some hours for
+# everything, less with EVAL="--only quality --contexts 512". See doc/llama.md.
+eval-model: all
+	scripts/build-llama.sh build/llama tools
+	python3 scripts/eval_model.py build/llama --tqkv build/tqkv $(EVAL)
 
 coverage:
 	scripts/setup.sh check

@@ -173,9 +173,11 @@ static void merge_ranges(const attend_call *c, const attend_block *b, size_t bas
     write_result(c, b, &into);
 }
 
+/* All heads of a range come one after the other: where their rows lie side by
+ * side, the first brings the others' into the cache. */
 static void run_item(const attend_call *c, attend_scratch *s, size_t item)
 {
-    size_t base = item / c->n_ranges, range = item % c->n_ranges;
+    size_t base = item % c->n_bases, range = item / c->n_bases;
     attend_block b = block_of(c, base);
     size_t first = range * c->range_tokens, end = first + c->range_tokens;
     if (end > c->n_tokens)

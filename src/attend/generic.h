@@ -165,10 +165,12 @@ TARGET static void addresses(const uint8_t *base, size_t stride, unsigned n, con
         rows[i] = base + i * stride;
 }
 
+/* All lines of a row's codes, and of a scale that lies right behind them. */
 TARGET static inline void prefetch_row(const uint8_t *row, size_t bytes)
 {
-    for (size_t b = 0; b < bytes; b += 64)
-        __builtin_prefetch(row + b, 0, 1);
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(row + i);
+    __builtin_prefetch(row + bytes + 1);
 }
 
 #ifndef HAS_TILES

@@ -81,7 +81,7 @@ static int place_window(const tile_plan *p, unsigned first, window_16 *w)
             unsigned bit = trellis_offset(s->rate, value + i) - 8 * start;
             w->bits[8 * half + i] = (uint8_t)bit;
             if (trellis_bits(s->rate, value + i) > s->low_bits)
-                w->is_high |= (uint16_t)(1u << (8 * half + i));
+                w->high[8 * half + i] = 16;
         }
     }
     return 1;

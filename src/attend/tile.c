@@ -55,40 +55,51 @@ void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_ker
         t->codes[i] = t->codes[n - 1];
 }
 
-/* 64 half-precision scales with bits that are not theirs, which hold the
- * centres' numbers unless those have their own place. */
-static void read_spare(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
+/* The scales of a tile, one after the other, each of so many bytes; zeros behind
+ * the last. */
+static inline void gather(const tile_rows *t, size_t stride, const size_t bytes, uint8_t *scales)
 {
-    uint16_t half[TILE];
-    unsigned i = 0, bits = o->rows.spare_bits;
-    for (const tile_run *run = t->runs; run < t->runs + t->n_runs; run++)
-        for (const uint8_t *at = run->scales; i < run->end; i++, at += o->rows.scale_stride)
-            memcpy(&half[i], at, sizeof *half);
-    memset(half + i, 0, (TILE - i) * sizeof *half);
-    if (!o->rows.centres)
-        for (unsigned j = 0; j < TILE; j++)
-            t->centres[j] = (uint8_t)spare_number(half[j], bits);
-    for (unsigned j = 0; j < TILE; j++)
-        half[j] &= (uint16_t)~spare_mask(bits);
-    t->largest_scale = k->scales((const uint8_t *)half, t->scales);
-}
-
-/* 64 scales of some bytes each, by a kernel that reads them one after the other. */
-static void read_scales(const tqkv_operand *o, size_t bytes,
-                        float (*read)(const uint8_t *from, float *scale), tile_rows *t)
-{
-    uint8_t scales[TILE * sizeof(float)];
-    size_t stride = o->rows.scale_stride;
     unsigned i = 0;
-    if (stride == bytes && t->runs[0].end == TILE) {
-        t->largest_scale = read(t->runs[0].scales, t->scales);
-        return;
-    }
     for (const tile_run *run = t->runs; run < t->runs + t->n_runs; run++)
         for (const uint8_t *at = run->scales; i < run->end; i++, at += stride)
             memcpy(scales + bytes * i, at, bytes);
     memset(scales + bytes * i, 0, bytes * (TILE - i));
-    t->largest_scale = read(scales, t->scales);
+}
+
+static int are_together(const tile_rows *t, size_t stride, size_t bytes)
+{
+    return stride == bytes && t->runs[0].end == TILE;
+}
+
+/* Half-precision scales may have bits that are not theirs, which hold the
+ * centres' numbers unless those have their own place. */
+static void read_halves(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
+{
+    uint16_t half[TILE];
+    unsigned bits = o->rows.spare_bits;
+    if (!bits && are_together(t, o->rows.scale_stride, sizeof *half)) {
+        t->largest_scale = k->scales(t->runs[0].scales, t->scales);
+        return;
+    }
+    gather(t, o->rows.scale_stride, sizeof *half, (uint8_t *)half);
+    if (bits && o->profiles && !o->rows.centres)
+        for (unsigned i = 0; i < TILE; i++)
+            t->centres[i] = (uint8_t)spare_number(half[i], bits);
+    uint16_t mask = (uint16_t)~spare_mask(bits);
+    for (unsigned i = 0; i < TILE; i++)
+        half[i] &= mask;
+    t->largest_scale = k->scales((const uint8_t *)half, t->scales);
+}
+
+static void read_norms(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
+{
+    float norms[TILE];
+    if (are_together(t, o->rows.scale_stride, sizeof *norms)) {
+        t->largest_scale = k->norms(t->runs[0].scales, t->scales);
+        return;
+    }
+    gather(t, o->rows.scale_stride, sizeof *norms, (uint8_t *)norms);
+    t->largest_scale = k->norms((const uint8_t *)norms, t->scales);
 }
 
 void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels *k,
@@ -97,12 +108,10 @@ void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels
     if (p->source == TILE_FLOAT)
         for (unsigned i = 0; i < TILE; i++)
             t->scales[i] = 1;
-    else if (o->rows.spare_bits)
-        read_spare(o, k, t);
     else if (p->scale_bytes == sizeof(uint16_t))
-        read_scales(o, sizeof(uint16_t), k->scales, t);
+        read_halves(o, k, t);
     else
-        read_scales(o, sizeof(float), k->norms, t);
+        read_norms(o, k, t);
     unsigned i = 0;
     for (const tile_run *run = t->runs; run < t->runs + t->n_runs && run->centres; run++)
         for (const uint8_t *at = run->centres; i < run->end; i++, at += o->rows.centre_stride)

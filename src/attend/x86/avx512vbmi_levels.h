@@ -66,18 +66,24 @@ typedef enum feed_kind {
 } feed_kind;
 
 typedef struct level_tables {
-    __m512i a, b, a_high, b_high;
+    __m512i a, b;
 } level_tables;
 
+INLINE __m512i two_tables(const int8_t *low, const int8_t *high)
+{
+    __m128i l = _mm_loadu_si128((const __m128i *)low), h = _mm_loadu_si128((const __m128i *)high);
+    return _mm512_broadcast_i64x4(_mm256_set_m128i(h, l));
+}
+
 /* vpermb looks up 64 bytes, so that of a nibble with anything above it, a table
- * of 16 four times over needs no masking. */
+ * of 16 four times over needs no masking. With mixed rates the high rate's table
+ * stands behind the low one's, and what is above the nibble chooses. */
 INLINE level_tables tables_of(const tile_plan *p, int is_key)
 {
     const stream_plan *s = &p->stream;
     __m512i offset = _mm512_set1_epi8(is_key ? -128 : 0);
-    level_tables t = {in_lanes(s->a[0]), _mm512_xor_si512(in_lanes(s->b[0]), offset),
-                      in_lanes(s->a[s->mixed]),
-                      _mm512_xor_si512(in_lanes(s->b[s->mixed]), offset)};
+    level_tables t = {two_tables(s->a[0], s->a[s->mixed]),
+                      _mm512_xor_si512(two_tables(s->b[0], s->b[s->mixed]), offset)};
     return t;
 }
 
@@ -134,6 +140,17 @@ INLINE __m512i look_up(__m512i window, __m512i a, __m512i b)
                            _mm512_permutexvar_epi8(window, b));
 }
 
+/* high: 16 for values of the high rate. */
+INLINE __m512i look_up_mixed(__m512i window, __m512i high, const level_tables *t)
+{
+    const __m512i nibble = _mm512_set1_epi8(15);
+    enum { OR_OF_AND = 0xF8 }; /* first | second & third */
+    __m512i upper = _mm512_ternarylogic_epi32(high, _mm512_srli_epi16(window, 4), nibble, OR_OF_AND);
+    __m512i lower = _mm512_ternarylogic_epi32(high, window, nibble, OR_OF_AND);
+    return _mm512_add_epi8(_mm512_permutexvar_epi8(upper, t->a),
+                           _mm512_permutexvar_epi8(lower, t->b));
+}
+
 INLINE __m512i window_levels(const feed *d, const level_tables *t, const window_16 *w,
                              const feed_kind kind, int is_key)
 {
@@ -142,11 +159,8 @@ INLINE __m512i window_levels(const feed *d, const level_tables *t, const window_
         y = _mm512_or_si512(y, _mm512_shuffle_epi8(d->chunk[w->chunk[1]],
                                                    in_lanes(w->shuffle[1])));
     __m512i window = _mm512_multishift_epi64_epi8(in_lanes(w->bits), y);
-    __m512i level = look_up(window, t->a, t->b);
-    if (kind == MIXED_WINDOWS) {
-        __mmask64 high = (uint64_t)w->is_high * 0x0001000100010001u;
-        level = _mm512_mask_mov_epi8(level, high, look_up(window, t->a_high, t->b_high));
-    }
+    __m512i level = kind == MIXED_WINDOWS ? look_up_mixed(window, in_lanes(w->high), t)
+                                          : look_up(window, t->a, t->b);
     return is_key ? level : by_value(level);
 }
 
