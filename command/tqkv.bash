@@ -4,7 +4,7 @@ _tqkv()
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local formats="tq2 tq3 tq4 tq4.25 tq4.5 tq5 tq6 tq7 tq8 lm2 lm3 lm4 mlx4 mlx5 mlx6 mlx8"
     if [ "$COMP_CWORD" = 1 ]; then
-        COMPREPLY=($(compgen -W "formats eval ablate plan fit encode decode info verify devices bench
+        COMPREPLY=($(compgen -W "formats eval ablate plan fit llama profile encode decode info verify devices bench
             --help --version" -- "$current"))
         return
     fi
@@ -38,6 +38,8 @@ _tqkv()
         plan) options+=" --model --layers --kv-heads --head-dim --value-dim --window
             --window-layers --context --memory --page-means --centres --json" ;;
         fit) options+=" --centres --tokens --seed --fingerprint --bf16" ;;
+        llama) options+=" --k --v --profile --no-profile --print" ;;
+        profile) options+=" --model --text --out --threads --windows --centres --llama" ;;
         encode) options+=" --format --profile --device --bf16" ;;
         decode) options+=" --type --device" ;;
         info) options+=" --json" ;;

@@ -25,6 +25,8 @@ cc -std=c11 "$source/examples/attend.c" $flags -lm -o "$dir/pkg"
 "$dir/pkg"
 
 "$prefix/bin/tqkv" --version
+"$prefix/bin/tqkv" llama --print --no-profile llama-cli | grep -q "$prefix/.*libggml-tqkv.so"
+test -s "$prefix/share/tqkv/profile.txt"
 test -s "$prefix/share/man/man1/tqkv.1"
 test -s "$prefix/share/bash-completion/completions/tqkv"
 readlink "$(find "$prefix" -name libtqkv.so.0)" | grep -q 'libtqkv.so.0.1.0'

@@ -12,7 +12,9 @@ enum {
     /* Items wanted, so that many threads find work; with fewer blocks tokens
      * are divided, into ranges of no fewer than MIN_RANGE. */
     ITEMS = 64,
-    MIN_RANGE = 1024
+    MIN_RANGE = 1024,
+    /* So many ranges a task, and it takes all heads of each. */
+    RANGES_A_TASK = 4
 };
 
 static void set_ranges(attend_call *c)
@@ -59,6 +61,7 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
     if (!size_multiply(c->n_bases, c->n_ranges, &items))
         return TQKV_ERROR_OVERFLOW;
     c->n_tasks = threads < items ? threads : items;
+    c->items_at_once = c->n_ranges >= RANGES_A_TASK * c->n_tasks ? c->n_bases : 1;
     c->max_tasks = threads;
     return TQKV_OK;
 }
@@ -173,8 +176,8 @@ static void merge_ranges(const attend_call *c, const attend_block *b, size_t bas
     write_result(c, b, &into);
 }
 
-/* All heads of a range come one after the other: where their rows lie side by
- * side, the first brings the others' into the cache. */
+/* All heads of a range come one after the other, and to one task: where their
+ * rows lie side by side, the first brings the others' into its cache. */
 static void run_item(const attend_call *c, attend_scratch *s, size_t item)
 {
     size_t base = item % c->n_bases, range = item / c->n_bases;
@@ -201,8 +204,10 @@ static void run_task(void *argument, size_t index)
     attend_scratch s;
     size_t items = c->n_bases * c->n_ranges, item;
     attend_scratch_place(c, c->scratch + index * c->scratch_bytes, &s);
-    while ((item = atomic_fetch_add_explicit(c->next_item, 1, memory_order_relaxed)) < items)
-        run_item(c, &s, item);
+    while ((item = atomic_fetch_add_explicit(c->next_item, c->items_at_once,
+                                             memory_order_relaxed)) < items)
+        for (size_t i = 0; i < c->items_at_once; i++)
+            run_item(c, &s, item + i);
 }
 
 static void run_openmp(size_t n_tasks, attend_call *c)

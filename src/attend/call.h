@@ -37,6 +37,7 @@ typedef struct attend_call {
     size_t n_ranges, range_tokens;
     size_t n_bases;           /* n_kv_heads * n_blocks */
     size_t n_tasks, max_tasks; /* at work; there is scratch for */
+    size_t items_at_once; /* divides the number of items */
     unsigned max_centres;
     int has_floats;           /* some operand is TILE_FLOAT */
     /* Parts of the workspace: */

@@ -283,6 +283,10 @@ TARGET static void scores(const tile_plan *p, const int8_t *tile, const uint8_t 
     }
 }
 
+/* Up to so many rows of digits from codes at once: levels cost more than products
+ * with them, so that both digits of 4 queries go together. */
+enum { MOST_DIGITS = 8 };
+
 /* The same from codes: 8 tokens at a time share what is loaded of the queries. */
 INLINE void score_feed(const tile_plan *p, const uint8_t *const *rows,
                        const uint8_t *const *ahead, const digits *d, const unsigned n, int wide,
@@ -290,7 +294,7 @@ INLINE void score_feed(const tile_plan *p, const uint8_t *const *rows,
 {
     level_tables tables = tables_of(p, 1);
     for (unsigned t = 0; t < TILE; t += 16) {
-        __m512i sum[4][4], s[4];
+        __m512i sum[MOST_DIGITS][4], s[MOST_DIGITS];
         for (unsigned j = 0; j < 4; j += 2) {
             feed one, two;
             prefetch_four(p, ahead, t / 4 + j);
@@ -332,8 +336,12 @@ typedef void score_function(const tile_plan *p, const uint8_t *const *rows,
             score_feed(p, rows, ahead, d, 2, wide, kind, dim, score);                            \
         else if (n == 3)                                                                         \
             score_feed(p, rows, ahead, d, 3, wide, kind, dim, score);                            \
-        else                                                                                     \
+        else if (n == 4)                                                                         \
             score_feed(p, rows, ahead, d, 4, wide, kind, dim, score);                            \
+        else if (n == 6)                                                                         \
+            score_feed(p, rows, ahead, d, 6, wide, kind, dim, score);                            \
+        else                                                                                     \
+            score_feed(p, rows, ahead, d, 8, wide, kind, dim, score);                            \
     }
 SCORE_CODES(nibbles_128, NIBBLES, 128)
 SCORE_CODES(nibbles, NIBBLES, p->head_dim)
@@ -364,8 +372,9 @@ TARGET static int score_codes(const tile_plan *p, const uint8_t *const *rows,
     if (kind < 0 || p->head_dim % 32)
         return 0;
     for (unsigned done = 0; done < n;) {
-        unsigned m = next_digits(n - done, wide);
-        digits d[4];
+        unsigned m = n - done < 4 ? n - done : 4;
+        m = wide ? 2 * m : m;
+        digits d[MOST_DIGITS];
         query_digits(p, packed + done * packed_query_bytes(p->head_dim), m, wide, d);
         functions[kind][known_dim(p)](p, rows, ahead, d, m, wide, score + done);
         done += wide ? m / 2 : m;
