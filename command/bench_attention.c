@@ -215,7 +215,7 @@ static tqkv_operand operand(const paged *p)
     size_t head = p->n_pages * p->page_bytes;
     return (tqkv_operand){
         .format = p->format,
-        .rows = {p->memory, p->memory + PAGE * p->code, NULL, p->code, p->scale, 0},
+        .rows = {p->memory, p->memory + PAGE * p->code, NULL, p->code, p->scale, 0, 0},
         .head = {head, head, 0}, .page = {p->page_bytes, p->page_bytes, 0}};
 }
 
