@@ -30,9 +30,9 @@ static const char help[] =
 /* Bits a value that a head of 64 values has for codes in each type. */
 static const struct {
     const char *name;
-    double bits, allocated;
-} types[] = {{"q4_0", 4.25, 4.5}, {"q4_1", 4.75, 5},   {"q5_0", 5.25, 5.5},
-             {"q5_1", 5.75, 6},   {"q8_0", 8, 8.5},    {"iq4_nl", 4.25, 4.5}};
+    double bits;
+} types[] = {{"q4_0", 4.25}, {"q4_1", 4.75}, {"q5_0", 5.25},
+             {"q5_1", 5.75}, {"q8_0", 8},    {"iq4_nl", 4.25}};
 enum { N_TYPES = sizeof types / sizeof *types };
 
 /* The type's number, or -1. */
@@ -136,6 +136,15 @@ static void print_quoted(FILE *to, const char *text)
     fputc('\'', to);
 }
 
+static void print_variable(const char *name, const char *value)
+{
+    char *both;
+    if (asprintf(&both, "%s=%s", name, value) >= 0) {
+        print_quoted(stdout, both);
+        free(both);
+    }
+}
+
 /* ---- profiles ---- */
 
 /* The profile of one model file, made if need be; null if there is none. */
@@ -144,7 +153,7 @@ static char *profile_of(const request *r, const char *model)
     char place[PATH_SIZE], folder[PATH_SIZE];
     if (!llama_profile_place(model, place))
         return NULL;
-    if (access(place, R_OK)) {
+    if (access(place, R_OK) && !r->print) {
         snprintf(folder, sizeof folder, "%s", r->program[0]);
         char *slash = strrchr(folder, '/');
         if (slash)
@@ -159,26 +168,46 @@ static char *profile_of(const request *r, const char *model)
     return strdup(place);
 }
 
-/* The profiles of model and draft model, as TQKV_PROFILE takes them; null if
- * one is missing, since the backend refuses models without theirs. */
+/* Adds a profile's place to the list, at "first:second"; 0 without memory. */
+static int append(char **list, const char *place)
+{
+    char *longer;
+    if (asprintf(&longer, "%s%s%s", *list ? *list : "", *list ? ":" : "", place) < 0)
+        return 0;
+    free(*list);
+    *list = longer;
+    return 1;
+}
+
+/* Adds the profiles of the model files in `names`, divided by commas. */
+static int append_models(const request *r, const char *names, char **list)
+{
+    char *copy = strdup(names), *rest = NULL;
+    int ok = copy != NULL;
+    for (char *name = ok ? strtok_r(copy, ",", &rest) : NULL; ok && name;
+         name = strtok_r(NULL, ",", &rest)) {
+        char *place = profile_of(r, name);
+        ok = place && append(list, place);
+        free(place);
+    }
+    free(copy);
+    return ok;
+}
+
+/* The profiles of all models that the program is given, as TQKV_PROFILE takes them;
+ * null if one is missing, since the backend refuses models without theirs. */
 static char *profiles(const request *r)
 {
-    const char *model = given(r, "-m", "--model", NULL);
-    const char *draft = given(r, "-md", "--model-draft", NULL);
-    if (!draft)
-        draft = given(r, "--spec-draft-model", "--model-draft", NULL);
-    if (!model)
-        return NULL;
-    char *first = profile_of(r, model), *second = first && draft ? profile_of(r, draft) : NULL;
-    char *both = NULL;
-    if (first && draft && second && asprintf(&both, "%s:%s", first, second) < 0)
-        both = NULL;
-    if (draft) {
-        free(first);
-        first = both;
-    }
-    free(second);
-    return first;
+    static const char *const options[] = {"-m", "--model", "-md", "--model-draft",
+                                          "--spec-draft-model"};
+    char *list = NULL;
+    for (int i = 1; i + 1 < r->n; i++)
+        for (size_t o = 0; o < sizeof options / sizeof *options; o++)
+            if (!strcmp(r->program[i], options[o]) && !append_models(r, r->program[i + 1], &list)) {
+                free(list);
+                return NULL;
+            }
+    return list;
 }
 
 /* ---- running ---- */
@@ -193,27 +222,23 @@ static int run(const request *r)
         return failed("out of memory");
     if (r->profile)
         profile = strdup(r->profile);
-    else if (!r->no_profile && !r->print)
+    else if (!r->no_profile)
         profile = profiles(r);
-    else if (!r->no_profile && given(r, "-m", "--model", NULL)) {
-        char place[PATH_SIZE];
-        if (llama_profile_place(given(r, "-m", "--model", NULL), place))
-            profile = strdup(place);
-    }
     if (r->print) {
         fputs("env", stdout);
-        printf(" GGML_BACKEND_PATH=%s", backend);
+        print_variable("GGML_BACKEND_PATH", backend);
         if (profile)
-            printf(" TQKV_PROFILE=%s", profile);
+            print_variable("TQKV_PROFILE", profile);
         for (int i = 0; arguments[i]; i++)
             print_quoted(stdout, arguments[i]);
         putchar('\n');
     } else {
-        fprintf(stderr, "tqkv: keys in %s (%.2g bits a value), values in %s (%.2g), %s%s: ",
-                types[r->keys].name, types[r->keys].allocated, types[r->values].name,
-                types[r->values].allocated, profile ? "profile " : "no profile",
-                profile ? profile : "");
-        fprintf(stderr, "%s\n", base_name(r->program[0]));
+        const char *keys = given(r, "-ctk", "--cache-type-k", NULL);
+        const char *values = given(r, "-ctv", "--cache-type-v", NULL);
+        fprintf(stderr, "tqkv: keys in %s, values in %s, %s%s: %s\n",
+                keys ? keys : types[r->keys].name, values ? values : types[r->values].name,
+                profile ? "profile " : "no profile", profile ? profile : "",
+                base_name(r->program[0]));
         setenv("GGML_BACKEND_PATH", backend, 1);
         if (profile)
             setenv("TQKV_PROFILE", profile, 1);

@@ -22,9 +22,10 @@
 static struct gg_reg registry;
 static struct gg_device device;
 
-/* The reason why this thread's last graph was refused, until memory for it is
- * asked for. */
-static _Thread_local const char *refusal;
+/* Why this thread's last graph was refused, and whose it was, until memory for it
+ * is asked for; empty if it was not. */
+static _Thread_local char refusal[512];
+static _Thread_local const void *refused_owner;
 
 /* ---- a context's backend ---- */
 
@@ -52,6 +53,8 @@ static const char *backend_name(gg_backend_t b)
 static void backend_free(gg_backend_t b)
 {
     instance *i = instance_of(b);
+    if (refused_owner == i)
+        refusal[0] = 0;
     capture_finish(i->work.capture);
     work_free(&i->work);
     tqkv_profile_free(i->profile);
@@ -64,7 +67,6 @@ static void refuse(instance *i, const char *why)
     if (!i->refused[0])
         gg.log(GG_LOG_ERROR, NAME ": %s\n", why);
     strncpy(i->refused, why, sizeof i->refused - 1);
-    refusal = i->refused;
 }
 
 static int has_attention(gg_graph *graph)
@@ -101,14 +103,17 @@ static void graph_optimize(gg_backend_t b, gg_graph *graph, void *params)
         refuse(i, problem);
     else
         rotate_reserve(graph, params);
-    refusal = i->refused[0] ? i->refused : NULL;
+    memcpy(refusal, i->refused, sizeof refusal);
+    refused_owner = i;
 }
 
 static int graph_compute(gg_backend_t b, gg_graph *graph)
 {
     instance *i = instance_of(b);
-    if (i->refused[0])
+    if (i->refused[0]) {
+        refusal[0] = 0;
         return GG_STATUS_FAILED;
+    }
     const char *problem = work_begin(&i->work, graph);
     int status = problem ? GG_STATUS_FAILED : i->cpu->iface.graph_compute(i->cpu, graph);
     if (!problem)
@@ -136,7 +141,7 @@ static gg_backend_t device_init(gg_device_t d, const char *params)
 {
     const char *reason;
     (void)params;
-    refusal = NULL;
+    refusal[0] = 0;
     gg_device_t cpu = gg_cpu_device(&reason);
     instance *i = cpu ? calloc(1, sizeof *i) : NULL;
     if (i)
@@ -145,6 +150,8 @@ static gg_backend_t device_init(gg_device_t d, const char *params)
         i->cpu->iface.event_record || i->cpu->iface.graph_optimize || i->cpu->device != cpu) {
         gg.log(GG_LOG_ERROR, NAME ": %s\n",
                cpu ? "ggml's backends lie otherwise than this backend was made for" : reason);
+        if (i && i->cpu)
+            i->cpu->iface.free(i->cpu);
         free(i);
         return NULL;
     }
@@ -172,10 +179,10 @@ static gg_buffer_t (*cpu_alloc)(gg_buffer_type_t, size_t);
 
 static gg_buffer_t alloc_unless_refused(gg_buffer_type_t t, size_t size)
 {
-    if (!refusal)
+    if (!refusal[0])
         return cpu_alloc(t, size);
     gg.log(GG_LOG_ERROR, NAME ": no memory for a graph that was refused: %s\n", refusal);
-    refusal = NULL;
+    refusal[0] = 0;
     return NULL;
 }
 

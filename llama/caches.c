@@ -79,8 +79,12 @@ void caches_free(caches *c)
 static tqkv_key_profile *profiles_of(const tqkv_profile *p, int layer, uint32_t n_heads,
                                      uint32_t head_dim)
 {
-    if (!p || (uint32_t)layer >= tqkv_profile_n_layers(p) || n_heads > tqkv_profile_n_heads(p) ||
-        head_dim != tqkv_profile_head_dim(p))
+    int fits = p && (uint32_t)layer < tqkv_profile_n_layers(p) &&
+               n_heads <= tqkv_profile_n_heads(p) && head_dim == tqkv_profile_head_dim(p);
+    if (p && !fits)
+        gg.log(GG_LOG_WARN, "tqkv: the profile has nothing for layer %d of %u heads of %u\n", layer,
+               n_heads, head_dim);
+    if (!fits)
         return NULL;
     tqkv_key_profile *all = calloc(n_heads, sizeof *all);
     for (uint32_t h = 0; all && h < n_heads; h++)
@@ -180,6 +184,7 @@ const char *caches_add(caches *c, const cache_pair *pair, const tqkv_profile *pr
         problem = fill(&values, pair->values, pair->value_dim, pair->n_heads, 1, 1, c->value_format);
     keys.tag = values.tag = tag_of(pair->keys ? &keys : NULL, pair->values ? &values : NULL,
                                    pair->is_rotated, profile_id);
+    keys.is_rotated = values.is_rotated = pair->is_rotated;
     if (!problem && pair->keys)
         problem = put(c, &keys);
     if (!problem && pair->values)

@@ -10,6 +10,7 @@
 typedef struct cache {
     const gg_tensor *tensor; /* the whole of it: [row][slots][streams] */
     int is_key, layer;
+    int is_rotated;          /* rows come rotated by llama.cpp */
     uint32_t n_heads;
     size_t row_bytes, n_slots; /* of all streams */
     slot_layout slot;
@@ -29,6 +30,12 @@ typedef struct caches {
 
 /* Reads TQKV_K and TQKV_V. */
 void caches_init(caches *c);
+
+/* What t is a view of, or t. */
+static inline const gg_tensor *tensor_root(const gg_tensor *t)
+{
+    return t->view_src ? t->view_src : t;
+}
 
 /* The cache tensor that t is, or is a view of; null if it is neither, or of a
  * type that ggml goes on with. */

@@ -71,7 +71,8 @@ static layer *layer_of(capture *c, const cache *k, int may_make)
 
 void capture_prepare(capture *c, const cache *keys)
 {
-    layer_of(c, keys, 1);
+    if (!keys->is_rotated) /* profiles are of keys as they are */
+        layer_of(c, keys, 1);
 }
 
 void capture_keys(capture *c, const cache *k, size_t row, uint32_t first, uint32_t n,
@@ -205,6 +206,9 @@ void capture_finish(capture *c)
             gg.log(GG_LOG_ERROR, "tqkv: no profile written to %s: %s\n", c->path,
                    tqkv_status_string(status));
         tqkv_profile_free(p);
+    } else {
+        gg.log(GG_LOG_ERROR, "tqkv: no profile written to %s: no keys were seen, or they came "
+                             "rotated (by a ggml before 0.25)\n", c->path);
     }
     for (uint32_t i = 0; i < c->n_layers; i++) {
         free(c->layers[i].keys);

@@ -26,27 +26,28 @@ static tqkv_operand operand_of(const gg_tensor *t, const cache *c)
                           .profiles = c->profiles};
 }
 
+static const char *reserve_slopes(work *w, uint32_t n)
+{
+    if (w->n_slopes >= n)
+        return NULL;
+    float *slopes = realloc(w->slopes, n * sizeof *slopes);
+    if (!slopes)
+        return "out of memory";
+    w->slopes = slopes;
+    w->n_slopes = n;
+    return NULL;
+}
+
 /* ALiBi's factors for the mask, as ggml has them: Press et al. (2022),
  * arXiv:2108.12409. */
-static const char *set_slopes(work *w, step *s, float max_bias)
+static void set_slopes(float *slopes, uint32_t n, float max_bias)
 {
-    uint32_t n = s->attention.n_heads, whole = 1;
-    if (!(max_bias > 0))
-        return NULL;
-    if (w->n_slopes < n) {
-        float *slopes = realloc(w->slopes, n * sizeof *slopes);
-        if (!slopes)
-            return "out of memory";
-        w->slopes = slopes;
-        w->n_slopes = n;
-    }
+    uint32_t whole = 1;
     while (whole * 2 <= n)
         whole *= 2;
     float even = powf(2, -max_bias / (float)whole), odd = powf(2, -max_bias / 2 / (float)whole);
     for (uint32_t h = 0; h < n; h++)
-        w->slopes[h] = h < whole ? powf(even, (float)(h + 1))
-                                 : powf(odd, (float)(2 * (h - whole) + 1));
-    return NULL;
+        slopes[h] = h < whole ? powf(even, (float)(h + 1)) : powf(odd, (float)(2 * (h - whole) + 1));
 }
 
 static void set_mask(tqkv_attention *a, const gg_tensor *mask)
@@ -74,7 +75,7 @@ const char *flash_prepare(work *w, step *s)
         .scale = numbers[0], .softcap = numbers[2],
         .sinks = t->src[4] ? t->src[4]->data : NULL, .sets = &s->tokens, .n_sets = 1};
     set_mask(&s->attention, t->src[3]);
-    const char *problem = set_slopes(w, s, numbers[1]);
+    const char *problem = reserve_slopes(w, s->attention.n_heads);
     if (problem)
         return problem;
     tqkv_executor executor = {.n_threads = w->n_threads};
@@ -96,9 +97,9 @@ static int is_seen(const gg_tensor *t, size_t stream, size_t token)
     const gg_tensor *m = t->src[3];
     if (!m)
         return 1;
-    for (int64_t q = 0; q < t->src[0]->ne[1]; q++) {
-        const uint8_t *row = (const uint8_t *)m->data +
-                             (size_t)((int64_t)stream % m->ne[3]) * m->nb[3] + (size_t)q * m->nb[1];
+    for (int64_t i = 0; i < t->src[0]->ne[1] * m->ne[2]; i++) {
+        const uint8_t *row = (const uint8_t *)m->data + stream % (size_t)m->ne[3] * m->nb[3] +
+                             (size_t)(i % m->ne[2]) * m->nb[2] + (size_t)(i / m->ne[2]) * m->nb[1];
         uint16_t half;
         memcpy(&half, row + token * sizeof half, sizeof half);
         if (half != 0xFC00)
@@ -118,7 +119,7 @@ static int are_ours(const work *w, const step *first, size_t slot)
     for (size_t i = 0; i < w->n_steps; i++) {
         const step *s = w->steps[i];
         if (s->kind == NODE_ATTEND && s->node->src[3] == first->node->src[3] &&
-            !cache_is_ours(tagged(s), slot))
+            slot < tagged(s)->n_slots && !cache_is_ours(tagged(s), slot))
             return 0;
     }
     return 1;
@@ -157,6 +158,10 @@ static void lead(step *s, int nth)
                      "llama.cpp itself: the state that was loaded is not of this configuration";
     if (w->failure)
         return;
+    float bias;
+    memcpy(&bias, &s->op_params[1], sizeof bias);
+    if (bias > 0)
+        set_slopes(w->slopes, s->attention.n_heads, bias);
     tqkv_executor executor = {.n_threads = (uint32_t)nth, .run = crew_run, .context = &s->crew};
     size_t streams = (size_t)q->ne[3], shared = streams / (size_t)k->ne[3];
     for (size_t i = 0; i < streams; i++) {
@@ -174,8 +179,6 @@ static void lead(step *s, int nth)
         a.sets = &tokens;
         if (m)
             a.mask = (const uint8_t *)m->data + i % (size_t)m->ne[3] * m->nb[3];
-        float bias;
-        memcpy(&bias, &s->op_params[1], sizeof bias);
         a.mask_slopes = bias > 0 ? w->slopes : NULL;
         tqkv_status status = tqkv_attend(&a, &result, &executor, w->workspace, w->workspace_size);
         if (status != TQKV_OK)

@@ -91,7 +91,7 @@ static const char *check_store(const gg_tensor *t)
     const gg_tensor *rows = t->src[0], *at = t->src[1], *root = cache_tensor(t);
     if (rows->type != GG_F32 || rows->nb[0] != 4 || rows->nb[1] % 4 || rows->ne[2] != 1 ||
         rows->ne[3] != 1 || rows->ne[0] != root->ne[0] || t->nb[1] != root->nb[1] ||
-        (at->type != GG_I64 && at->type != GG_I32) || at->ne[0] != rows->ne[1])
+        t->view_offs || (at->type != GG_I64 && at->type != GG_I32) || at->ne[0] != rows->ne[1])
         return "rows are stored into the cache in a way tqkv does not know";
     return NULL;
 }
@@ -167,10 +167,35 @@ static const char *check_rows(const caches *c, const gg_tensor *t, node_kind kin
     return kind == NODE_STORE ? NULL : check_copy(e, slots, kind == NODE_LOAD ? t : t->src[0]);
 }
 
+/* A rotation that is left out has no other reader than tqkv, but for that of
+ * attention's output and those around RoPE. */
+static const char *check_readers(const gg_tensor *t, node_kind kind)
+{
+    for (int i = 0; kind == NODE_OTHER && !is_nothing(t) && i < GG_MAX_SRC; i++) {
+        const gg_tensor *r = t->src[i] ? rotate_of(t->src[i]) : NULL;
+        if (!r)
+            continue;
+        const gg_tensor *from = tensor_root(r->src[1]);
+        node_kind before = node_kind_of(from);
+        if (before != NODE_ATTEND && before != NODE_LOAD)
+            return "something beside the cache reads llama.cpp's rotation of keys or values: set "
+                   "LLAMA_ATTN_ROT_DISABLE=1";
+    }
+    return NULL;
+}
+
+static int has_caches(gg_graph *graph)
+{
+    for (int i = 0; i < gg.graph_n_nodes(graph); i++)
+        if (node_kind_of(gg.graph_node(graph, i)) != NODE_OTHER)
+            return 1;
+    return 0;
+}
+
 const char *graph_learn(caches *c, gg_graph *graph, const tqkv_profile *profile,
                         uint64_t profile_id)
 {
-    int n = gg.graph_n_nodes(graph);
+    int n = has_caches(graph) ? gg.graph_n_nodes(graph) : 0;
     for (int i = 0; i < n; i++) {
         const gg_tensor *t = gg.graph_node(graph, i);
         node_kind kind = node_kind_of(t);
@@ -184,7 +209,10 @@ const char *graph_learn(caches *c, gg_graph *graph, const tqkv_profile *profile,
     }
     for (int i = 0; i < n; i++) {
         const gg_tensor *t = gg.graph_node(graph, i);
-        const char *problem = check_rows(c, t, node_kind_of(t));
+        node_kind kind = node_kind_of(t);
+        const char *problem = check_rows(c, t, kind);
+        if (!problem)
+            problem = check_readers(t, kind);
         if (problem)
             return problem;
     }

@@ -100,8 +100,8 @@ const char *profile_for(const char *fingerprint, tqkv_profile **profile, uint64_
     if (!list || !*list)
         return NULL;
     snprintf(message, sizeof message,
-             "no profile of TQKV_PROFILE (%.256s) is of this model (%s): make one with "
-             "'tqkv profile', or unset the variable",
+             "no profile of TQKV_PROFILE (%.200s) is of this model (%s): make one with 'tqkv "
+             "profile', or unset the variable (as when a part of the model is on another device)",
              list, fingerprint);
     return message;
 }

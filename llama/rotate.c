@@ -2,11 +2,6 @@
 
 #include <string.h>
 
-static const gg_tensor *root_of(const gg_tensor *t)
-{
-    return t->view_src ? t->view_src : t;
-}
-
 static int is_contiguous(const gg_tensor *t)
 {
     size_t stride = sizeof(float);
@@ -30,7 +25,7 @@ static int is_rotation(const gg_tensor *t)
 
 const gg_tensor *rotate_of(const gg_tensor *t)
 {
-    const gg_tensor *root = root_of(t);
+    const gg_tensor *root = tensor_root(t);
     return is_rotation(root) ? root : NULL;
 }
 
@@ -44,12 +39,20 @@ void *rotate_data(const gg_tensor *t)
 
 int rotate_follows(const gg_tensor *rotation, const gg_tensor *attention)
 {
-    return root_of(rotation->src[1]) == attention;
+    return tensor_root(rotation->src[1]) == attention;
+}
+
+const gg_tensor *rotate_shifts(const gg_tensor *keys)
+{
+    const gg_tensor *t = tensor_root(keys);
+    while (t->op == gg.op_mul_mat && t->src[0] && !strcmp(t->src[0]->name, "attn_inp_k_rot"))
+        t = tensor_root(t->src[1]);
+    return t->src[1] && t->src[1]->type == GG_I32 ? t->src[1] : NULL;
 }
 
 static void keep(const gg_optimize_params *p, const gg_tensor *t, const gg_tensor *until)
 {
-    p->add_alloc_dep(p->context, (gg_tensor *)root_of(t), (gg_tensor *)until);
+    p->add_alloc_dep(p->context, (gg_tensor *)tensor_root(t), (gg_tensor *)until);
 }
 
 /* The rotation of an attention's output, if there is one. */

@@ -22,6 +22,10 @@ void *rotate_data(const gg_tensor *t);
 /* Whether t, a rotation, comes after this attention. */
 int rotate_follows(const gg_tensor *rotation, const gg_tensor *attention);
 
+/* How far RoPE moved the keys of each slot, if it is RoPE, and rotations perhaps,
+ * that they come from; null if not. */
+const gg_tensor *rotate_shifts(const gg_tensor *keys);
+
 /* Asks for the memory that leaving out rotations takes. */
 void rotate_reserve(gg_graph *graph, const gg_optimize_params *params);
 

@@ -109,20 +109,15 @@ void load_run(const step *s, int ith, int nth)
     }
 }
 
-/* How far RoPE moved the keys of each slot, if it is RoPE that comes before. */
-static const int32_t *shifts_of(const gg_tensor *keys, size_t n_slots)
-{
-    const gg_tensor *at = keys->src[1];
-    return at && at->type == GG_I32 && (size_t)at->ne[0] == n_slots && at->data ? at->data : NULL;
-}
-
 /* Rows that do not move keep their bytes: encoding them again would only add to
  * their error. RoPE may turn only a head's first values; the rest stays. */
 void shift_run(const step *s, int ith, int nth)
 {
     cache *c = s->keys;
     const gg_tensor *src = s->node->src[0];
-    const int32_t *shifts = shifts_of(src, c->n_slots);
+    const int32_t *shifts = NULL;
+    if (s->shifts && s->shifts->ne[0] >= src->ne[2])
+        shifts = s->shifts->data;
     size_t from, to;
     share((size_t)src->ne[2] * c->n_heads, ith, nth, &from, &to);
     for (size_t i = from; i < to; i++) {

@@ -84,6 +84,7 @@ static const char *add(work *w, gg_tensor *t, node_kind kind)
         return "out of memory";
     s->rotation = kind == NODE_STORE || kind == NODE_ATTEND ? rotate_of(t->src[0]) : NULL;
     s->rows = kind == NODE_STORE ? rotate_data(t->src[0]) : NULL;
+    s->shifts = kind == NODE_SHIFT ? rotate_shifts(t->src[0]) : NULL;
     if (kind != NODE_ATTEND)
         return find(w, kind == NODE_LOAD ? t->src[0] : t, &s->keys) ? NULL : unknown;
     if (!find(w, t->src[1], &s->keys) || !find(w, t->src[2], &s->values))
@@ -104,26 +105,37 @@ static int is_taken_over(const gg_tensor *rotation, step *s)
     return s->rotation == rotation;
 }
 
-/* Rotations: nothing is left of those whose result only tqkv reads, or that it
- * writes itself; those around RoPE, when keys are moved, become copies. */
+/* Whether ggml reads a rotation that has to change nothing: behind attention that
+ * was computed before, since graphs may come in pieces, and around RoPE, when keys
+ * are moved. */
+static int becomes_copy(const gg_tensor *rotation)
+{
+    const gg_tensor *from = tensor_root(rotation->src[1]);
+    node_kind kind = node_kind_of(from);
+    if (kind == NODE_ATTEND || kind == NODE_LOAD)
+        return 1;
+    const gg_tensor *before = from->src[0] ? rotate_of(from->src[0]) : NULL; /* RoPE's */
+    return before && node_kind_of(tensor_root(before->src[1])) == NODE_LOAD;
+}
+
+/* Nothing is left of rotations whose result only tqkv reads, or that it writes
+ * itself. */
 static const char *add_rotations(work *w, gg_graph *graph)
 {
-    int is_shift = 0;
     size_t n = w->n_steps;
-    for (size_t i = 0; i < n; i++)
-        is_shift |= w->steps[i]->kind == NODE_LOAD;
-    for (int i = 0; n && i < gg.graph_n_nodes(graph); i++) {
+    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
         gg_tensor *t = gg.graph_node(graph, i);
-        if (rotate_of(t) != t)
+        if (t->op != gg.op_mul_mat || rotate_of(t) != t)
             continue;
         int is_left_out = 0;
         for (size_t j = 0; j < n; j++)
             is_left_out |= is_taken_over(t, w->steps[j]);
-        step *s = is_left_out || is_shift ? begin_step(w, t, NODE_ROTATE) : NULL;
-        if (s)
-            s->is_left_out = is_left_out;
-        else if (is_left_out || is_shift)
+        if (!is_left_out && !becomes_copy(t))
+            continue;
+        step *s = begin_step(w, t, NODE_ROTATE);
+        if (!s)
             return "out of memory";
+        s->is_left_out = is_left_out;
     }
     return NULL;
 }

@@ -21,6 +21,7 @@ typedef struct step {
     int is_left_out; /* ROTATE: nothing is to be done */
     cache *keys, *values; /* or the only one, in keys */
     const void *rows;     /* STORE: the first */
+    const gg_tensor *shifts; /* SHIFT: how far RoPE moved each slot, or null */
     /* ATTEND: of stream 0. */
     tqkv_attention attention;
     tqkv_tokens tokens;

@@ -270,7 +270,19 @@ static void test_again(void **state)
 
 /* ---- moving keys ---- */
 
-/* What llama.cpp does to shift a context: to floats, RoPE, and back. */
+/* llama.cpp's product with a Hadamard matrix; this one is of zeros, so that it
+ * shows if it is not left out. */
+static struct ggml_tensor *rotated(struct ggml_context *c, struct ggml_tensor *t,
+                                   struct ggml_tensor *matrix)
+{
+    struct ggml_tensor *flat = ggml_reshape_2d(c, t, matrix->ne[0],
+                                               ggml_nelements(t) / matrix->ne[0]);
+    return ggml_reshape_4d(c, ggml_mul_mat(c, matrix, flat), t->ne[0], t->ne[1], t->ne[2],
+                           t->ne[3]);
+}
+
+/* What llama.cpp does to shift a context: to floats, rotation, RoPE, rotation, and
+ * back. */
 static void test_shift(void **state)
 {
     const shape *s = &shapes[0];
@@ -290,11 +302,14 @@ static void test_shift(void **state)
     struct ggml_cgraph *graph = ggml_new_graph(c);
     struct ggml_tensor *shift = ggml_new_tensor_1d(c, GGML_TYPE_I32, s->n_slots);
     ggml_set_input(shift);
+    struct ggml_tensor *matrix = ggml_new_tensor_2d(c, GGML_TYPE_F32, 64, 64);
+    ggml_set_input(matrix);
+    ggml_set_name(matrix, "attn_inp_k_rot");
     struct ggml_tensor *k = ggml_view_3d(c, r.k, s->dim_k, s->n_kv_heads, s->n_slots,
                                          ggml_row_size(r.k->type, s->dim_k), r.k->nb[1], 0);
-    struct ggml_tensor *t = ggml_rope_ext(c, ggml_cast(c, k, GGML_TYPE_F32), shift, NULL, s->dim_k,
-                                          2, 0, 10000, 1, 0, 1, 32, 1);
-    ggml_build_forward_expand(graph, ggml_cpy(c, t, k));
+    struct ggml_tensor *t = rotated(c, ggml_cast(c, k, GGML_TYPE_F32), matrix);
+    t = ggml_rope_ext(c, t, shift, NULL, s->dim_k, 2, 0, 10000, 1, 0, 1, 32, 1);
+    ggml_build_forward_expand(graph, ggml_cpy(c, rotated(c, t, matrix), k));
     int32_t shifts[320] = {0};
     for (int round = 0; round < 2; round++) {
         for (int i = 100; round && i < 200; i++)
@@ -302,6 +317,7 @@ static void test_shift(void **state)
         ggml_backend_sched_reset(r.sched);
         assert_true(ggml_backend_sched_alloc_graph(r.sched, graph));
         ggml_backend_tensor_set(shift, shifts, 0, sizeof shifts);
+        ggml_backend_tensor_memset(matrix, 0, 0, ggml_nbytes(matrix));
         assert_int_equal(ggml_backend_sched_graph_compute(r.sched, graph), GGML_STATUS_SUCCESS);
         ggml_backend_tensor_get(r.k, new, 0, bytes);
         for (int i = 0; i < s->n_slots; i++) {

@@ -327,6 +327,33 @@ static void test_context_shift(void **state)
     llama_free(c);
 }
 
+static bool every_node(struct ggml_tensor *t, bool asks, void *data)
+{
+    (void)t, (void)asks, (void)data;
+    return true;
+}
+
+/* With a callback for every node llama.cpp computes graphs in pieces of one. */
+static void test_pieces(void **state)
+{
+    struct llama_context_params p = params_of(GGML_TYPE_Q4_0);
+    p.cb_eval = every_node;
+    struct llama_context *whole = open_context(*state, GGML_TYPE_Q4_0);
+    struct llama_context *pieces = llama_init_from_model(*state, p);
+    assert_non_null(pieces);
+    struct llama_context *both[] = {whole, pieces};
+    for (int i = 0; i < 2; i++) {
+        llama_memory_t memory = llama_get_memory(both[i]);
+        assert_int_equal(feed(both[i], 0, PROMPT, 0), 0);
+        assert_true(llama_memory_seq_rm(memory, 0, 20, 50));
+        llama_memory_seq_add(memory, 0, 50, -1, -30);
+        assert_int_equal(feed(both[i], PROMPT - 30, PROMPT - 28, 0), 0);
+    }
+    assert_near(whole, pieces, 1e-6, "in pieces");
+    llama_free(whole);
+    llama_free(pieces);
+}
+
 static void *feed_alone(void *context)
 {
     assert_int_equal(feed(context, 0, PROMPT, 0), 0);
@@ -482,7 +509,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_models), cmocka_unit_test(test_rollback),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_save_and_restore),
         cmocka_unit_test(test_foreign_state), cmocka_unit_test(test_sequences),
-        cmocka_unit_test(test_context_shift), cmocka_unit_test(test_two_contexts),
+        cmocka_unit_test(test_context_shift), cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_two_contexts),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_profile),
     };
     if (argc > 1 && !strcmp(argv[1], "real")) {
