@@ -67,26 +67,20 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* The value of an option of the program's, or null; has: whether it is there. */
-static const char *given(const request *r, const char *one, const char *other, int *has)
-{
-    if (has)
-        *has = 0;
-    for (int i = 1; i < r->n; i++) {
-        if (strcmp(r->program[i], one) && strcmp(r->program[i], other))
-            continue;
-        if (has)
-            *has = 1;
-        return i + 1 < r->n ? r->program[i + 1] : NULL;
-    }
-    return NULL;
-}
-
+/* Where an option of the program's stands; 0 if the user did not give it. */
 static int is_given(const request *r, const char *one, const char *other)
 {
-    int has;
-    given(r, one, other, &has);
-    return has;
+    for (int i = 1; i < r->n; i++)
+        if (!strcmp(r->program[i], one) || !strcmp(r->program[i], other))
+            return i;
+    return 0;
+}
+
+/* Its value, or null. */
+static const char *given(const request *r, const char *one, const char *other)
+{
+    int i = is_given(r, one, other);
+    return i && i + 1 < r->n ? r->program[i + 1] : NULL;
 }
 
 enum { MORE = 10 };
@@ -158,9 +152,10 @@ static char *profile_of(const request *r, const char *model)
         char *slash = strrchr(folder, '/');
         if (slash)
             *slash = 0;
-        profile_request p = {.model = model, .out = place, .centres = 64, .windows = 2,
+        profile_request p = {.model = model, .out = place, .centres = PROFILE_CENTRES,
+                             .windows = PROFILE_WINDOWS,
                              .folder = slash ? folder : NULL,
-                             .threads = given(r, "-t", "--threads", NULL)};
+                             .threads = given(r, "-t", "--threads")};
         fprintf(stderr, "tqkv: first use of %s: making its key profile\n", base_name(model));
         if (!profile_make(&p))
             return NULL;
@@ -233,8 +228,8 @@ static int run(const request *r)
             print_quoted(stdout, arguments[i]);
         putchar('\n');
     } else {
-        const char *keys = given(r, "-ctk", "--cache-type-k", NULL);
-        const char *values = given(r, "-ctv", "--cache-type-v", NULL);
+        const char *keys = given(r, "-ctk", "--cache-type-k");
+        const char *values = given(r, "-ctv", "--cache-type-v");
         fprintf(stderr, "tqkv: keys in %s, values in %s, %s%s: %s\n",
                 keys ? keys : types[r->keys].name, values ? values : types[r->values].name,
                 profile ? "profile " : "no profile", profile ? profile : "",

@@ -21,6 +21,8 @@ int llama_profile_place(const char *model, char path[PATH_SIZE]);
 
 /* ---- profile.c ---- */
 
+enum { PROFILE_CENTRES = 64, PROFILE_WINDOWS = 2 }; /* unless the user says */
+
 typedef struct profile_request {
     const char *model, *text, *out;
     const char *folder;  /* of llama.cpp's programs; null: look in $PATH */

@@ -155,7 +155,7 @@ int command_profile(int argc, char **argv)
         {"out", required_argument, NULL, 'o'}, {"threads", required_argument, NULL, 't'},
         {"windows", required_argument, NULL, 'w'}, {"centres", required_argument, NULL, 'c'},
         {"llama", required_argument, NULL, 'l'}, {"help", no_argument, NULL, 'h'}, {0}};
-    profile_request r = {.centres = 64, .windows = 2};
+    profile_request r = {.centres = PROFILE_CENTRES, .windows = PROFILE_WINDOWS};
     uint64_t number;
     int option, ok = 1;
     while (ok && (option = getopt_long(argc, argv, "m:f:o:t:w:h", names, NULL)) != -1) {

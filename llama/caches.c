@@ -25,7 +25,7 @@ const gg_tensor *cache_tensor(const gg_tensor *t)
 {
     if (!t)
         return NULL;
-    const gg_tensor *root = t->view_src ? t->view_src : t;
+    const gg_tensor *root = tensor_root(t);
     if (root->name[0] != 'c' || !slot_is_type(root->type) || !letter_of(root))
         return NULL;
     return !root->buffer || gg.buft_is_host(root->buffer->type) ? root : NULL;
@@ -34,6 +34,11 @@ const gg_tensor *cache_tensor(const gg_tensor *t)
 int cache_is_key(const gg_tensor *root)
 {
     return *letter_of(root) == 'k';
+}
+
+static int layer_of(const gg_tensor *root)
+{
+    return atoi(letter_of(root) + 3);
 }
 
 /* ---- entries ---- */
@@ -112,7 +117,7 @@ static const char *fill(cache *c, const gg_tensor *t, uint32_t dim, uint32_t n_h
 {
     c->tensor = t;
     c->is_key = cache_is_key(t);
-    c->layer = atoi(letter_of(t) + 3);
+    c->layer = layer_of(t);
     c->n_heads = n_heads;
     c->row_bytes = t->nb[1];
     c->n_slots = (size_t)(t->ne[1] * t->ne[2]);
@@ -172,7 +177,7 @@ const char *caches_add(caches *c, const cache_pair *pair, const tqkv_profile *pr
     /* Without tagged values a key's spare bits hold its tag, not its centre; and
      * profiles are of keys as they are. */
     if (pair->keys && pair->values && !pair->is_rotated) {
-        keys.profiles = profiles_of(profile, atoi(letter_of(pair->keys) + 3), pair->n_heads,
+        keys.profiles = profiles_of(profile, layer_of(pair->keys), pair->n_heads,
                                     pair->key_dim);
         if (keys.profiles)
             n_centres = keys.profiles->n_centres;
@@ -201,12 +206,18 @@ static uint8_t *scale_of(const cache *c, size_t slot, uint32_t head)
            c->slot.scale_at;
 }
 
-/* Sign and lowest bits of a scale, as tqkv_rows has them. */
+enum { TAG = 15 }; /* a head's four bits of the tag */
+
+/* The number in a scale's sign and lowest bits, as tqkv_rows has them. */
+static uint16_t in_scale(unsigned number)
+{
+    return (uint16_t)((number & 7) | number >> 3 << 15);
+}
+
 static uint16_t tag_bits(const cache *c, uint32_t head)
 {
     unsigned at = ((unsigned)c->layer + head) % 16 * 4;
-    unsigned tag = c->tag >> at & 15;
-    return (uint16_t)((tag & 7) | tag >> 3 << 15);
+    return in_scale(c->tag >> at & TAG);
 }
 
 static uint16_t load(const uint8_t *at)
@@ -228,7 +239,7 @@ void cache_mark(cache *c, size_t slot, uint32_t first, uint32_t n)
 
 int cache_is_ours(const cache *c, size_t slot)
 {
-    const uint16_t mask = 0x8007;
+    const uint16_t mask = in_scale(TAG);
     for (uint32_t h = 0; c->slot.tag_bits && h < c->n_heads; h++) {
         uint16_t half = load(scale_of(c, slot, h));
         if (half && (half & mask) != tag_bits(c, h))

@@ -149,6 +149,13 @@ static int check_rows(const step *s)
 
 /* ---- running ---- */
 
+static void move_rows(tqkv_rows *r, size_t bytes)
+{
+    r->codes += bytes;
+    r->scales = r->scales ? r->scales + bytes : NULL;
+    r->centres = r->centres ? r->centres + bytes : NULL;
+}
+
 static void lead(step *s, int nth)
 {
     const gg_tensor *t = s->node, *q = t->src[0], *k = t->src[1], *v = t->src[2], *m = t->src[3];
@@ -168,13 +175,8 @@ static void lead(step *s, int nth)
         tqkv_tokens tokens = s->tokens;
         tqkv_attention a = s->attention;
         tqkv_partial result = {.out = (float *)((uint8_t *)s->out + i * t->nb[3])};
-        size_t key_at = i / shared * k->nb[3], value_at = i / shared * v->nb[3];
-        tokens.keys.rows.codes += key_at;
-        tokens.values.rows.codes += value_at;
-        if (s->keys)
-            tokens.keys.rows = slot_rows(&s->keys->slot, tokens.keys.rows.codes, k->nb[1]);
-        if (s->values)
-            tokens.values.rows = slot_rows(&s->values->slot, tokens.values.rows.codes, v->nb[1]);
+        move_rows(&tokens.keys.rows, i / shared * k->nb[3]);
+        move_rows(&tokens.values.rows, i / shared * v->nb[3]);
         a.queries = (const uint8_t *)s->attention.queries + i * q->nb[3];
         a.sets = &tokens;
         if (m)

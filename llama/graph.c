@@ -1,9 +1,8 @@
 #include "graph.h"
 
-#include "rotate.h"
-
 #include <stdio.h>
-#include <string.h>
+
+#include "rotate.h"
 
 /* ---- kinds ---- */
 
@@ -125,9 +124,7 @@ static const char *check(const gg_tensor *t, node_kind kind)
 /* Whether queries, and keys with them, come rotated by llama.cpp. */
 static int rotation_stays(const gg_tensor *q)
 {
-    const gg_tensor *root = q->view_src ? q->view_src : q;
-    return root->op == gg.op_mul_mat && !strcmp(root->src[0]->name, "attn_inp_k_rot") &&
-           !rotate_of(q);
+    return rotate_is_of_keys(tensor_root(q)) && !rotate_of(q);
 }
 
 static cache_pair pair_of(const gg_tensor *t)

@@ -13,13 +13,20 @@ static int is_contiguous(const gg_tensor *t)
     return 1;
 }
 
+static int is_product_with(const gg_tensor *t, const char *matrix)
+{
+    return t->op == gg.op_mul_mat && !strcmp(t->src[0]->name, matrix);
+}
+
+int rotate_is_of_keys(const gg_tensor *t)
+{
+    return is_product_with(t, "attn_inp_k_rot");
+}
+
 static int is_rotation(const gg_tensor *t)
 {
-    if (!gg.has_alloc_deps || t->op != gg.op_mul_mat || !t->src[0] ||
-        strncmp(t->src[0]->name, "attn_inp_", 9))
-        return 0;
-    const char *which = t->src[0]->name + 9;
-    return (!strcmp(which, "k_rot") || !strcmp(which, "v_rot")) && is_contiguous(t) &&
+    return gg.has_alloc_deps &&
+           (rotate_is_of_keys(t) || is_product_with(t, "attn_inp_v_rot")) && is_contiguous(t) &&
            is_contiguous(t->src[1]);
 }
 
@@ -45,7 +52,7 @@ int rotate_follows(const gg_tensor *rotation, const gg_tensor *attention)
 const gg_tensor *rotate_shifts(const gg_tensor *keys)
 {
     const gg_tensor *t = tensor_root(keys);
-    while (t->op == gg.op_mul_mat && t->src[0] && !strcmp(t->src[0]->name, "attn_inp_k_rot"))
+    while (rotate_is_of_keys(t))
         t = tensor_root(t->src[1]);
     return t->src[1] && t->src[1]->type == GG_I32 ? t->src[1] : NULL;
 }
@@ -73,9 +80,9 @@ void rotate_reserve(gg_graph *graph, const gg_optimize_params *params)
         node_kind kind = node_kind_of(t);
         if (kind != NODE_STORE && kind != NODE_ATTEND)
             continue;
-        const gg_tensor *r = rotate_of(from), *last = t;
-        if (kind == NODE_ATTEND && after(graph, t))
-            last = after(graph, t);
+        const gg_tensor *r = rotate_of(from), *last = kind == NODE_ATTEND ? after(graph, t) : NULL;
+        if (!last)
+            last = t;
         if (r)
             keep(params, r->src[1], last);
         /* What attention reads must not lie where it writes. */

@@ -12,6 +12,10 @@
 
 #include "graph.h"
 
+/* Whether t is llama.cpp's product of queries or keys with its matrix, whether
+ * tqkv leaves it out or not. */
+int rotate_is_of_keys(const gg_tensor *t);
+
 /* The rotation that t is, or is a view of; null if it is none that tqkv leaves
  * out. */
 const gg_tensor *rotate_of(const gg_tensor *t);

@@ -29,9 +29,19 @@ static int is_whole(uint32_t head_dim, unsigned rate)
     return head_dim / 16 * rate % 8 == 0;
 }
 
+static tqkv_format trellis(uint32_t head_dim, unsigned rate)
+{
+    return (tqkv_format){.rate = (uint16_t)rate, .head_dim = (uint16_t)head_dim,
+                         .codebook = TQKV_CODEBOOK_TRELLIS, .layout = TQKV_LAYOUT_ROW,
+                         .rotation = TQKV_ROTATION_HADAMARD};
+}
+
+/* 0 if there is no such format. */
 static size_t code_bytes(uint32_t head_dim, unsigned rate)
 {
-    return (head_dim / 16 * rate + 7) / 8;
+    tqkv_format f = trellis(head_dim, rate);
+    size_t bytes;
+    return tqkv_format_code_bytes(&f, &bytes) == TQKV_OK ? bytes : 0;
 }
 
 /* The finest rate, but an eighth of a bit less if that makes rows whole. */
@@ -64,9 +74,7 @@ const char *slot_init(slot_layout *s, int type, uint32_t head_dim, uint32_t n_ce
         return "the head size is not a multiple of the cache type's block";
     *s = (slot_layout){.bytes = head_dim / b->values * b->bytes};
     unsigned rate = finest_rate(head_dim, s->bytes - SCALE);
-    s->format = (tqkv_format){.rate = (uint16_t)rate, .head_dim = (uint16_t)head_dim,
-                              .codebook = TQKV_CODEBOOK_TRELLIS, .layout = TQKV_LAYOUT_ROW,
-                              .rotation = TQKV_ROTATION_HADAMARD};
+    s->format = trellis(head_dim, rate);
     if (head_dim > TQKV_MAX_HEAD_DIM || rate < LOWEST_RATE ||
         tqkv_format_check(&s->format) != TQKV_OK)
         return "tqkv has no format for this head size";

@@ -29,15 +29,14 @@ static uint8_t *row_at(const cache *c, size_t slot, uint32_t head)
 }
 
 /* Heads of one row; values is the first head's. */
-static void encode(const step *s, cache *c, size_t slot, part p, const float *values,
-                   size_t head_stride)
+static void encode(const step *s, cache *c, size_t slot, part p, const float *values)
 {
-    uint32_t at_once = c->profiles ? 1 : p.n;
+    uint32_t at_once = c->profiles ? 1 : p.n, dim = c->slot.format.head_dim;
     for (uint32_t h = 0; h < p.n; h += at_once) {
         tqkv_rows rows = slot_rows(&c->slot, row_at(c, slot, p.first + h), c->slot.bytes);
         const tqkv_key_profile *profile = c->profiles ? &c->profiles[p.first + h] : NULL;
-        tqkv_status status = tqkv_encode(&c->slot.format, profile, values + h * head_stride,
-                                         TQKV_F32, head_stride, at_once, &rows);
+        tqkv_status status = tqkv_encode(&c->slot.format, profile, values + (size_t)h * dim,
+                                         TQKV_F32, 0, at_once, &rows);
         if (status != TQKV_OK)
             s->work->failure = tqkv_status_string(status);
     }
@@ -69,7 +68,7 @@ void store_run(const step *s, int ith, int nth)
         }
         const float *values = (const float *)((const uint8_t *)s->rows + row * rows->nb[1]) +
                               (size_t)p.first * c->slot.format.head_dim;
-        encode(s, c, (size_t)slot, p, values, c->slot.format.head_dim);
+        encode(s, c, (size_t)slot, p, values);
         if (s->work->capture && c->is_key)
             capture_keys(s->work->capture, c, row, p.first, p.n, values);
     }
@@ -129,6 +128,6 @@ void shift_run(const step *s, int ith, int nth)
         decode(s, c, slot, head, values);
         memcpy(values, (const uint8_t *)src->data + slot * src->nb[2] + head * src->nb[1],
                (size_t)src->ne[0] * sizeof *values);
-        encode(s, c, slot, (part){slot, head, 1}, values, c->slot.format.head_dim);
+        encode(s, c, slot, (part){slot, head, 1}, values);
     }
 }

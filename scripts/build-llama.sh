@@ -7,24 +7,11 @@
 set -eu
 folder=$1
 what=$2
-version=0.3.36
 jobs=$(nproc)
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
-command -v g++ >/dev/null && python3 -m pip --version >/dev/null 2>&1 || {
-    root=
-    [ "$(id -u)" = 0 ] || root=sudo
-    $root apt-get update -q
-    $root apt-get install -q -y --no-install-recommends g++ python3-pip
-}
-
-if [ ! -e "$folder/source/CMakeLists.txt" ]; then
-    python3 -m pip download -q --no-deps --no-binary :all: -d "$folder" \
-        "llama-cpp-python==$version"
-    tar -xzf "$folder"/llama_cpp_python-*.tar.gz -C "$folder"
-    ln -sfn "llama_cpp_python-$version/vendor/llama.cpp" "$folder/source"
-fi
+"$(dirname "$0")/get-llama.sh" "$folder"
 
 # The model is missing, and its tests are skipped, where it cannot be had.
 if [ ! -e "$folder/model.gguf" ]; then

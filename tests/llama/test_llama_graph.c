@@ -51,12 +51,18 @@ static struct ggml_tensor *view_of(run *r, struct ggml_tensor *cache, int dim)
     return ggml_permute(r->context, t, 0, 2, 1, 3);
 }
 
+/* A graph and its tensors, without their data. */
+static struct ggml_context *graph_context(void)
+{
+    struct ggml_init_params params = {.mem_size = 256 * ggml_tensor_overhead() +
+                                                  ggml_graph_overhead(),
+                                      .no_alloc = true};
+    return ggml_init(params);
+}
+
 static void open_run(run *r, const shape *s, ggml_backend_dev_t tqkv, int n_threads)
 {
     struct ggml_init_params small = {.mem_size = 16 * ggml_tensor_overhead(), .no_alloc = true};
-    struct ggml_init_params large = {.mem_size = 256 * ggml_tensor_overhead() +
-                                                 ggml_graph_overhead(),
-                                     .no_alloc = true};
     memset(r, 0, sizeof *r);
     r->s = s;
     if (tqkv)
@@ -75,7 +81,7 @@ static void open_run(run *r, const shape *s, ggml_backend_dev_t tqkv, int n_thre
     r->cache_buffer =
         ggml_backend_alloc_ctx_tensors_from_buft(r->cache_context, ggml_backend_cpu_buffer_type());
     ggml_backend_buffer_clear(r->cache_buffer, 0);
-    r->context = ggml_init(large);
+    r->context = graph_context();
     r->sched = ggml_backend_sched_new(r->backends, NULL, r->n_backends, 512, false, false);
 }
 
@@ -295,10 +301,7 @@ static void test_shift(void **state)
     uint8_t *old = malloc(bytes), *new = malloc(bytes);
     ggml_backend_tensor_get(r.k, old, 0, bytes);
 
-    struct ggml_init_params small = {.mem_size = 64 * ggml_tensor_overhead() +
-                                                 ggml_graph_overhead(),
-                                     .no_alloc = true};
-    struct ggml_context *c = ggml_init(small);
+    struct ggml_context *c = graph_context();
     struct ggml_cgraph *graph = ggml_new_graph(c);
     struct ggml_tensor *shift = ggml_new_tensor_1d(c, GGML_TYPE_I32, s->n_slots);
     ggml_set_input(shift);
@@ -350,11 +353,8 @@ static void test_foreign_rows(void **state)
     ggml_backend_tensor_set(r.v, other, 300 * r.v->nb[1], r.v->nb[1]);
     assert_int_equal(ggml_backend_sched_graph_compute(r.sched, r.graph), GGML_STATUS_SUCCESS);
     /* A graph that only reads: one row of ggml's own among 256. */
-    struct ggml_init_params small = {.mem_size = 64 * ggml_tensor_overhead() +
-                                                 ggml_graph_overhead(),
-                                     .no_alloc = true};
     struct ggml_context *c = r.context;
-    r.context = ggml_init(small);
+    r.context = graph_context();
     struct ggml_cgraph *graph = ggml_new_graph(r.context);
     struct ggml_tensor *q = input(&r, GGML_TYPE_F32, s->dim_k, s->n_heads, 1, 1);
     struct ggml_tensor *out = ggml_flash_attn_ext(

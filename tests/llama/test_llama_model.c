@@ -127,6 +127,16 @@ static void assert_same_logits(struct llama_context *a, struct llama_context *b)
     free(y);
 }
 
+/* n tokens from `from` on, one by one, give both the same logits. */
+static void assert_same_steps(struct llama_context *a, struct llama_context *b, int from, int n)
+{
+    for (int i = from; i < from + n; i++) {
+        assert_int_equal(feed(a, i, i + 1, 0), 0);
+        assert_int_equal(feed(b, i, i + 1, 0), 0);
+    }
+    assert_same_logits(a, b);
+}
+
 static void assert_near(struct llama_context *exact, struct llama_context *c, double bound,
                         const char *what)
 {
@@ -194,11 +204,7 @@ static void test_rollback(void **state)
     assert_int_equal(llama_decode(b, draft), 0);
     llama_batch_free(draft);
     assert_true(llama_memory_seq_rm(llama_get_memory(b), 0, PROMPT, -1));
-    for (int i = 0; i < 3; i++) {
-        assert_int_equal(feed(a, PROMPT + i, PROMPT + i + 1, 0), 0);
-        assert_int_equal(feed(b, PROMPT + i, PROMPT + i + 1, 0), 0);
-    }
-    assert_same_logits(a, b);
+    assert_same_steps(a, b, PROMPT, 3);
     llama_free(a);
     llama_free(b);
 }
@@ -210,11 +216,7 @@ static void test_threads(void **state)
     llama_set_n_threads(a, 1, 1);
     assert_int_equal(feed(a, 0, PROMPT, 0), 0);
     assert_int_equal(feed(b, 0, PROMPT, 0), 0);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(feed(a, PROMPT + i, PROMPT + i + 1, 0), 0);
-        assert_int_equal(feed(b, PROMPT + i, PROMPT + i + 1, 0), 0);
-    }
-    assert_same_logits(a, b);
+    assert_same_steps(a, b, PROMPT, 2);
     llama_free(a);
     llama_free(b);
 }
@@ -230,18 +232,14 @@ static void test_save_and_restore(void **state)
     assert_int_equal(llama_state_seq_set_data(b, saved, size, 0), size);
     assert_int_equal(llama_state_seq_get_data(b, again, size, 0), size);
     assert_memory_equal(saved, again, size);
-    assert_int_equal(feed(a, PROMPT, PROMPT + 1, 0), 0);
-    assert_int_equal(feed(b, PROMPT, PROMPT + 1, 0), 0);
-    assert_same_logits(a, b);
+    assert_same_steps(a, b, PROMPT, 1);
     /* In a context that has been used, too; and all of it at once. */
     size_t whole = llama_state_get_size(a);
     uint8_t *all = malloc(whole);
     whole = llama_state_get_data(a, all, whole);
     assert_int_equal(feed(b, PROMPT + 1, PROMPT + 30, 0), 0);
     assert_int_equal(llama_state_set_data(b, all, whole), whole);
-    assert_int_equal(feed(a, PROMPT + 1, PROMPT + 2, 0), 0);
-    assert_int_equal(feed(b, PROMPT + 1, PROMPT + 2, 0), 0);
-    assert_same_logits(a, b);
+    assert_same_steps(a, b, PROMPT + 1, 1);
     free(saved);
     free(again);
     free(all);
