@@ -29,7 +29,9 @@ static const char help[] =
     "  -q, --queries N    query positions: 1, or 512 for prefill\n"
     "      --ggml DIR     folder with libggml-base.so and libggml-cpu.so\n"
     "      --device NAME  what a device (see 'tqkv devices') does with rows, as shares\n"
-    "                     of a copy's bandwidth; --rows says how many\n"
+    "                     of a copy's bandwidth; --rows says how many. With --attention\n"
+    "                     steps of decoding: a table, or the cases given, as\n"
+    "                     FORMAT,SEQUENCES,HEADS,KV_HEADS,HEAD_DIM,TOKENS[,QUERIES[,PAGE]]\n"
     "      --cuda-module F  kernels that nvcc compiled, where there is no NVRTC\n"
     "      --json         one JSON object a line\n"
     "  -h, --help         this text\n";
@@ -292,8 +294,10 @@ int command_bench(int argc, char **argv)
     }
     if (!ok)
         return misused("'%s' is outside its option's range; see 'tqkv bench --help'", optarg);
+    d.cases = (const char *const *)argv + optind;
+    d.n_cases = argc - optind;
     if (d.device)
-        return bench_device(&d);
+        return attention ? bench_attend(&d) : bench_device(&d);
     if (attention) {
         if (optind < argc) {
             a.formats = (const char *const *)argv + optind;

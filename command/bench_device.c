@@ -32,8 +32,6 @@ typedef struct job {
     tqkv_type type;
     uint32_t bits;
     double bytes;
-    const tqkv_gpu_attention *attention;
-    tqkv_buffer *workspace;
 } job;
 
 typedef tqkv_status (*work)(bench *b, const job *j, int set);
@@ -162,12 +160,6 @@ static tqkv_status encode(bench *b, const job *j, int set)
                                 TQKV_BF16, 0, b->rows, &rows);
 }
 
-static tqkv_status attend(bench *b, const job *j, int set)
-{
-    (void)set;
-    return tqkv_dispatch_attend(b->d.encoder, b->d.registry, j->attention, j->workspace);
-}
-
 static tqkv_status one_position(bench *b, const job *j, int set)
 {
     (void)j;
@@ -232,45 +224,6 @@ static int bench_rows(bench *b)
             return 0;
     }
     return 1;
-}
-
-/* Sequences x query heads x tokens of a cache of 8 KV heads, keys in one half of the
- * codes, values in the other. */
-static int bench_attention(bench *b, const char *format, uint32_t n_sequences, uint32_t n_heads)
-{
-    job j = {.what = "attention", .format = format};
-    tqkv_format_parse(format, DIM, &j.f);
-    size_t code, scale, bytes, tokens = b->rows / 2 / HEADS / n_sequences;
-    char shape[64], what[32];
-    tqkv_format_code_bytes(&j.f, &code);
-    tqkv_format_scale_bytes(&j.f, &scale);
-    tqkv_gpu_operand o = {.format = j.f};
-    o.rows = (tqkv_gpu_rows){.codes = b->codes[0], .scales = b->norms[0], .code_stride = code,
-                             .scale_stride = scale};
-    o.head = (tqkv_gpu_strides){tokens * code, tokens * scale, 0};
-    o.sequence = (tqkv_gpu_strides){HEADS * tokens * code, HEADS * tokens * scale, 0};
-    tqkv_gpu_attention a = {
-        .n_sequences = n_sequences, .n_queries = 1, .n_heads = n_heads, .n_kv_heads = HEADS,
-        .query_type = TQKV_BF16, .out_type = TQKV_BF16, .position = tokens - 1,
-        .n_tokens = (uint32_t)tokens, .keys = o, .values = o, .scale = 1 / sqrtf(DIM),
-        .causal = 1, .queries = b->numbers[0], .out = b->results[0]};
-    a.values.rows.code_offset = b->rows / 2 * code;
-    a.values.rows.scale_offset = b->rows / 2 * scale;
-    if (!device_ok(&b->d, "attention", tqkv_gpu_attend_workspace(b->d.device, &a, &bytes)))
-        return 0;
-    j.workspace = device_buffer(&b->d, NULL, bytes);
-    if (!j.workspace)
-        return 0;
-    snprintf(what, sizeof what, "attention, %s", format);
-    snprintf(shape, sizeof shape, "%u,%u,%d,%d,%zu", n_sequences, n_heads, HEADS, DIM, tokens);
-    j.what = what;
-    j.attention = &a;
-    j.bytes = (double)b->rows * row_bytes(&j.f);
-    int ok = device_ok(&b->d, "encode", encode(b, &j, 0)) && device_run(&b->d);
-    j.format = shape;
-    ok = ok && measure(b, &j, attend);
-    tqkv_buffer_free(j.workspace);
-    return ok;
 }
 
 /* A thousand launches one after the other, of nothing and of one position: from the
@@ -377,9 +330,7 @@ static int run(bench *b)
 {
     job c = {.what = "copy", .format = "", .bytes = 8.0 * DIM * (double)b->rows};
     return measure(b, &c, copy) && bench_reference(b) && bench_rows(b) &&
-           bench_attention(b, "tq4", 8, 32) && bench_attention(b, "lm4", 8, 32) &&
-           bench_attention(b, "tq4", 1, 32) && bench_attention(b, "tq3", 8, 32) &&
-           bench_attention(b, "tq8", 8, 32) && bench_launches(b);
+           bench_launches(b);
 }
 
 int bench_device(const device_options *o)

@@ -8,8 +8,11 @@ typedef struct device_options {
     const char *device, *cuda_module;
     uint64_t rows; /* 0: by the device's memory */
     int json;
+    const char *const *cases; /* of attention */
+    int n_cases;
 } device_options;
 
 int bench_device(const device_options *o);
+int bench_attend(const device_options *o); /* --attention too */
 
 #endif

@@ -13,6 +13,7 @@ typedef struct shape {
     size_t page_size;  /* pages in shuffled order */
     size_t first_slot; /* in a ring of n_tokens + 5 slots, or pages for them */
     int is_ring;
+    size_t slots_multiple; /* slots of a head are a multiple of it; 0: of 1 */
     int centres;       /* a profile with so many */
     int has_means;     /* of pages */
     float key_size, value_size; /* factors of N(0,1); 0 is 1 */
@@ -45,7 +46,8 @@ static inline int plain_type(const char *name)
 static inline size_t slots_of(const shape *s)
 {
     size_t slots = s->is_ring ? s->n_tokens + 5 : s->first_slot + s->n_tokens;
-    return s->page_size ? (slots + s->page_size - 1) / s->page_size * s->page_size : slots;
+    size_t multiple = s->page_size ? s->page_size : s->slots_multiple ? s->slots_multiple : 1;
+    return (slots + multiple - 1) / multiple * multiple;
 }
 
 /* Where a token lies. */

@@ -22,6 +22,7 @@ static const struct {
     {"prepare_queries", text_attend_ends},
     {"attend_split", text_attend},
     {"merge_splits", text_attend_ends},
+    {"attend_tensor", text_attend_tensor},
 };
 enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 

@@ -3,7 +3,7 @@
 #include <stdio.h>
 
 #include "format/format.h"
-#include "gpu/dispatch.h"
+#include "gpu/dispatch_tensor.h"
 
 enum { ROWS = 4 /* of a block where the kernel takes any */, TILE = 128, MAX_SPLITS = 512 };
 
@@ -87,8 +87,12 @@ tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_atten
         status = TQKV_ERROR_ARGUMENT;
     if (status == TQKV_OK)
         status = make_plan(d, a, &plan);
-    if (status == TQKV_OK)
+    if (status == TQKV_OK) {
+        tensor_plan t;
         *bytes = plan_bytes(&plan);
+        if (tensor_plan_make(d, a, &t) && t.workspace > *bytes)
+            *bytes = (size_t)t.workspace;
+    }
     return status;
 }
 
@@ -353,12 +357,30 @@ static tqkv_status record_merge(tqkv_encoder *e, tqkv_registry *registry,
     return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
 }
 
+static tqkv_status record_portable(tqkv_encoder *e, tqkv_registry *registry,
+                                   const tqkv_gpu_attention *a, const attend_plan *plan,
+                                   tqkv_buffer *workspace)
+{
+    parts s = {0};
+    uint32_t block_rows = ROWS;
+    size_t recorded = e->list.n;
+    tqkv_status status = parts_make(&s, a, plan, workspace);
+    if (status == TQKV_OK)
+        status = record_queries(e, registry, a, plan, &s);
+    if (status == TQKV_OK)
+        status = record_splits(e, registry, a, plan, &s, &block_rows);
+    if (status == TQKV_OK)
+        status = record_merge(e, registry, a, plan, &s, block_rows);
+    parts_free(&s);
+    if (status != TQKV_OK)
+        encoder_truncate(e, recorded);
+    return status;
+}
+
 tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
                                  const tqkv_gpu_attention *a, tqkv_buffer *workspace)
 {
     attend_plan plan;
-    parts s = {0};
-    uint32_t block_rows = ROWS;
     tqkv_status status = handle_check(e, HANDLE_ENCODER);
     if (status == TQKV_OK)
         status = dispatch_check(e, registry, e->device);
@@ -375,17 +397,13 @@ tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
     status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
-    size_t recorded = e->list.n;
-    status = parts_make(&s, a, &plan, workspace);
-    if (status == TQKV_OK)
-        status = record_queries(e, registry, a, &plan, &s);
-    if (status == TQKV_OK)
-        status = record_splits(e, registry, a, &plan, &s, &block_rows);
-    if (status == TQKV_OK)
-        status = record_merge(e, registry, a, &plan, &s, block_rows);
-    parts_free(&s);
-    if (status != TQKV_OK)
-        encoder_truncate(e, recorded);
+    tensor_plan t;
+    status = TQKV_ERROR_NO_DEVICE;
+    if (tensor_plan_make(e->device, a, &t) && tensor_layout_fits(a) &&
+        workspace->bytes >= t.workspace)
+        status = tensor_record(e, registry, a, &t, workspace);
+    if (status == TQKV_ERROR_NO_DEVICE)
+        status = record_portable(e, registry, a, &plan, workspace);
     return encoder_leave(e, status);
 }
 

@@ -108,6 +108,9 @@ static tqkv_status check_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline
                                   uint32_t n_items, uint32_t local_bytes)
 {
     const tqkv_device_info *info = &e->device->info;
+    uint32_t group_memory = e->device->tensor_memory > info->group_memory
+                                ? e->device->tensor_memory
+                                : info->group_memory;
     if (!pipeline || !groups || (n_buffers && !buffers) || (params_size && !params))
         return report_error(&e->report, TQKV_ERROR_ARGUMENT, "dispatch: a null argument");
     if (n_buffers > TQKV_MAX_BUFFERS || params_size > TQKV_MAX_PARAMS)
@@ -115,11 +118,11 @@ static tqkv_status check_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline
     if (pipeline->device != e->device)
         return report_error(&e->report, TQKV_ERROR_ARGUMENT, "%s: compiled for another device",
                             pipeline->name);
-    if (n_items == 0 || n_items > info->max_group || local_bytes > info->group_memory)
+    if (n_items == 0 || n_items > info->max_group || local_bytes > group_memory)
         return report_error(&e->report, TQKV_ERROR_ARGUMENT,
                             "%s: a group of %u items with %u bytes, the device has up to %u "
                             "and %u", pipeline->name, n_items, local_bytes, info->max_group,
-                            info->group_memory);
+                            group_memory);
     if (!groups[0] || groups[0] > INT32_MAX || !groups[1] || groups[1] > 65535 || !groups[2] ||
         groups[2] > 65535)
         return report_error(&e->report, TQKV_ERROR_ARGUMENT, "%s: %u x %u x %u groups",

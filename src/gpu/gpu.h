@@ -53,6 +53,7 @@ struct tqkv_device {
     const backend *backend;
     void *state; /* the backend's */
     tqkv_device_info info;
+    uint32_t tensor_memory; /* bytes that a group of attend_tensor may share; 0: not served */
     report report;
 };
 
@@ -84,6 +85,9 @@ struct tqkv_event {
     atomic_int is_recorded;
 };
 
+/* Of a stream, or a graph. */
+enum { COUNTERS_PER_STREAM = 16384 };
+
 enum { COMMAND_DISPATCH, COMMAND_COPY, COMMAND_EVENT };
 
 typedef struct command {
@@ -94,6 +98,9 @@ typedef struct command {
     tqkv_buffer *buffers[TQKV_MAX_BUFFERS]; /* copy: from, to */
     size_t offsets[2], bytes;               /* of a copy */
     tqkv_event *event;
+    uint32_t counters_at; /* the buffer that the backend gives: COUNTERS_PER_STREAM u32, 0 between
+                           * launches; 0: none */
+    int overlaps;         /* may begin before the command in front of it has ended */
     _Alignas(16) uint8_t params[TQKV_MAX_PARAMS];
 } command;
 

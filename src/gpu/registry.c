@@ -161,7 +161,8 @@ static tqkv_status make_kernel(tqkv_registry *r, tqkv_device *d, const program *
     }
     tqkv_status status = b->compile(d, p, kernel, &code, &r->report);
     /* The module has the kernels without options, which are only for speed. */
-    if (status == TQKV_ERROR_NO_DEVICE && is_cuda(d) && r->cuda_module) {
+    if (status == TQKV_ERROR_NO_DEVICE && is_cuda(d) && r->cuda_module &&
+        strcmp(p->name, "attend_tensor")) {
         *has_options = 0;
         status = b->load(d, p->name, r->cuda_module, r->cuda_module_size, kernel, &r->report);
     }

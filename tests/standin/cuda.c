@@ -1,8 +1,10 @@
 /* libcuda.so.1: memory is malloc's, streams are done at once. A module is any data
- * that begins with "STANDIN". */
+ * that begins with "STANDIN", and a library behind it. */
 #include "standin.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "gpu/cuda/api.h"
 
@@ -21,6 +23,16 @@ struct CUstream_st {
 struct CUgraph_st {
     size_t n;
     standin_launch launches[32];
+};
+
+struct CUfunc_st {
+    const host_kernel *kernel;
+    void (*emulate)(unsigned blocks, unsigned threads, void **arguments);
+};
+
+struct CUmod_st {
+    void *library;
+    struct CUfunc_st function; /* there is one */
 };
 
 struct CUevent_st {
@@ -87,6 +99,7 @@ DEFINE(cuDeviceGetAttribute, int *value, int attribute, CUdevice device)
     CALL();
     *value = attribute == CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK         ? 1024
              : attribute == CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK ? 49152
+             : attribute == CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN ? 232448
              : attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT        ? 4
                                                                             : 9;
     return CUDA_SUCCESS;
@@ -143,6 +156,13 @@ DEFINE(cuMemFree_v2, CUdeviceptr pointer)
     return CUDA_SUCCESS;
 }
 
+DEFINE(cuMemsetD8_v2, CUdeviceptr pointer, unsigned char value, size_t bytes)
+{
+    CALL();
+    memset((void *)(uintptr_t)pointer, value, bytes);
+    return CUDA_SUCCESS;
+}
+
 DEFINE(cuMemcpyHtoD_v2, CUdeviceptr to, const void *from, size_t bytes)
 {
     CALL();
@@ -170,35 +190,57 @@ DEFINE(cuModuleLoadData, CUmodule *module, const void *data)
     CALL();
     if (memcmp(data, "STANDIN", 7))
         return INVALID_IMAGE;
-    *module = (CUmodule)malloc(1);
+    CUmodule made = calloc(1, sizeof *made);
+    const char *library = (const char *)data + 7;
+    if (*library) {
+        made->library = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+        unlink(library);
+        if (!made->library) {
+            free(made);
+            return INVALID_IMAGE;
+        }
+    }
+    *module = made;
     return CUDA_SUCCESS;
 }
 
 DEFINE(cuModuleUnload, CUmodule module)
 {
+    if (module->library)
+        dlclose(module->library);
     free(module);
     return CUDA_SUCCESS;
 }
 
 DEFINE(cuModuleGetFunction, CUfunction *function, CUmodule module, const char *name)
 {
-    (void)module;
     CALL();
-    *function = (CUfunction)standin_kernel(name);
-    return *function ? CUDA_SUCCESS : NOT_FOUND;
+    module->function.kernel = standin_kernel(name);
+    if (module->library) /* ISO C has no cast from an object's pointer to a function's */
+        *(void **)&module->function.emulate = dlsym(module->library, "emulate");
+    *function = &module->function;
+    return module->function.kernel || module->function.emulate ? CUDA_SUCCESS : NOT_FOUND;
 }
 
-DEFINE(cuLaunchKernel, CUfunction function, unsigned x, unsigned y, unsigned z, unsigned items,
-       unsigned items_y, unsigned items_z, unsigned local, CUstream stream, void **arguments,
+DEFINE(cuFuncSetAttribute, CUfunction function, int attribute, int value)
+{
+    (void)function;
+    (void)attribute;
+    (void)value;
+    CALL();
+    return CUDA_SUCCESS;
+}
+
+DEFINE(cuLaunchKernelEx, const CUlaunchConfig *config, CUfunction function, void **arguments,
        void **extra)
 {
-    (void)items_y;
-    (void)items_z;
     (void)extra;
     CALL();
-    standin_launch l = {.kernel = (const host_kernel *)function, .groups = {x, y, z},
-                        .n_items = items, .local_bytes = local};
-    uint32_t n = l.kernel->n_buffers;
+    CUstream stream = config->stream;
+    standin_launch l = {.kernel = function->kernel, .emulate = function->emulate,
+                        .groups = {config->grid[0], config->grid[1], config->grid[2]},
+                        .n_items = config->block[0], .local_bytes = config->shared_bytes};
+    uint32_t n = l.emulate ? (uint32_t)STANDIN_EMULATED_BUFFERS : l.kernel->n_buffers;
     for (uint32_t i = 0; i < n; i++)
         memcpy(&l.buffers[i], arguments[i], sizeof l.buffers[i]);
     memcpy(l.params, arguments[n], sizeof l.params); /* the encoder has as many */

@@ -34,6 +34,14 @@ const host_kernel *standin_kernel(const char *name)
 
 void standin_run(const standin_launch *l)
 {
+    if (l->emulate) {
+        void *arguments[TQKV_MAX_BUFFERS + 1];
+        for (int i = 0; i < TQKV_MAX_BUFFERS; i++)
+            arguments[i] = (void *)&l->buffers[i];
+        arguments[STANDIN_EMULATED_BUFFERS] = (void *)l->params;
+        l->emulate(l->groups[0], l->n_items, arguments);
+        return;
+    }
     item_stacks *stacks = item_stacks_create(l->n_items);
     uint8_t *local = aligned_alloc(16, (l->local_bytes + 16 + 15) & ~15u);
     for (uint32_t z = 0; z < l->groups[2]; z++)

@@ -25,10 +25,14 @@ const host_kernel *standin_kernel(const char *name);
 
 typedef struct standin_launch {
     const host_kernel *kernel;
+    /* or, as cuda_emulation.h has it */
+    void (*emulate)(unsigned blocks, unsigned threads, void **arguments);
     uint32_t groups[3], n_items, local_bytes;
     void *buffers[TQKV_MAX_BUFFERS];
     _Alignas(16) uint8_t params[TQKV_MAX_PARAMS];
 } standin_launch;
+
+enum { STANDIN_EMULATED_BUFFERS = 14 }; /* of attend_tensor */
 
 void standin_run(const standin_launch *l);
 double standin_seconds(void);

@@ -1,5 +1,5 @@
 /* What we use of CUDA's driver interface and NVRTC, so that no toolkit is needed to
- * build. Values and signatures: CUDA Driver API and NVRTC documentation, CUDA 11.2
+ * build. Values and signatures: CUDA Driver API and NVRTC documentation, CUDA 11.8
  * and later. */
 #ifndef TQKV_GPU_CUDA_API_H
 #define TQKV_GPU_CUDA_API_H
@@ -26,9 +26,29 @@ enum {
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
     CU_STREAM_NON_BLOCKING = 1,
     CU_STREAM_CAPTURE_MODE_RELAXED = 2
 };
+
+/* A launch and what it is allowed. */
+typedef struct CUlaunchAttribute {
+    int id;
+    char pad[8 - sizeof(int)];
+    union {
+        char pad[64];
+        int value;
+    } value;
+} CUlaunchAttribute;
+
+typedef struct CUlaunchConfig {
+    unsigned grid[3], block[3], shared_bytes;
+    CUstream stream;
+    CUlaunchAttribute *attributes;
+    unsigned n_attributes;
+} CUlaunchConfig;
 
 /* X(name in the library, member, parameters) */
 #define CUDA_FUNCTIONS(X)                                                                     \
@@ -47,14 +67,15 @@ enum {
     X("cuCtxSynchronize", wait_all, (void))                                                   \
     X("cuMemAlloc_v2", allocate, (CUdeviceptr *, size_t))                                     \
     X("cuMemFree_v2", release, (CUdeviceptr))                                                 \
+    X("cuMemsetD8_v2", fill, (CUdeviceptr, unsigned char, size_t))                            \
     X("cuMemcpyHtoD_v2", upload, (CUdeviceptr, const void *, size_t))                         \
     X("cuMemcpyDtoH_v2", download, (void *, CUdeviceptr, size_t))                             \
     X("cuMemcpyDtoDAsync_v2", copy, (CUdeviceptr, CUdeviceptr, size_t, CUstream))             \
     X("cuModuleLoadData", module_load, (CUmodule *, const void *))                            \
     X("cuModuleUnload", module_unload, (CUmodule))                                            \
     X("cuModuleGetFunction", module_function, (CUfunction *, CUmodule, const char *))         \
-    X("cuLaunchKernel", launch, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, \
-                                 unsigned, unsigned, CUstream, void **, void **))             \
+    X("cuFuncSetAttribute", function_set, (CUfunction, int, int))                             \
+    X("cuLaunchKernelEx", launch, (const CUlaunchConfig *, CUfunction, void **, void **))     \
     X("cuStreamCreate", stream_create, (CUstream *, unsigned))                                \
     X("cuStreamDestroy_v2", stream_destroy, (CUstream))                                       \
     X("cuStreamSynchronize", stream_wait, (CUstream))                                         \

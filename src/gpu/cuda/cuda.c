@@ -18,12 +18,21 @@ typedef struct cuda_device {
 typedef struct cuda_kernel {
     CUmodule module;
     CUfunction function;
+    atomic_uint shared_bytes; /* that launches may have */
 } cuda_kernel;
 
+/* What kernels that several blocks end together count in: 0 between launches, which a
+ * stream, or a graph, has one after the other. */
 typedef struct cuda_stream {
     CUstream stream;
+    CUdeviceptr counters;
     int is_owner;
 } cuda_stream;
+
+typedef struct cuda_graph {
+    CUgraphExec exec;
+    CUdeviceptr counters;
+} cuda_graph;
 
 static const char *const libraries[] = {"libcuda.so.1", NULL};
 
@@ -84,6 +93,22 @@ static void leave(const tqkv_device *d)
 static int load_api(cuda_api *api, const char **missing)
 {
     return driver_open(libraries, names, (void **)api, sizeof *api / sizeof(void *), missing);
+}
+
+static CUresult make_counters(const cuda_api *api, CUdeviceptr *counters)
+{
+    enum { BYTES = COUNTERS_PER_STREAM * 4 };
+    CUresult result = api->allocate(counters, BYTES);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = api->fill(*counters, 0, BYTES);
+    if (result == CUDA_SUCCESS)
+        result = api->stream_wait(NULL);
+    if (result != CUDA_SUCCESS) {
+        api->release(*counters);
+        *counters = 0;
+    }
+    return result;
 }
 
 static CUresult fill_info(const cuda_api *api, int number, CUdevice *device,
@@ -156,6 +181,11 @@ static tqkv_status open_context(tqkv_device *d, unsigned number, void *native, r
     if (result == CUDA_SUCCESS)
         result = c->api.device_attribute(&c->minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
                                          c->device);
+    int shared = 0;
+    if (result == CUDA_SUCCESS)
+        result = c->api.device_attribute(
+            &shared, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, c->device);
+    d->tensor_memory = c->major >= 8 ? (uint32_t)shared : 0;
     c->context = native;
     if (result == CUDA_SUCCESS && !native) {
         result = c->api.primary_retain(&c->context, c->device);
@@ -286,6 +316,16 @@ static void unload(tqkv_device *d, void *kernel)
 
 /* ---- streams ---- */
 
+static CUresult make_stream(const cuda_api *api, cuda_stream *s)
+{
+    CUresult result = make_counters(api, &s->counters);
+    if (result == CUDA_SUCCESS && s->is_owner)
+        result = api->stream_create(&s->stream, CU_STREAM_NON_BLOCKING);
+    if (result != CUDA_SUCCESS && s->counters)
+        api->release(s->counters);
+    return result;
+}
+
 static tqkv_status stream_open(tqkv_device *d, void *native, void **stream, report *r)
 {
     cuda_stream *s = calloc(1, sizeof *s);
@@ -294,9 +334,7 @@ static tqkv_status stream_open(tqkv_device *d, void *native, void **stream, repo
     tqkv_status status = TQKV_OK;
     s->stream = native;
     s->is_owner = !native;
-    if (!native)
-        IN_CONTEXT(d, r, status, "creating a stream",
-                   api_->stream_create(&s->stream, CU_STREAM_NON_BLOCKING));
+    IN_CONTEXT(d, r, status, "creating a stream", make_stream(api_, s));
     if (status != TQKV_OK) {
         free(s);
         return status;
@@ -308,14 +346,27 @@ static tqkv_status stream_open(tqkv_device *d, void *native, void **stream, repo
 static void stream_close(tqkv_device *d, void *stream)
 {
     cuda_stream *s = stream;
-    if (s->is_owner)
-        GIVE_BACK(d, api_->stream_destroy(s->stream));
+    GIVE_BACK(d, ((s->is_owner ? api_->stream_destroy(s->stream) : CUDA_SUCCESS),
+                  api_->release(s->counters)));
     free(s);
 }
 
-static CUresult launch(const cuda_api *api, CUstream stream, const command *c)
+/* Beyond 48 KB a kernel has to be allowed its memory. */
+static CUresult allow_shared(const cuda_api *api, cuda_kernel *k, uint32_t bytes)
 {
-    const cuda_kernel *k = c->pipeline->kernel;
+    if (bytes <= 48 << 10 || bytes <= atomic_load(&k->shared_bytes))
+        return CUDA_SUCCESS;
+    CUresult result = api->function_set(
+        k->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)bytes);
+    if (result == CUDA_SUCCESS)
+        atomic_store(&k->shared_bytes, bytes);
+    return result;
+}
+
+static CUresult launch(const cuda_api *api, CUstream stream, CUdeviceptr counters,
+                       const command *c)
+{
+    cuda_kernel *k = c->pipeline->kernel;
     CUdeviceptr pointers[TQKV_MAX_BUFFERS];
     void *arguments[TQKV_MAX_BUFFERS + 1];
     for (uint32_t i = 0; i < c->n_buffers; i++) {
@@ -323,13 +374,19 @@ static CUresult launch(const cuda_api *api, CUstream stream, const command *c)
         pointers[i] = b ? address(b->memory, b->offset) : 0;
         arguments[i] = &pointers[i];
     }
+    if (c->counters_at)
+        pointers[c->counters_at] = counters;
     arguments[c->n_buffers] = (void *)c->params;
-    return api->launch(k->function, c->groups[0], c->groups[1], c->groups[2], c->n_items, 1, 1,
-                       c->local_bytes, stream, arguments, NULL);
+    CUresult result = allow_shared(api, k, c->local_bytes);
+    CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                                   .value.value = 1};
+    CUlaunchConfig config = {{c->groups[0], c->groups[1], c->groups[2]}, {c->n_items, 1, 1},
+                             c->local_bytes, stream, &attribute, c->overlaps ? 1 : 0};
+    return result == CUDA_SUCCESS ? api->launch(&config, k->function, arguments, NULL) : result;
 }
 
-static CUresult run(const cuda_api *api, CUstream stream, const command_list *commands,
-                    const char **what)
+static CUresult run(const cuda_api *api, CUstream stream, CUdeviceptr counters,
+                    const command_list *commands, const char **what)
 {
     CUresult result = CUDA_SUCCESS;
     for (size_t i = 0; result == CUDA_SUCCESS && i < commands->n; i++) {
@@ -337,7 +394,7 @@ static CUresult run(const cuda_api *api, CUstream stream, const command_list *co
         tqkv_buffer *const *b = c->buffers;
         if (c->kind == COMMAND_DISPATCH) {
             *what = c->pipeline->name;
-            result = launch(api, stream, c);
+            result = launch(api, stream, counters, c);
         } else if (c->kind == COMMAND_COPY) {
             *what = "copy";
             result = api->copy(address(b[1]->memory, b[1]->offset + c->offsets[1]),
@@ -355,7 +412,8 @@ static tqkv_status submit(tqkv_device *d, void *stream, const command_list *comm
 {
     const char *what = "";
     tqkv_status status;
-    IN_CONTEXT(d, r, status, what, run(api_, ((cuda_stream *)stream)->stream, commands, &what));
+    const cuda_stream *s = stream;
+    IN_CONTEXT(d, r, status, what, run(api_, s->stream, s->counters, commands, &what));
     return status;
 }
 
@@ -401,19 +459,21 @@ static tqkv_status elapsed(tqkv_device *d, void *from, void *to, double *seconds
 /* ---- graphs ---- */
 
 static CUresult capture(const cuda_api *api, CUstream stream, const command_list *commands,
-                        CUgraphExec *exec, const char **what)
+                        cuda_graph *g, const char **what)
 {
     CUgraph graph = NULL;
     *what = "capturing a graph";
-    CUresult result = api->capture_begin(stream, CU_STREAM_CAPTURE_MODE_RELAXED);
+    CUresult result = make_counters(api, &g->counters);
+    if (result == CUDA_SUCCESS)
+        result = api->capture_begin(stream, CU_STREAM_CAPTURE_MODE_RELAXED);
     if (result != CUDA_SUCCESS)
         return result;
-    result = run(api, stream, commands, what);
+    result = run(api, stream, g->counters, commands, what);
     CUresult ended = api->capture_end(stream, &graph);
     if (result == CUDA_SUCCESS)
         result = ended;
     if (result == CUDA_SUCCESS)
-        result = api->graph_instantiate(exec, graph, 0);
+        result = api->graph_instantiate(&g->exec, graph, 0);
     if (graph)
         api->graph_destroy(graph);
     return result;
@@ -424,9 +484,18 @@ static tqkv_status graph_open(tqkv_device *d, void *stream, const command_list *
 {
     const char *what = "";
     tqkv_status status;
+    cuda_graph *g = calloc(1, sizeof *g);
+    if (!g)
+        return report_error(r, TQKV_ERROR_MEMORY, "out of host memory");
     IN_CONTEXT(d, r, status, what,
-               capture(api_, ((cuda_stream *)stream)->stream, commands, (CUgraphExec *)graph,
-                       &what));
+               capture(api_, ((cuda_stream *)stream)->stream, commands, g, &what));
+    if (status == TQKV_OK) {
+        *graph = g;
+        return status;
+    }
+    if (g->counters)
+        GIVE_BACK(d, api_->release(g->counters));
+    free(g);
     return status;
 }
 
@@ -434,13 +503,15 @@ static tqkv_status graph_launch(tqkv_device *d, void *graph, void *stream, repor
 {
     tqkv_status status;
     IN_CONTEXT(d, r, status, "launching a graph",
-               api_->graph_launch(graph, ((cuda_stream *)stream)->stream));
+               api_->graph_launch(((cuda_graph *)graph)->exec, ((cuda_stream *)stream)->stream));
     return status;
 }
 
 static void graph_close(tqkv_device *d, void *graph)
 {
-    GIVE_BACK(d, api_->graph_exec_destroy(graph));
+    cuda_graph *g = graph;
+    GIVE_BACK(d, (api_->graph_exec_destroy(g->exec), api_->wait_all(), api_->release(g->counters)));
+    free(g);
 }
 
 const backend backend_cuda = {

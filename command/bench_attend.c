@@ -1,0 +1,344 @@
+/* Attention on a device: what a step of decoding takes, as a share of the bandwidth of a
+ * copy in the same run. Times are the device's own: launches are queued behind a long
+ * copy, so that none waits for this program. Caches rotate beyond any L2. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench_device.h"
+#include "command.h"
+#include "device.h"
+#include "json.h"
+#include "table.h"
+
+enum { REPEATS = 40, CHAIN = 20, POOL = 1 << 30 };
+
+/* sequences, query heads, KV heads, head_dim, tokens, queries; tokens of a page, or 0. */
+typedef struct shape {
+    const char *format;
+    uint32_t sequences, heads, kv_heads, dim, tokens, queries, page;
+    int is_portable;
+} shape;
+
+static const shape cases[] = {
+    {"lm4", 1, 32, 8, 128, 32768, 1, 0, 0},   {"tq4", 1, 32, 8, 128, 32768, 1, 0, 0},
+    {"lm4", 1, 32, 8, 128, 131072, 1, 0, 0},  {"tq4", 1, 32, 8, 128, 131072, 1, 0, 0},
+    {"lm4", 8, 32, 8, 128, 8192, 1, 0, 0},    {"tq4", 8, 32, 8, 128, 8192, 1, 0, 0},
+    {"lm4", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq4", 8, 32, 8, 128, 32768, 1, 0, 0},
+    {"lm4", 16, 8, 8, 128, 32768, 1, 0, 0},   {"tq4", 16, 8, 8, 128, 32768, 1, 0, 0},
+    {"lm4", 8, 64, 8, 128, 32768, 1, 0, 0},   {"tq4", 8, 64, 8, 128, 32768, 1, 0, 0},
+    {"tq2", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq3", 8, 32, 8, 128, 32768, 1, 0, 0},
+    {"tq5", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq6", 8, 32, 8, 128, 32768, 1, 0, 0},
+    {"tq8", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq4.25", 8, 32, 8, 128, 32768, 1, 0, 0},
+    {"mlx4", 8, 32, 8, 128, 32768, 1, 0, 0},  {"tq4", 16, 32, 8, 64, 32768, 1, 0, 0},
+    {"tq4", 8, 16, 8, 96, 32768, 1, 0, 0},    {"tq4", 4, 32, 8, 256, 32768, 1, 0, 0},
+    {"tq4", 8, 32, 8, 128, 32768, 4, 0, 0},   {"tq4", 8, 32, 8, 128, 32768, 1, 16, 0},
+    {"tq4", 8, 32, 8, 128, 32768, 1, 256, 0}, {"tq4", 4, 64, 1, 128, 131072, 1, 0, 0},
+    {"tq4", 8, 32, 8, 128, 32768, 1, 0, 1},
+};
+
+typedef struct bench {
+    const device_options *o;
+    device d;
+    table t;
+    tqkv_buffer *codes, *scales, *queries, *out, *pages, *workspace;
+    tqkv_event *events[2 * REPEATS];
+    double copy; /* bytes a second, read and written */
+} bench;
+
+/* A shape's attention over one of several copies of its cache. */
+typedef struct job {
+    const shape *s;
+    tqkv_gpu_attention a;
+    size_t code, scale, copy_codes, copy_scales, copies;
+    double bytes;
+} job;
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, size_t n)
+{
+    qsort(x, n, sizeof *x, compare_doubles);
+    return x[n / 2];
+}
+
+/* ---- times ---- */
+
+/* Half a gigabyte, to the other half: also what others are measured against. */
+static tqkv_status delay(bench *b)
+{
+    return tqkv_encoder_copy(b->d.encoder, b->codes, 0, b->codes, POOL / 2, POOL / 2);
+}
+
+static tqkv_status attend(bench *b, job *j, int i)
+{
+    size_t copy = (size_t)i % j->copies, codes = copy * 2 * j->copy_codes,
+           scales = copy * 2 * j->copy_scales;
+    j->a.keys.rows.code_offset = codes;
+    j->a.values.rows.code_offset = codes + j->copy_codes;
+    j->a.keys.rows.scale_offset = scales;
+    j->a.values.rows.scale_offset = scales + j->copy_scales;
+    return tqkv_dispatch_attend(b->d.encoder, b->d.registry, &j->a, b->workspace);
+}
+
+static tqkv_status work(bench *b, job *j, int i)
+{
+    return j ? attend(b, j, i) : delay(b);
+}
+
+/* The median of single launches between events; negative if it failed. No job: a copy. */
+static double time_single(bench *b, job *j)
+{
+    double times[REPEATS];
+    tqkv_status status = TQKV_OK;
+    for (int i = 0; i < 3 && status == TQKV_OK; i++)
+        status = work(b, j, i);
+    if (status == TQKV_OK)
+        status = delay(b);
+    for (int i = 0; i < REPEATS && status == TQKV_OK; i++) {
+        status = tqkv_encoder_record(b->d.encoder, b->events[2 * i]);
+        if (status == TQKV_OK)
+            status = work(b, j, i);
+        if (status == TQKV_OK)
+            status = tqkv_encoder_record(b->d.encoder, b->events[2 * i + 1]);
+    }
+    if (!device_ok(&b->d, "attention", status) || !device_run(&b->d))
+        return -1;
+    for (int i = 0; i < REPEATS; i++)
+        if (!device_ok(&b->d, "events",
+                       tqkv_event_elapsed(b->events[2 * i], b->events[2 * i + 1], &times[i])))
+            return -1;
+    return median(times, REPEATS);
+}
+
+/* A launch's share of a graph of CHAIN of them. */
+static double time_chain(bench *b, job *j)
+{
+    enum { ROUNDS = 7 };
+    double times[ROUNDS];
+    tqkv_graph *graph = NULL;
+    tqkv_status status = TQKV_OK;
+    for (int i = 0; i < CHAIN && status == TQKV_OK; i++)
+        status = attend(b, j, i);
+    if (status == TQKV_OK)
+        status = tqkv_encoder_finish_graph(b->d.encoder, &graph);
+    for (int i = 0; i < ROUNDS && status == TQKV_OK; i++) {
+        status = delay(b);
+        if (status == TQKV_OK)
+            status = tqkv_encoder_record(b->d.encoder, b->events[0]);
+        if (status == TQKV_OK)
+            status = tqkv_graph_launch(graph, b->d.encoder);
+        if (status == TQKV_OK)
+            status = tqkv_encoder_record(b->d.encoder, b->events[1]);
+        if (!device_ok(&b->d, "graph", status) || !device_run(&b->d) ||
+            !device_ok(&b->d, "events", tqkv_event_elapsed(b->events[0], b->events[1], &times[i])))
+            status = TQKV_ERROR_DEVICE;
+    }
+    tqkv_graph_free(graph);
+    return status == TQKV_OK ? median(times, ROUNDS) / CHAIN : -1;
+}
+
+/* ---- cases ---- */
+
+static int job_make(bench *b, const shape *s, job *j)
+{
+    tqkv_format f;
+    size_t bytes;
+    if (tqkv_format_parse(s->format, s->dim, &f) != TQKV_OK)
+        return 0;
+    *j = (job){.s = s};
+    tqkv_format_code_bytes(&f, &j->code);
+    tqkv_format_scale_bytes(&f, &j->scale);
+    size_t rows = (size_t)s->sequences * s->kv_heads * s->tokens;
+    j->copy_codes = rows * j->code;
+    j->copy_scales = rows * j->scale;
+    j->copies = POOL / (2 * j->copy_codes);
+    j->bytes = 2.0 * (double)(j->copy_codes + j->copy_scales);
+    if (j->copies == 0)
+        return 0;
+    uint32_t slots = s->page ? s->page : s->tokens;
+    tqkv_gpu_operand o = {.format = f};
+    o.rows = (tqkv_gpu_rows){.codes = b->codes, .scales = b->scales, .code_stride = j->code,
+                             .scale_stride = j->scale};
+    o.head = (tqkv_gpu_strides){slots * j->code, slots * j->scale, 0};
+    o.page = o.sequence = (tqkv_gpu_strides){s->kv_heads * o.head.codes,
+                                             s->kv_heads * o.head.scales, 0};
+    j->a = (tqkv_gpu_attention){
+        .n_sequences = s->sequences, .n_queries = s->queries, .n_heads = s->heads,
+        .n_kv_heads = s->kv_heads, .query_type = TQKV_BF16, .out_type = TQKV_BF16,
+        .position = s->tokens - s->queries, .n_tokens = s->tokens, .keys = o, .values = o,
+        .scale = 1 / sqrtf((float)s->dim), .causal = 1, .queries = b->queries, .out = b->out,
+        .is_portable = s->is_portable};
+    if (s->page) {
+        j->a.pages = b->pages;
+        j->a.page_size = s->page;
+        j->a.pages_stride = s->tokens / s->page;
+        j->a.n_pages = s->sequences * j->a.pages_stride;
+    }
+    if (!device_ok(&b->d, "attention", tqkv_gpu_attend_workspace(b->d.device, &j->a, &bytes)))
+        return 0;
+    tqkv_buffer_free(b->workspace);
+    b->workspace = device_buffer(&b->d, NULL, bytes);
+    return b->workspace != NULL;
+}
+
+static void report(bench *b, const job *j, double single, double chain)
+{
+    const shape *s = j->s;
+    char name[64];
+    snprintf(name, sizeof name, "%u,%u,%u,%u,%u", s->sequences, s->heads, s->kv_heads, s->dim,
+             s->tokens);
+    if (b->o->json) {
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddStringToObject(object, "format", s->format);
+        cJSON_AddStringToObject(object, "shape", name);
+        cJSON_AddNumberToObject(object, "queries", s->queries);
+        cJSON_AddNumberToObject(object, "page", s->page);
+        cJSON_AddBoolToObject(object, "portable", s->is_portable);
+        cJSON_AddNumberToObject(object, "bytes", j->bytes);
+        cJSON_AddNumberToObject(object, "us", single * 1e6);
+        cJSON_AddNumberToObject(object, "graph_us", chain * 1e6);
+        cJSON_AddNumberToObject(object, "of_copy", j->bytes / single / b->copy);
+        cJSON_AddNumberToObject(object, "graph_of_copy", j->bytes / chain / b->copy);
+        json_print_line(object);
+        return;
+    }
+    table_row(&b->t);
+    table_cell(&b->t, 0, "%s%s", s->format, s->is_portable ? ", portable" : "");
+    table_cell(&b->t, 1, "%s", name);
+    table_cell(&b->t, 2, "%u", s->queries);
+    table_cell(&b->t, 3, "%u", s->page);
+    table_cell(&b->t, 4, "%.1f", j->bytes * 1e-6);
+    table_cell(&b->t, 5, "%.2f", single * 1e6);
+    table_cell(&b->t, 6, "%.1f%%", 100 * j->bytes / single / b->copy);
+    table_cell(&b->t, 7, "%.2f", chain * 1e6);
+    table_cell(&b->t, 8, "%.1f%%", 100 * j->bytes / chain / b->copy);
+}
+
+static int measure(bench *b, const shape *s)
+{
+    job j;
+    if (!job_make(b, s, &j))
+        return 0;
+    double single = time_single(b, &j), chain = single < 0 ? -1 : time_chain(b, &j);
+    if (chain < 0)
+        return 0;
+    report(b, &j, single, chain);
+    return 1;
+}
+
+/* ---- the run ---- */
+
+/* Any bytes are codes; scales are 1 to 1.5 as halves, and a little more as floats. */
+static int fill(bench *b)
+{
+    enum { PART = 16 << 20 };
+    uint32_t *x = allocate(PART, 1);
+    uint64_t seed = 1;
+    int ok = x != NULL;
+    for (size_t i = 0; ok && i < PART / 4; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        x[i] = (uint32_t)(seed >> 32);
+    }
+    for (size_t at = 0; ok && at < POOL; at += PART)
+        ok = device_ok(&b->d, "upload", tqkv_buffer_upload(b->codes, at, x, PART));
+    for (size_t i = 0; ok && i < PART / 4; i++)
+        x[i] = (x[i] & 0x01FF01FF) | 0x3C003C00;
+    for (size_t at = 0; ok && at < POOL / 8; at += PART)
+        ok = device_ok(&b->d, "upload", tqkv_buffer_upload(b->scales, at, x, PART));
+    for (size_t i = 0; ok && i < 1 << 20; i++) /* bf16 from -1 to 1, or so */
+        x[i] = (x[i] & 0x807F807F) | 0x3F003F00;
+    ok = ok && device_ok(&b->d, "upload", tqkv_buffer_upload(b->queries, 0, x, 4 << 20));
+    for (uint32_t i = 0; ok && i < 1 << 18; i++) /* any order of pages */
+        x[i] = i ^ 5;
+    ok = ok && device_ok(&b->d, "upload", tqkv_buffer_upload(b->pages, 0, x, 1 << 20));
+    free(x);
+    return ok;
+}
+
+static int prepare(bench *b)
+{
+    b->codes = device_buffer(&b->d, NULL, POOL);
+    b->scales = device_buffer(&b->d, NULL, POOL / 8);
+    b->queries = device_buffer(&b->d, NULL, 4 << 20);
+    b->out = device_buffer(&b->d, NULL, 4 << 20);
+    b->pages = device_buffer(&b->d, NULL, 1 << 20);
+    int ok = b->codes && b->scales && b->queries && b->out && b->pages;
+    for (int i = 0; ok && i < 2 * REPEATS; i++)
+        ok = device_ok(&b->d, "event", tqkv_event_create(b->d.device, &b->events[i]));
+    return ok && fill(b);
+}
+
+static void release(bench *b)
+{
+    tqkv_buffer *buffers[] = {b->codes, b->scales, b->queries, b->out, b->pages, b->workspace};
+    for (int i = 0; i < 6; i++)
+        tqkv_buffer_free(buffers[i]);
+    for (int i = 0; i < 2 * REPEATS; i++)
+        tqkv_event_free(b->events[i]);
+    device_close(&b->d);
+}
+
+/* "FORMAT,SEQUENCES,HEADS,KV_HEADS,HEAD_DIM,TOKENS[,QUERIES[,PAGE]]" */
+static int parse_case(const char *text, shape *s, char *format)
+{
+    size_t length = strcspn(text, ",");
+    *s = (shape){.format = format, .queries = 1};
+    if (length >= 16)
+        return 0;
+    memcpy(format, text, length);
+    format[length] = 0;
+    int n = sscanf(text + length, ",%u,%u,%u,%u,%u,%u,%u", &s->sequences, &s->heads, &s->kv_heads,
+                   &s->dim, &s->tokens, &s->queries, &s->page);
+    return n >= 5 && s->sequences && s->heads && s->kv_heads && s->dim && s->queries &&
+           s->tokens >= s->queries && (!s->page || s->tokens % s->page == 0);
+}
+
+static int run(bench *b)
+{
+    char format[16];
+    shape one;
+    double copied = time_single(b, NULL);
+    if (copied < 0)
+        return 0;
+    b->copy = POOL / copied;
+    if (b->o->json)
+        printf("{\"copy_GB_s\": %.1f}\n", b->copy * 1e-9);
+    else
+        printf("copy: %.0f GB/s, read and written\n", b->copy * 1e-9);
+    for (int i = 0; i < b->o->n_cases; i++) {
+        if (!parse_case(b->o->cases[i], &one, format)) {
+            fprintf(stderr, "tqkv: bench: no such case: %s\n", b->o->cases[i]);
+            return 0;
+        }
+        if (!measure(b, &one))
+            return 0;
+    }
+    if (b->o->n_cases)
+        return 1;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (!measure(b, &cases[i]))
+            return 0;
+    return 1;
+}
+
+int bench_attend(const device_options *o)
+{
+    static const char *const columns[] = {"format", "B,Hq,Hkv,d,T", "queries", "page", "MB", "us",
+                                          "of copy", "graph, us", "of copy"};
+    bench b = {.o = o};
+    if (!device_open(&b.d, o->device, o->cuda_module))
+        return EXIT_FAILED;
+    table_start(&b.t, columns, 9);
+    int ok = prepare(&b) && run(&b);
+    if (o->json)
+        b.t.n_rows = 0;
+    table_finish(&b.t);
+    release(&b);
+    return ok ? EXIT_OK : EXIT_FAILED;
+}

@@ -1,0 +1,395 @@
+#include "gpu/dispatch_tensor.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "format/format.h"
+#include "format/lloyd_max.h"
+#include "format/mlx.h"
+#include "format/trellis.h"
+#include "gpu/kernels/tensor_params.h"
+
+/* Blocks of a launch, at most: the backend has as many counters. */
+enum { MAX_GROUPS = COUNTERS_PER_STREAM, LEAST_UNIT = 16,
+       MAX_TOKENS_OF_WARP = 32768 /* of a head, so that int32 sums cannot overflow */ };
+
+/* ---- which cases ---- */
+
+static int is_head_dim(uint32_t d)
+{
+    return d == 64 || d == 80 || d == 96 || d == 128 || d == 192 || d == 256 || d == 512;
+}
+
+/* Rows of whole words, whose values' windows do not begin where a lane cannot tell. */
+static int format_serves(const tqkv_format *f)
+{
+    uint32_t bits = f->head_dim / 16u * f->rate;
+    if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
+        return f->rate == 64;
+    if (f->codebook == TQKV_CODEBOOK_MLX)
+        return f->rate == 64 && f->head_dim <= 256;
+    return f->codebook == TQKV_CODEBOOK_TRELLIS && bits % 32 == 0 &&
+           (f->rate % 16 == 0 || f->head_dim % 64 == 0);
+}
+
+static uint32_t row_bytes(const tqkv_format *f)
+{
+    return (uint32_t)format_code_bytes(f);
+}
+
+static uint32_t scale_bytes(const tqkv_format *f)
+{
+    return f->codebook == TQKV_CODEBOOK_MLX ? 4 : 2;
+}
+
+/* 0: no profile, 1: a centre, 2: several, and rows have the number of theirs. */
+static int has_centres(const tqkv_gpu_attention *a)
+{
+    return !a->keys.profiles ? 0 : a->keys.n_centres > 1 ? 2 : 1;
+}
+
+static uint32_t stage_bytes(const tqkv_gpu_attention *a, uint32_t tile)
+{
+    const tqkv_format *k = &a->keys.format, *v = &a->values.format;
+    return tile * (row_bytes(k) + row_bytes(v) + scale_bytes(k) + scale_bytes(v) +
+                   (has_centres(a) == 2));
+}
+
+/* PADDED, in the kernel's words; then struct workplace and what stands around it. */
+static uint32_t padded_dim(const tqkv_format *v)
+{
+    int is_mixed = v->codebook == TQKV_CODEBOOK_TRELLIS && v->rate % 16;
+    return v->head_dim == 64 && !is_mixed ? 64 : (v->head_dim + 127u) / 128 * 128;
+}
+
+static uint32_t place_bytes(const tqkv_gpu_attention *a, const tensor_plan *plan)
+{
+    uint32_t d = a->keys.format.head_dim, rows = plan->block_rows, warps = plan->warps;
+    uint32_t merge = rows * (padded_dim(&a->values.format) + 4) * 4, buffers = warps;
+    if (warps * merge > 73728)
+        buffers = (warps + 3) / 4;
+    else if (warps * merge > 36864)
+        buffers = (warps + 1) / 2;
+    uint32_t sets = rows <= 4 ? 1 : rows / 4, steps = (d + 31) / 32 * 2;
+    uint32_t fragments = steps * sets * 256, state = (3 * warps + 7) * rows * 4 + 64;
+    uint32_t products = has_centres(a) ? a->keys.n_centres * rows * 4 : 0;
+    return 2 * rows * d * 4 + rows * 2 * d * 4 + buffers * merge +
+           (warps * plan->stages + 2) * 8 + fragments + state + products;
+}
+
+static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_plan *plan)
+{
+    static const struct {
+        uint8_t warps, tile, stages;
+    } sizes[] = {{8, 64, 2}, {8, 32, 2}, {4, 64, 2}, {4, 32, 2}, {4, 32, 1}, {2, 32, 2}, {2, 32, 1}};
+    uint32_t dim = a->keys.format.head_dim;
+    /* registers: sums of many rows or coordinates leave none for a tile of 64 */
+    int is_wide = plan->block_rows * dim > 1024;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        if (is_wide && sizes[i].tile > 32)
+            continue;
+        plan->warps = sizes[i].warps;
+        plan->tile = sizes[i].tile;
+        plan->stages = sizes[i].stages;
+        plan->local_bytes = plan->warps * plan->stages * stage_bytes(a, plan->tile) +
+                            place_bytes(a, plan);
+        if (plan->local_bytes <= d->tensor_memory)
+            return 1;
+    }
+    return 0;
+}
+
+/* Slots that stand together in pages and around a ring's end. */
+static uint32_t choose_unit(const tqkv_gpu_attention *a, uint32_t tile)
+{
+    uint32_t unit = tile;
+    while (unit >= LEAST_UNIT && ((a->capacity && a->capacity % unit) ||
+                                  (a->pages && (!a->page_size || a->page_size % unit))))
+        unit /= 2;
+    return unit >= LEAST_UNIT ? unit : 0;
+}
+
+/* Tiles of a head, at most: with a window those around its ends. */
+static uint64_t tiles_of_head(const tqkv_gpu_attention *a, uint32_t tile)
+{
+    uint64_t seen = a->n_tokens, most = sum2(a->window, a->n_queries);
+    if (a->window && a->causal && most < seen)
+        seen = most + tile;
+    uint64_t tiles = (seen + tile - 1) / tile + 1;
+    return tiles;
+}
+
+/* Blocks: as many as multiprocessors, whole ones for each head where that leaves few idle. */
+static uint32_t count_groups(const tqkv_device *d, const tqkv_gpu_attention *a,
+                             const tensor_plan *plan, uint64_t heads)
+{
+    uint64_t tiles = tiles_of_head(a, plan->tile), units = d->info.n_units;
+    uint64_t groups = product3(heads, tiles, 1) < units ? heads * tiles : units;
+    if (units >= heads && units / heads * heads * 10 >= units * 9 && units / heads <= tiles)
+        groups = units / heads * heads;
+    uint64_t most = (uint64_t)MAX_TOKENS_OF_WARP * plan->warps / plan->tile;
+    if (tiles > most && product3(heads, tiles, 1) / most + 1 > groups)
+        groups = product3(heads, tiles, 1) / most + 1;
+    return groups <= MAX_GROUPS ? (uint32_t)groups : 0;
+}
+
+int tensor_plan_make(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_plan *plan)
+{
+    uint32_t dim = a->keys.format.head_dim, group = a->n_heads / a->n_kv_heads;
+    uint64_t rows = product3(a->n_queries, group, 1), most = dim <= 128 ? 16 : dim <= 256 ? 8 : 4;
+    *plan = (tensor_plan){0};
+    if (!d->tensor_memory || a->is_portable || dim != a->values.format.head_dim ||
+        !is_head_dim(dim) || !format_serves(&a->keys.format) || !format_serves(&a->values.format) ||
+        a->keys.scale_factor_d512 < 0 || a->values.scale_factor_d512 < 0 ||
+        a->n_tokens > INT32_MAX - 1024)
+        return 0;
+    uint64_t wanted = rows <= 4 ? 4 : rows <= 8 ? 8 : 16;
+    plan->block_rows = (uint32_t)(wanted < most ? wanted : most);
+    plan->n_blocks = (uint32_t)((rows + plan->block_rows - 1) / plan->block_rows);
+    if (!choose_sizes(d, a, plan))
+        return 0;
+    plan->unit = choose_unit(a, plan->tile);
+    uint64_t heads = product3(product3(a->n_sequences, a->n_kv_heads, 1), plan->n_blocks, 1);
+    if (!plan->unit || product3(heads, tiles_of_head(a, plan->tile), 1) > INT32_MAX ||
+        (a->pages && sum2(a->first_slot, a->n_tokens) > INT32_MAX))
+        return 0;
+    plan->groups = count_groups(d, a, plan, heads);
+    plan->workspace = product3(2ull * plan->groups * plan->block_rows,
+                               padded_dim(&a->values.format) + 4, 4);
+    return plan->groups > 0;
+}
+
+/* ---- where rows lie ---- */
+
+static int part_fits(const tqkv_buffer *b, size_t offset, size_t row, size_t want, size_t strides)
+{
+    return row == want && strides % 16 == 0 && buffer_is_aligned(b, offset, 16);
+}
+
+static int operand_fits(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
+{
+    const tqkv_gpu_rows *r = &o->rows;
+    const tqkv_gpu_strides *group = a->pages ? &o->page : &o->sequence;
+    return part_fits(r->codes, r->code_offset, r->code_stride, row_bytes(&o->format),
+                     o->head.codes | group->codes) &&
+           part_fits(r->scales, r->scale_offset, r->scale_stride, scale_bytes(&o->format),
+                     o->head.scales | group->scales) &&
+           (!o->profiles || o->n_centres < 2 ||
+            part_fits(r->centres, r->centre_offset, r->centre_stride, 1,
+                      o->head.centres | group->centres));
+}
+
+int tensor_layout_fits(const tqkv_gpu_attention *a)
+{
+    return a->n_tokens > 0 && operand_fits(a, &a->keys) && operand_fits(a, &a->values) &&
+           buffer_is_aligned(a->queries, 0, 16);
+}
+
+/* ---- levels ---- */
+
+/* T1[n] and T2[7 - n] whose look-ups add up to f[n] and f[n + 8] (attend_tensor.cu). */
+static void pair_solve(int low, int high, int8_t *t1, int8_t *t2)
+{
+    for (int i = 0; i < 4; i++) {
+        int u = low + i % 2, v = high + i / 2;
+        if (u - (v < 0) == low && v - (u < 0) == high) {
+            *t1 = (int8_t)u;
+            *t2 = (int8_t)v;
+        }
+    }
+}
+
+static void tables_make(const int *f, uint32_t words[2][2])
+{
+    int8_t t[2][8];
+    for (int n = 0; n < 8; n++)
+        pair_solve(f[n], f[n + 8], &t[0][n], &t[1][7 - n]);
+    memcpy(words, t, sizeof t);
+}
+
+/* Levels of 16 bits, in units of 1/256 of the return value. */
+static float digits_make(const tqkv_format *f, level_tables *t)
+{
+    const float *values = f->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(4)
+                                                           : lloyd_code_of(4)->values;
+    int digits[2][16];
+    float unit = values[15] / 126;
+    for (int n = 0; n < 16; n++) {
+        int level = (int)lrintf(values[n] / unit * 256);
+        digits[0][n] = (level + 128) >> 8;
+        digits[1][n] = level - digits[0][n] * 256;
+        if (digits[1][n] > 126) /* what a pair of tables can have */
+            digits[1][n] = 126;
+    }
+    tables_make(digits[0], t->words[0][0]);
+    tables_make(digits[1], t->words[0][1]);
+    return unit;
+}
+
+/* The tables of a format; returns what a level is worth, times the scale of its row. */
+static float levels_make(const tqkv_format *f, level_tables *t)
+{
+    memset(t, 0, sizeof *t);
+    if (f->codebook == TQKV_CODEBOOK_MLX)
+        return digits_make(f, t) / sqrtf(f->head_dim);
+    if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
+        return digits_make(f, t);
+    for (unsigned high = 0; high < 2 && f->rate / 16u + high <= 8; high++) {
+        const trellis_table *table = trellis_table_of(f->rate / 16u + high);
+        int levels[2][16];
+        for (int n = 0; n < 16; n++) {
+            levels[0][n] = table->b[n];
+            levels[1][n] = table->a[n];
+        }
+        tables_make(levels[0], t->words[high][0]);
+        tables_make(levels[1], t->words[high][1]);
+    }
+    return 1;
+}
+
+/* ---- the launch ---- */
+
+static tensor_operand operand_make(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o,
+                                   float *unit)
+{
+    const tqkv_gpu_strides *group = a->pages ? &o->page : &o->sequence;
+    tensor_operand t = {o->head.codes, o->head.scales, o->head.centres,
+                        group->codes, group->scales, group->centres, {{{{{0}}}}}};
+    *unit = levels_make(&o->format, &t.tables);
+    return t;
+}
+
+static void rotation_make(rotation_params *r, const tqkv_gpu_operand *o, int inverse)
+{
+    rotation_params_set(r, &o->format, inverse);
+    if (o->is_rotated)
+        r->active = r->has_signs = 0;
+}
+
+/* first_slot of the parameters, and how many slots before it the operands' addresses move. */
+static uint64_t slots_make(const tqkv_gpu_attention *a, const tensor_plan *plan, tensor_params *p)
+{
+    uint64_t begin = a->first_slot - a->first_slot % plan->tile;
+    p->skipped = (uint)(a->first_slot - begin);
+    if (!a->capacity && !a->pages)
+        return begin;
+    p->first_slot = (uint)begin;
+    return 0;
+}
+
+/* Whether the buffers go on behind the last token to the end of its unit. */
+static int reads_on(const tqkv_gpu_attention *a, const tensor_plan *plan)
+{
+    if (a->capacity || a->pages)
+        return 1; /* multiples of units */
+    uint64_t begin = a->first_slot - a->first_slot % plan->tile;
+    uint64_t n = a->first_slot - begin + a->n_tokens, last = a->n_sequences - 1;
+    uint64_t slots = begin + (n + plan->unit - 1) / plan->unit * plan->unit;
+    for (int i = 0; i < 2; i++) {
+        const tqkv_gpu_operand *o = i ? &a->values : &a->keys;
+        const tqkv_gpu_rows *r = &o->rows;
+        const struct {
+            const tqkv_buffer *buffer;
+            size_t offset, stride, head, sequence;
+        } parts[3] = {
+            {r->codes, r->code_offset, r->code_stride, o->head.codes, o->sequence.codes},
+            {r->scales, r->scale_offset, r->scale_stride, o->head.scales, o->sequence.scales},
+            {r->centres, r->centre_offset, 1, o->head.centres, o->sequence.centres}};
+        int n_parts = !i && has_centres(a) == 2 ? 3 : 2;
+        for (int k = 0; k < n_parts; k++)
+            if (sum2(sum2(parts[k].offset, last * parts[k].sequence),
+                     sum2((a->n_kv_heads - 1) * parts[k].head, slots * parts[k].stride)) >
+                parts[k].buffer->bytes)
+                return 0;
+    }
+    return 1;
+}
+
+static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const tensor_plan *plan,
+                        int overlaps)
+{
+    *p = (tensor_params){
+        .position = a->position, .window = a->window, .first_position = a->first_position,
+        .n_sequences = a->n_sequences, .n_queries = a->n_queries, .n_heads = a->n_heads,
+        .n_kv_heads = a->n_kv_heads, .group = a->n_heads / a->n_kv_heads, .n_tokens = a->n_tokens,
+        .has_lengths = a->lengths != NULL, .causal = a->causal != 0, .capacity = a->capacity,
+        .page_size = a->pages ? a->page_size : 0, .pages_stride = a->pages_stride,
+        .n_pages = a->n_pages, .unit = plan->unit, .reads_on = (uint)reads_on(a, plan), .n_blocks = plan->n_blocks,
+        .query_type = a->query_type, .out_type = a->out_type,
+        .n_centres = has_centres(a) ? a->keys.n_centres : 0, .has_sinks = a->sinks != NULL,
+        .has_state = a->state != NULL, .overlaps = (uint)overlaps, .minus_one = ~0u,
+        .scale = a->scale, .softcap = a->softcap};
+    p->keys = operand_make(a, &a->keys, &p->key_unit);
+    p->values = operand_make(a, &a->values, &p->value_unit);
+    rotation_make(&p->query_rotation, &a->keys, 0);
+    rotation_make(&p->out_rotation, &a->values, 1);
+}
+
+static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *registry,
+                               const tqkv_gpu_attention *a, const tensor_plan *plan)
+{
+    const tqkv_format *k = &a->keys.format, *v = &a->values.format;
+    char options[512];
+    snprintf(options, sizeof options,
+             "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u KEY_KIND=%u KEY_RATE=%u VALUE_KIND=%u "
+             "VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d",
+             k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages, k->codebook,
+             k->rate, v->codebook, v->rate, has_centres(a), a->softcap > 0, a->state != NULL);
+    return launch_find(l, e, registry, "attend_tensor", options);
+}
+
+/* Views of the operands from the first slot on; freed by the caller, who also gets those made
+ * before one failed. */
+static tqkv_status views_make(const tqkv_gpu_attention *a, uint64_t slots, tqkv_buffer **views)
+{
+    const tqkv_gpu_rows *k = &a->keys.rows, *v = &a->values.rows;
+    const struct {
+        tqkv_buffer *buffer;
+        size_t offset, stride;
+        int is_used;
+    } parts[5] = {{k->codes, k->code_offset, k->code_stride, 1},
+                  {k->scales, k->scale_offset, k->scale_stride, 1},
+                  {k->centres, k->centre_offset, k->centre_stride,
+                   has_centres(a) == 2},
+                  {v->codes, v->code_offset, v->code_stride, 1},
+                  {v->scales, v->scale_offset, v->scale_stride, 1}};
+    tqkv_status status = TQKV_OK;
+    for (int i = 0; i < 5 && status == TQKV_OK; i++)
+        if (parts[i].is_used) {
+            size_t offset = parts[i].offset + (size_t)slots * parts[i].stride;
+            status = tqkv_buffer_view(parts[i].buffer, offset, parts[i].buffer->bytes - offset,
+                                      &views[i]);
+        }
+    return status;
+}
+
+tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_gpu_attention *a,
+                          const tensor_plan *plan, tqkv_buffer *workspace)
+{
+    tensor_params p;
+    tqkv_buffer *views[5] = {0};
+    launch l = {.n_buffers = 14, .groups = {plan->groups, 1, 1}, .n_items = 32 * plan->warps,
+                .local_bytes = plan->local_bytes, .is_entered = 1};
+    tqkv_status status = find_kernel(&l, e, registry, a, plan);
+    if (status != TQKV_OK)
+        return status;
+    /* Between two of these launches nothing writes rows, so the second may fetch them early. */
+    const command *last = e->list.n ? &e->list.commands[e->list.n - 1] : NULL;
+    int overlaps = last && last->counters_at;
+    params_make(&p, a, plan, overlaps);
+    status = views_make(a, slots_make(a, plan, &p), views);
+    tqkv_buffer *buffers[] = {a->queries, a->keys.profiles, views[0], views[1], views[2],
+                              views[3], views[4], a->pages, a->lengths, a->sinks, a->out,
+                              a->state, workspace, NULL};
+    memcpy(l.buffers, buffers, sizeof buffers);
+    if (status == TQKV_OK)
+        status = launch_record(&l, e, &p, sizeof p);
+    if (status == TQKV_OK) {
+        command *c = &e->list.commands[e->list.n - 1];
+        c->counters_at = 13;
+        c->overlaps = overlaps;
+    }
+    for (int i = 0; i < 5; i++)
+        tqkv_buffer_free(views[i]);
+    return status;
+}

@@ -1,0 +1,38 @@
+#pragma once
+/* Parameters of attend_tensor.cu, beside those of params.h. */
+
+/* A format's levels as pairs of 8-byte tables (attend_tensor.cu, "Look-up"):
+ * [values with one bit more][first or second summand][table][word]. */
+typedef struct level_tables {
+    uint words[2][2][2][2];
+} level_tables;
+
+/* Rows of one head and one page (or sequence) stand one behind the other. */
+typedef struct tensor_operand {
+    ulong code_head, scale_head, centre_head;
+    ulong code_group, scale_group, centre_group; /* from page to page, or sequence to sequence */
+    level_tables tables;
+} tensor_operand;
+
+typedef struct tensor_params {
+    tensor_operand keys, values;
+    rotation_params query_rotation, out_rotation;
+    ulong position, window, first_position;
+    uint n_sequences, n_queries, n_heads, n_kv_heads, group;
+    uint n_tokens, has_lengths, causal;
+    uint first_slot; /* of the first tile: a multiple of TILE where slots are counted from 0 */
+    uint skipped;    /* slots of the first tile before the first token */
+    uint capacity;   /* of a ring, or 0 */
+    uint page_size;  /* 0: no pages */
+    uint pages_stride, n_pages;
+    uint unit;       /* slots that stand together everywhere: 16, 32 or TILE */
+    uint reads_on;   /* a unit may be read to its end, behind the last token */
+    uint n_blocks;   /* of ROWS query rows that a KV head has */
+    uint query_type, out_type;
+    uint n_centres, has_sinks, has_state;
+    uint overlaps;   /* the launch before this one is of this kernel, and may not have ended */
+    uint minus_one;  /* what the compiler shall not know */
+    float scale;     /* of logits */
+    float key_unit, value_unit; /* a level's worth, times the scale of its row */
+    float softcap;
+} tensor_params;

@@ -1,0 +1,150 @@
+/* Attention by the kernel for tensor cores, where the device has it (elsewhere the same
+ * cases by the other one), against double precision over the decoded rows. */
+#include "gpu_attend_case.h"
+
+/* What tqkv_gpu.h promises. */
+#define BOUND 1.5e-3
+
+static double worst_of_all;
+
+static void check_case(const gpu_case *g, attend_case *c, const shape *s)
+{
+    double worst;
+    run_case(g, c, s, 0);
+    double error = case_error(c, &worst);
+    worst_of_all = error > worst_of_all ? error : worst_of_all;
+    if (!(error <= BOUND)) {
+        print_message("%s/%s, head_dim %u, %ux%u, %u queries, %zu tokens: %.2e\n", s->keys, s->values,
+                 s->key_dim, s->n_kv_heads, s->group, s->n_queries, s->n_tokens, error);
+        fail();
+    }
+}
+
+static void check_shape(const gpu_case *g, const shape *s)
+{
+    attend_case c;
+    case_make(&c, s);
+    case_store(&c, s);
+    check_case(g, &c, s);
+    case_free(&c);
+}
+
+static const char *const names[] = {"tq4", "lm4", "tq2", "tq8", "tq3", "tq5", "tq6", "tq7",
+                                    "tq4.25", "tq4.5", "tq7.5", "tq2.5", "mlx4"};
+enum { N_NAMES = sizeof names / sizeof *names };
+
+static void every_format(void **state)
+{
+    static const uint32_t dims[] = {128, 64, 256, 512, 192, 96, 80};
+    int failed = 0;
+    for (int d = 0; d < 7; d++)
+        for (int i = 0; i < N_NAMES; i++) {
+            const char *other = d == 0 ? names[i] : names[(i + d) % N_NAMES];
+            if ((!strcmp(names[i], "mlx4") || !strcmp(other, "mlx4")) && (dims[d] & (dims[d] - 1)))
+                continue;
+            shape s = {.keys = names[i], .values = other, .key_dim = dims[d], .value_dim = dims[d],
+                       .n_kv_heads = 2, .group = 3, .n_queries = 1, .n_tokens = 300,
+                       .slots_multiple = 16, .seed = (uint64_t)i};
+            attend_case c;
+            double worst;
+            case_make(&c, &s);
+            case_store(&c, &s);
+            run_case(*state, &c, &s, 0);
+            double error = case_error(&c, &worst);
+            if (!(error <= BOUND))
+                print_message("%s/%s d %u: %.2e\n", names[i], other, dims[d], error), failed++;
+            case_free(&c);
+        }
+    assert_int_equal(failed, 0);
+}
+
+static void every_group(void **state)
+{
+    static const uint32_t groups[] = {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 32, 64};
+    for (int i = 0; i < 12; i++) {
+        shape s = {.keys = "tq4", .values = "lm4", .key_dim = 128, .value_dim = 128,
+                   .n_kv_heads = 1 + (uint32_t)i % 2, .group = groups[i], .n_queries = 1,
+                   .n_tokens = 700, .slots_multiple = 64};
+        check_shape(*state, &s);
+        s.key_dim = s.value_dim = i % 2 ? 256 : 64;
+        check_shape(*state, &s);
+    }
+}
+
+static void several_queries(void **state)
+{
+    for (uint32_t n = 1; n <= 16; n++) {
+        shape s = {.keys = "tq4", .values = "tq4", .key_dim = 128, .value_dim = 128,
+                   .n_kv_heads = 2, .group = 1 + n % 4, .n_queries = n, .n_tokens = 200 + 17 * n,
+                   .slots_multiple = 16, .seed = n};
+        attend_case c;
+        case_make(&c, &s);
+        case_store(&c, &s);
+        c.a.causal = 1;
+        c.a.window = n % 3 == 0 ? 70 : 0;
+        check_case(*state, &c, &s);
+        case_free(&c);
+    }
+}
+
+static void any_number_of_tokens(void **state)
+{
+    static const size_t counts[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 5000, 20001};
+    for (int i = 0; i < 14; i++) {
+        shape s = {.keys = "tq4", .values = "tq4", .key_dim = 128, .value_dim = 128,
+                   .n_kv_heads = 2, .group = 4, .n_queries = 1, .n_tokens = counts[i],
+                   .slots_multiple = i % 2 ? 8 : 64};
+        check_shape(*state, &s);
+        s.first_slot = 13;
+        check_shape(*state, &s);
+    }
+}
+
+static void what_models_need(void **state)
+{
+    const gpu_case *g = *state;
+    for (int i = 0; i < 14; i++) {
+        shape s = {.keys = i % 3 ? "tq4" : "lm4", .values = "tq4", .key_dim = 128, .value_dim = 128,
+                   .n_kv_heads = 2, .group = 4, .n_queries = 3, .n_tokens = 900,
+                   .slots_multiple = 16, .seed = (uint64_t)i};
+        float sinks[8] = {0, 1, -INFINITY, 3, 8, -4, 0, 2};
+        attend_case c;
+        s.centres = i == 3 ? 1 : i == 4 ? 9 : i == 5 ? 64 : 0;
+        s.page_size = i == 5 || i == 6 ? 16 : i == 9 ? 48 : i == 10 ? 256 : 0;
+        s.is_ring = i == 6 || i == 7 || i == 11;
+        s.first_slot = s.is_ring ? 500 : i == 12 ? 1000 : 0;
+        s.scales_vary = i == 13;
+        case_make(&c, &s);
+        case_store(&c, &s);
+        c.a.causal = i % 2 == 0;
+        c.a.window = i == 8 ? 64 : i == 4 ? INT64_MAX : i == 2 ? 300 : 0;
+        c.a.softcap = i == 7 || i == 2 ? 2.5f : 0;
+        c.a.sinks = i == 0 || i == 8 ? sinks : NULL;
+        check_case(g, &c, &s);
+        case_free(&c);
+    }
+}
+
+/* Logits of +-80: one key decides. */
+static void large_logits(void **state)
+{
+    shape s = {.keys = "tq8", .values = "tq4", .key_dim = 128, .value_dim = 128,
+               .n_kv_heads = 1, .group = 4, .n_queries = 1, .n_tokens = 500, .key_size = 25,
+               .slots_multiple = 16};
+    check_shape(*state, &s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_format),
+        cmocka_unit_test(every_group),
+        cmocka_unit_test(several_queries),
+        cmocka_unit_test(any_number_of_tokens),
+        cmocka_unit_test(what_models_need),
+        cmocka_unit_test(large_logits),
+    };
+    int failed = cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);
+    print_message("worst error %.2e\n", worst_of_all);
+    return failed;
+}
