@@ -134,7 +134,8 @@ static void large_logits(void **state)
     check_shape(*state, &s);
 }
 
-int main(void)
+/* argument: the name of a test, or all */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_format),
@@ -144,6 +145,8 @@ int main(void)
         cmocka_unit_test(what_models_need),
         cmocka_unit_test(large_logits),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     int failed = cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);
     print_message("worst error %.2e\n", worst_of_all);
     return failed;

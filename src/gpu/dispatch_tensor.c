@@ -1,6 +1,7 @@
 #include "gpu/dispatch_tensor.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <stdio.h>
 
 #include "format/format.h"
@@ -10,7 +11,7 @@
 #include "gpu/kernels/tensor_params.h"
 
 /* Blocks of a launch, at most: the backend has as many counters. */
-enum { MAX_GROUPS = COUNTERS_PER_STREAM, LEAST_UNIT = 16,
+enum { MAX_GROUPS = COUNTERS_PER_STREAM, UNIT = 16 /* slots that stand together in any page */,
        MAX_TOKENS_OF_WARP = 32768 /* of a head, so that int32 sums cannot overflow */ };
 
 /* ---- which cases ---- */
@@ -83,6 +84,13 @@ static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tenso
         uint8_t warps, tile, stages;
     } sizes[] = {{8, 64, 2}, {8, 32, 2}, {4, 64, 2}, {4, 32, 2}, {4, 32, 1}, {2, 32, 2}, {2, 32, 1}};
     uint32_t dim = a->keys.format.head_dim;
+    if (getenv("TQKV_TUNE")) { /*TUNE*/
+        unsigned w, t, st;
+        sscanf(getenv("TQKV_TUNE"), "%u,%u,%u", &w, &t, &st);
+        plan->warps = w, plan->tile = t, plan->stages = st;
+        plan->local_bytes = plan->warps * plan->stages * stage_bytes(a, plan->tile) + place_bytes(a, plan);
+        return plan->local_bytes <= d->tensor_memory;
+    }
     /* registers: sums of many rows or coordinates leave none for a tile of 64 */
     int is_wide = plan->block_rows * dim > 1024;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -99,14 +107,12 @@ static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tenso
     return 0;
 }
 
-/* Slots that stand together in pages and around a ring's end. */
-static uint32_t choose_unit(const tqkv_gpu_attention *a, uint32_t tile)
+/* Pages and rings of whole units. */
+static int places_serve(const tqkv_gpu_attention *a)
 {
-    uint32_t unit = tile;
-    while (unit >= LEAST_UNIT && ((a->capacity && a->capacity % unit) ||
-                                  (a->pages && (!a->page_size || a->page_size % unit))))
-        unit /= 2;
-    return unit >= LEAST_UNIT ? unit : 0;
+    return a->capacity % UNIT == 0 &&
+           (!a->pages || (a->page_size && a->page_size % UNIT == 0 &&
+                          sum2(a->first_slot, a->n_tokens) <= INT32_MAX));
 }
 
 /* Tiles of a head, at most: with a window those around its ends. */
@@ -148,10 +154,8 @@ int tensor_plan_make(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_p
     plan->n_blocks = (uint32_t)((rows + plan->block_rows - 1) / plan->block_rows);
     if (!choose_sizes(d, a, plan))
         return 0;
-    plan->unit = choose_unit(a, plan->tile);
     uint64_t heads = product3(product3(a->n_sequences, a->n_kv_heads, 1), plan->n_blocks, 1);
-    if (!plan->unit || product3(heads, tiles_of_head(a, plan->tile), 1) > INT32_MAX ||
-        (a->pages && sum2(a->first_slot, a->n_tokens) > INT32_MAX))
+    if (!places_serve(a) || product3(heads, tiles_of_head(a, plan->tile), 1) > INT32_MAX)
         return 0;
     plan->groups = count_groups(d, a, plan, heads);
     plan->workspace = product3(2ull * plan->groups * plan->block_rows,
@@ -183,6 +187,40 @@ int tensor_layout_fits(const tqkv_gpu_attention *a)
 {
     return a->n_tokens > 0 && operand_fits(a, &a->keys) && operand_fits(a, &a->values) &&
            buffer_is_aligned(a->queries, 0, 16);
+}
+
+/* Whether the buffers go on behind the last token to the end of its tile. */
+static int reads_on(const tqkv_gpu_attention *a, const tensor_plan *plan)
+{
+    uint64_t begin = a->first_slot - a->first_slot % plan->tile;
+    uint64_t n = a->first_slot - begin + a->n_tokens, last = a->n_sequences - 1;
+    uint64_t slots = begin + (n + plan->tile - 1) / plan->tile * plan->tile;
+    for (int i = 0; i < 2; i++) {
+        const tqkv_gpu_operand *o = i ? &a->values : &a->keys;
+        const tqkv_gpu_rows *r = &o->rows;
+        const struct {
+            const tqkv_buffer *buffer;
+            size_t offset, stride, head, sequence;
+        } parts[3] = {
+            {r->codes, r->code_offset, r->code_stride, o->head.codes, o->sequence.codes},
+            {r->scales, r->scale_offset, r->scale_stride, o->head.scales, o->sequence.scales},
+            {r->centres, r->centre_offset, 1, o->head.centres, o->sequence.centres}};
+        int n_parts = !i && has_centres(a) == 2 ? 3 : 2;
+        for (int k = 0; k < n_parts; k++)
+            if (sum2(sum2(parts[k].offset, last * parts[k].sequence),
+                     sum2((a->n_kv_heads - 1) * parts[k].head, slots * parts[k].stride)) >
+                parts[k].buffer->bytes)
+                return 0;
+    }
+    return 1;
+}
+
+/* LAYOUT (kernels/tensor_fetch.h). */
+static int layout_of(const tqkv_gpu_attention *a, const tensor_plan *plan)
+{
+    if (!a->capacity && !a->pages)
+        return reads_on(a, plan) ? 0 : 2;
+    return a->capacity % plan->tile || (a->pages && a->page_size % plan->tile) ? 2 : 1;
 }
 
 /* ---- levels ---- */
@@ -249,6 +287,22 @@ static float levels_make(const tqkv_format *f, level_tables *t)
 
 /* ---- the launch ---- */
 
+/* Tiles of a head of n_tokens, as the kernel counts them (tensor_list.h, tiles_of). */
+static uint32_t count_tiles(const tqkv_gpu_attention *a, const tensor_params *p, uint32_t tile)
+{
+    uint64_t low = 0, high = a->n_tokens, last = a->position + a->n_queries - 1;
+    if (a->window && a->position >= a->window && a->position - a->window >= a->first_position) {
+        low = a->position - a->window - a->first_position + 1;
+        low = low < a->n_tokens ? low : a->n_tokens;
+    }
+    if (a->causal && last < a->first_position)
+        high = 0;
+    else if (a->causal && last - a->first_position < high)
+        high = last - a->first_position + 1;
+    uint64_t first = (p->skipped + low) / tile, end = (p->skipped + high + tile - 1) / tile;
+    return end > first ? (uint32_t)(end - first) : 1;
+}
+
 static tensor_operand operand_make(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o,
                                    float *unit)
 {
@@ -277,34 +331,6 @@ static uint64_t slots_make(const tqkv_gpu_attention *a, const tensor_plan *plan,
     return 0;
 }
 
-/* Whether the buffers go on behind the last token to the end of its unit. */
-static int reads_on(const tqkv_gpu_attention *a, const tensor_plan *plan)
-{
-    if (a->capacity || a->pages)
-        return 1; /* multiples of units */
-    uint64_t begin = a->first_slot - a->first_slot % plan->tile;
-    uint64_t n = a->first_slot - begin + a->n_tokens, last = a->n_sequences - 1;
-    uint64_t slots = begin + (n + plan->unit - 1) / plan->unit * plan->unit;
-    for (int i = 0; i < 2; i++) {
-        const tqkv_gpu_operand *o = i ? &a->values : &a->keys;
-        const tqkv_gpu_rows *r = &o->rows;
-        const struct {
-            const tqkv_buffer *buffer;
-            size_t offset, stride, head, sequence;
-        } parts[3] = {
-            {r->codes, r->code_offset, r->code_stride, o->head.codes, o->sequence.codes},
-            {r->scales, r->scale_offset, r->scale_stride, o->head.scales, o->sequence.scales},
-            {r->centres, r->centre_offset, 1, o->head.centres, o->sequence.centres}};
-        int n_parts = !i && has_centres(a) == 2 ? 3 : 2;
-        for (int k = 0; k < n_parts; k++)
-            if (sum2(sum2(parts[k].offset, last * parts[k].sequence),
-                     sum2((a->n_kv_heads - 1) * parts[k].head, slots * parts[k].stride)) >
-                parts[k].buffer->bytes)
-                return 0;
-    }
-    return 1;
-}
-
 static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const tensor_plan *plan,
                         int overlaps)
 {
@@ -314,7 +340,7 @@ static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const ten
         .n_kv_heads = a->n_kv_heads, .group = a->n_heads / a->n_kv_heads, .n_tokens = a->n_tokens,
         .has_lengths = a->lengths != NULL, .causal = a->causal != 0, .capacity = a->capacity,
         .page_size = a->pages ? a->page_size : 0, .pages_stride = a->pages_stride,
-        .n_pages = a->n_pages, .unit = plan->unit, .reads_on = (uint)reads_on(a, plan), .n_blocks = plan->n_blocks,
+        .n_pages = a->n_pages, .n_blocks = plan->n_blocks,
         .query_type = a->query_type, .out_type = a->out_type,
         .n_centres = has_centres(a) ? a->keys.n_centres : 0, .has_sinks = a->sinks != NULL,
         .has_state = a->state != NULL, .overlaps = (uint)overlaps, .minus_one = ~0u,
@@ -332,9 +358,10 @@ static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *regist
     char options[512];
     snprintf(options, sizeof options,
              "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u KEY_KIND=%u KEY_RATE=%u VALUE_KIND=%u "
-             "VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d",
+             "VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
              k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages, k->codebook,
-             k->rate, v->codebook, v->rate, has_centres(a), a->softcap > 0, a->state != NULL);
+             k->rate, v->codebook, v->rate, has_centres(a), a->softcap > 0, a->state != NULL,
+             layout_of(a, plan));
     return launch_find(l, e, registry, "attend_tensor", options);
 }
 
@@ -377,7 +404,9 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
     const command *last = e->list.n ? &e->list.commands[e->list.n - 1] : NULL;
     int overlaps = last && last->counters_at;
     params_make(&p, a, plan, overlaps);
-    status = views_make(a, slots_make(a, plan, &p), views);
+    uint64_t slots = slots_make(a, plan, &p);
+    p.tiles_of_sequence = count_tiles(a, &p, plan->tile) * a->n_kv_heads * plan->n_blocks;
+    status = views_make(a, slots, views);
     tqkv_buffer *buffers[] = {a->queries, a->keys.profiles, views[0], views[1], views[2],
                               views[3], views[4], a->pages, a->lengths, a->sinks, a->out,
                               a->state, workspace, NULL};

@@ -9,7 +9,6 @@ typedef struct tensor_plan {
     uint32_t block_rows; /* ROWS */
     uint32_t warps, tile, stages;
     uint32_t n_blocks; /* of rows, of a KV head */
-    uint32_t unit;     /* slots that stand together */
     uint32_t groups;
     uint32_t local_bytes;
     uint64_t workspace; /* bytes */

@@ -249,6 +249,7 @@ static inline float logarithm2(float x) { return log2f(x); }
 static inline unsigned counter_add(unsigned *counter) { return (*counter)++; }
 
 enum { HAS_ENGINE = __CUDA_ARCH__ >= 900 };
+static inline bool is_elected(void) { return threadIdx.x % 32 == 0; }
 static inline void barrier_init(unsigned long *b) { *b = 0; }
 static inline void barrier_expect(unsigned long *b, unsigned n) { *b += n; }
 static inline void barriers_publish(void) {}
@@ -282,6 +283,14 @@ static inline void warp_copy(uchar *to, const uchar *from, unsigned n, unsigned 
                    "copies move 16 bytes");
     for (unsigned i = 16 * lane; i < n; i += 512)
         memcpy(to + i, from + i, 16);
+}
+
+static inline void piece_copy(uchar *to, const uchar *from, unsigned n)
+{
+    emulated_check((uintptr_t)to % 16 == 0 && (uintptr_t)from % 16 == 0 && n && n <= 16,
+                   "a piece has 1 to 16 bytes");
+    memset(to, 0, 16);
+    memcpy(to, from, n);
 }
 
 static inline void warp_copies_mark(void) {}

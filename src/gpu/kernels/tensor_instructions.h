@@ -67,6 +67,15 @@ INLINE float logarithm2(float x)
 #if __CUDA_ARCH__ >= 900
 enum { HAS_ENGINE = 1 };
 
+/* One lane of a warp, as the compiler likes it where one lane is enough. */
+INLINE bool is_elected(void)
+{
+    uint d;
+    asm volatile("{\n .reg .pred p;\n elect.sync _|p, 0xffffffff;\n selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(d));
+    return d != 0;
+}
+
 INLINE void barrier_init(ulong *barrier)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)));
@@ -102,6 +111,10 @@ INLINE void await_launch_before(void)
 }
 #else
 enum { HAS_ENGINE = 0 };
+INLINE bool is_elected(void)
+{
+    return threadIdx.x % 32 == 0;
+}
 INLINE void barrier_init(ulong *) {}
 INLINE void barrier_expect(ulong *, uint) {}
 INLINE void barrier_wait(ulong *, uint) {}
@@ -116,6 +129,13 @@ INLINE void warp_copy(uchar *to, const uchar *from, uint n, uint lane)
     for (uint i = 16 * lane; i < n; i += 512)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to + i)),
                      "l"(from + i) : "memory");
+}
+
+/* n bytes from 1 to 16, of 16 that begin at a multiple of it; the others become 0. */
+INLINE void piece_copy(uchar *to, const uchar *from, uint n)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(n) : "memory");
 }
 
 INLINE void warp_copies_mark(void)

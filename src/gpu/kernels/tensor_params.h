@@ -25,8 +25,7 @@ typedef struct tensor_params {
     uint capacity;   /* of a ring, or 0 */
     uint page_size;  /* 0: no pages */
     uint pages_stride, n_pages;
-    uint unit;       /* slots that stand together everywhere: 16, 32 or TILE */
-    uint reads_on;   /* a unit may be read to its end, behind the last token */
+    uint tiles_of_sequence; /* of all heads, if there are no lengths */
     uint n_blocks;   /* of ROWS query rows that a KV head has */
     uint query_type, out_type;
     uint n_centres, has_sinks, has_state;

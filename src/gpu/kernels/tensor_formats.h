@@ -1,0 +1,182 @@
+#pragma once
+/* Formats as attend_tensor.cu has them: rows as words of nibbles, and the levels that those
+ * stand for. */
+#include "params.h"
+#include "tensor_params.h"
+#include "number.h"
+#include "tensor_instructions.h"
+
+/* The case that this is compiled for. HEAD_DIM, ROWS (4, 8, 16), WARPS, TILE (32, 64 tokens),
+ * STAGES; KEY_KIND, KEY_RATE, VALUE_KIND, VALUE_RATE; SOFTCAP, STATE (0 or 1); CENTRES: 0, 1, or
+ * 2 for more than one, of which rows then have a number; LAYOUT: see tensor_fetch.h. */
+enum { KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
+enum { D = HEAD_DIM, SETS = ROWS <= 4 ? 1 : ROWS / 4, HIGH_SETS = (SETS + 1) / 2,
+       THREADS = WARPS * 32, GROUPS = TILE / 32 /* of 32 tokens */, SCORES = ROWS };
+
+typedef const uchar *bytes;
+
+/* a where mask is set, else b. */
+INLINE uint select(uint mask, uint a, uint b)
+{
+    return (a & mask) | (b & ~mask);
+}
+
+INLINE float shuffle_xor(float x, int mask)
+{
+    return __shfl_xor_sync(~0u, x, mask);
+}
+
+/* How nibbles, or bytes, come out of a row; see "The trellis" above. */
+enum { NIBBLES, PAIRS, WINDOWS, BYTES };
+
+/* width: coordinates of a lane's piece. */
+__host__ __device__ constexpr int form_of(int kind, int rate, int width)
+{
+    return kind != KIND_TRELLIS || rate == 64      ? NIBBLES
+           : rate == 128                           ? BYTES
+           : rate == 32 && width % 16 == 0         ? PAIRS
+                                                   : WINDOWS;
+}
+
+/* Where value i's window begins, and whether its table is that of the higher rate. */
+INLINE constexpr int window_offset(int rate, int i)
+{
+    return i * rate >> 4;
+}
+
+INLINE constexpr bool is_high(int rate, int i)
+{
+    return window_offset(rate, i % 16 + 16) - window_offset(rate, i % 16 + 15) > rate / 16;
+}
+
+/* The coordinate in its unit (8, with PAIRS 16 for two words) of a nibble of a word. */
+INLINE constexpr int coordinate_of(int form, int word, int nibble)
+{
+    return form == PAIRS     ? word / 2 * 16 + 2 * nibble + word % 2
+           : form == WINDOWS ? word * 8 + nibble % 2 * 4 + nibble / 2
+                             : word * 8 + nibble;
+}
+
+/* What is compiled for keys, or for values: pieces of WIDTH coordinates of rows of RATE. */
+template <int KIND, int RATE, int WIDTH> struct format_case {
+    enum {
+        FORM = form_of(KIND, RATE, WIDTH),
+        ROW = D / 16 * RATE / 8, /* bytes */
+        ROW_WORDS = ROW / 4,
+        PIECE = WIDTH * RATE / 16,           /* bits */
+        BEYOND = FORM == PAIRS ? 2 : FORM == WINDOWS && RATE < 128 ? 8 : 0, /* bits behind it */
+        WORDS = (PIECE + BEYOND + 31) / 32,
+        IS_ALIGNED = PIECE % 32 == 0,
+        OCTETS = WIDTH / 8,
+        /* words of 8 nibbles (WINDOWS: low nibbles, then high ones, by turns), of 4 bytes */
+        NIBBLE_WORDS = FORM == WINDOWS || FORM == BYTES ? 2 * OCTETS : OCTETS,
+        SUMMANDS = FORM == BYTES ? 1 : 2,
+        IS_SHIFTED = (FORM == NIBBLES && KIND == KIND_TRELLIS) || FORM == PAIRS,
+        SHIFT = FORM == PAIRS ? 2 : 1,
+        HAS_DIGITS = KIND != KIND_TRELLIS,
+        IS_MIXED = KIND == KIND_TRELLIS && RATE % 16 != 0,
+        SCALE = KIND == KIND_MLX ? 4 : 2 /* bytes */
+    };
+};
+
+enum { KEY_WIDTH = D % 64 ? 8 : D / 4, KEY_PIECES = D % 64 ? (D + 31) / 32 : 1,
+       CHUNK = D == 64 && !(VALUE_KIND == KIND_TRELLIS && VALUE_RATE % 16) ? 64 : 128,
+       CHUNKS = (D + CHUNK - 1) / CHUNK, VALUE_WIDTH = CHUNK / 8, PADDED = CHUNKS * CHUNK };
+enum { SAME_FORMAT = KEY_KIND == VALUE_KIND && KEY_RATE == VALUE_RATE };
+typedef format_case<KEY_KIND, KEY_RATE, KEY_WIDTH> keys_case;
+typedef format_case<VALUE_KIND, VALUE_RATE, VALUE_WIDTH> values_case;
+
+/* Steps of 32 coordinates by one table: each has a B fragment of the query. */
+enum { PIECE_STEPS = keys_case::OCTETS * keys_case::SUMMANDS, STEPS = KEY_PIECES * PIECE_STEPS };
+
+/* The stream of a row from bit `start` on; behind its last word comes the first. */
+template <class F> INLINE void words_read(bytes row, uint start, uint *w)
+{
+    enum { BODY = F::PIECE / 32, VECTOR = F::ROW % 16 == 0 && F::PIECE % 128 == 0  ? 4
+                                          : F::ROW % 8 == 0 && F::PIECE % 64 == 0 ? 2
+                                                                                  : 1 };
+    const uint *at = (const uint *)row + start / 32;
+    if (F::IS_ALIGNED) {
+        UNROLL for (int i = 0; i < BODY; i += VECTOR)
+        {
+            if (VECTOR == 4) {
+                uint4 x = *(const uint4 *)(at + i);
+                w[i] = x.x, w[i + 1 < F::WORDS ? i + 1 : 0] = x.y;
+                w[i + 2 < F::WORDS ? i + 2 : 0] = x.z, w[i + 3 < F::WORDS ? i + 3 : 0] = x.w;
+            } else if (VECTOR == 2) {
+                uint2 x = *(const uint2 *)(at + i);
+                w[i] = x.x, w[i + 1 < F::WORDS ? i + 1 : 0] = x.y;
+            } else {
+                w[i] = at[i];
+            }
+        }
+        UNROLL for (int i = BODY; i < F::WORDS; i++)
+            w[i] = at[start / 32 + i < F::ROW_WORDS ? i : i - (int)F::ROW_WORDS];
+        return;
+    }
+    uint x[F::WORDS + 1];
+    UNROLL for (int i = 0; i <= F::WORDS; i++)
+    {
+        bool may_wrap = i >= (F::PIECE + 31) / 32;
+        x[i] = at[may_wrap && start / 32 + i >= F::ROW_WORDS ? i - (int)F::ROW_WORDS : i];
+    }
+    UNROLL for (int i = 0; i < F::WORDS; i++)
+        w[i] = __funnelshift_r(x[i], x[i + 1], start % 32);
+}
+
+/* 32 bits from bit `offset` on. */
+template <int WORDS> INLINE uint bits_at(const uint *w, int offset)
+{
+    int i = offset / 32;
+    return offset % 32 == 0   ? w[i]
+           : i + 1 < WORDS ? __funnelshift_r(w[i], w[i + 1 < WORDS ? i + 1 : i], offset % 32)
+                           : w[i] >> offset % 32;
+}
+
+/* The windows of values i to i + 3 as bytes: the upper two move to the upper half, then
+ * the second of each half to its upper byte. */
+template <class F, int RATE> INLINE uint four_windows(const uint *w, int i)
+{
+    int first = window_offset(RATE, i), d1 = window_offset(RATE, i + 1) - first,
+        d2 = window_offset(RATE, i + 2) - first, d3 = window_offset(RATE, i + 3) - first;
+    uint x = bits_at<F::WORDS>(w, first);
+    x = select(0x0000FFFF, x, x << (16 - d2));
+    if (d1 == d3 - d2)
+        return select(0x00FF00FF, x, x << (8 - d1));
+    return select(0x00FF00FF, x, select(0x0000FFFF, x << (8 - d1), x << (8 - (d3 - d2))));
+}
+
+/* A piece as words of nibbles or bytes. */
+template <class F, int RATE> INLINE void nibbles_read(bytes row, uint start, uint *nibbles)
+{
+    uint w[F::WORDS];
+    words_read<F>(row, start, w);
+    if (F::FORM == NIBBLES || F::FORM == BYTES) {
+        UNROLL for (int i = 0; i < F::NIBBLE_WORDS; i++)
+            nibbles[i] = w[i < F::WORDS ? i : 0];
+    } else if (F::FORM == PAIRS) {
+        UNROLL for (int i = 0; i < F::NIBBLE_WORDS / 2; i++)
+        {
+            nibbles[2 * i] = w[i < F::WORDS ? i : 0];
+            nibbles[(2 * i + 1) % F::NIBBLE_WORDS] = bits_at<F::WORDS>(w, 32 * i + 2);
+        }
+    } else {
+        UNROLL for (int i = 0; i < F::NIBBLE_WORDS / 2; i++)
+        {
+            uint low = four_windows<F, RATE>(w, 8 * i), high = four_windows<F, RATE>(w, 8 * i + 4);
+            nibbles[2 * i] = select(0x0F0F0F0F, low, high << 4);
+            nibbles[(2 * i + 1) % F::NIBBLE_WORDS] = select(0x0F0F0F0F, low >> 4, high);
+        }
+    }
+}
+
+/* Four levels' summand from table 0 (T1) or 1 (T2): the nibbles of the lower or upper half. */
+INLINE uint look_up(const level_tables *t, int high, int summand, int table, uint nibbles,
+                    int half, uint minus_one)
+{
+    uint selector = half ? nibbles >> 16 : nibbles;
+    if (table)
+        selector = complement(selector, minus_one);
+    const uint *w = t->words[high][summand][table];
+    return prmt(w[0], w[1], selector);
+}

@@ -1,0 +1,217 @@
+#pragma once
+/* What a warp knows of a head is added up: over the block's warps in shared memory, then
+ * over the blocks that share the head in memory, by the last of them. */
+#include "tensor_tile.h"
+
+/* A merge buffer's row has the lanes' (r) values of a coordinate in their pieces side by side. */
+INLINE uint place_coordinate(uint place)
+{
+    return place / CHUNK * CHUNK + place % 8 * VALUE_WIDTH + place % CHUNK / 8;
+}
+
+INLINE uint coordinate_place(uint d)
+{
+    return d / CHUNK * CHUNK + d % CHUNK % VALUE_WIDTH * 8 + d % CHUNK / VALUE_WIDTH;
+}
+
+/* Where a lane's coordinate of a tile stands, but for its r, and how far behind it that of
+ * M's row r + 8. */
+INLINE constexpr uint tile_place(int tile)
+{
+    return tile / CHUNK_TILES * CHUNK +
+           8 * coordinate_of(values_case::FORM,
+                             values_case::FORM == PAIRS ? tile % CHUNK_TILES / 4 : tile % CHUNK_TILES / 4,
+                             tile % 4);
+}
+enum { ROW_8_PLACE = values_case::FORM == PAIRS ? 64 : values_case::FORM == WINDOWS ? 16 : 32 };
+
+/* Of an extra sum: of the coordinate before a lane's first (PAIRS: the two before). */
+INLINE uint extra_coordinate(int chunk, uint is_8, uint r)
+{
+    uint at = chunk * CHUNK + r * VALUE_WIDTH;
+    return at >= D ? D : (at + D - values_case::SHIFT + is_8) % D;
+}
+
+/* Adds to the buffer of a warp, or begins it. factors: to the block's refs. */
+INLINE void sum_store(float *merge, int j, uint row, uint is_8, uint r, float sum, bool adds)
+{
+    float *to = merge + row * MERGE_STRIDE;
+    if (j < TILES) {
+        to += tile_place(j) + r + is_8 * ROW_8_PLACE;
+        *to = adds ? *to + sum : sum;
+    } else if (!is_8 || values_case::FORM == PAIRS) {
+        uint d = extra_coordinate(j - TILES, is_8, r);
+        if (d < D)
+            to[coordinate_place(d)] += sum;
+    }
+}
+
+INLINE void sums_store(const progress *w, const float *factors, float *merge, bool adds, uint lane)
+{
+    uint r = lane / 4, c = lane % 4;
+    UNROLL for (int j = 0; j < SUMS; j++)
+    {
+        if (j == TILES)
+            __syncwarp();
+        UNROLL for (int k = 0; k < LANE_ROWS; k++)
+        {
+            uint row = row_number(k, c);
+            if (SETS == 1) {
+                /* Lanes c < 2 have the high digits' sums, the others the low ones': each gets
+                 * both for one of the two rows of M. */
+                bool is_first = c < 2;
+                int give = is_first ? w->sums[0][j][2 + k] : w->sums[0][j][k];
+                int keep = is_first ? w->sums[0][j][k] : w->sums[0][j][2 + k];
+                int taken = __shfl_xor_sync(~0u, give, 2);
+                float sum = fmaf((float)(is_first ? keep : taken), 256, (float)(is_first ? taken : keep));
+                sum_store(merge, j, row, !is_first, r, sum * factors[k], adds);
+                continue;
+            }
+            UNROLL for (int is_8 = 0; is_8 < 2; is_8++)
+            {
+                int high = w->sums[k / 2][j][2 * is_8 + k % 2],
+                    low = w->sums[(k / 2 + HIGH_SETS) % SETS][j][2 * is_8 + k % 2];
+                sum_store(merge, j, row, is_8, r, fmaf((float)high, 256, (float)low) * factors[k], adds);
+            }
+        }
+    }
+}
+
+/* The block's sums of a head: in its merge buffers, and the rows' refs and totals in b. */
+INLINE void warps_merge(progress *w, workplace *b, float *merge, uint warp, uint lane)
+{
+    uint c = lane % 4;
+    float factors[LANE_ROWS];
+    UNROLL for (int k = 0; k < LANE_ROWS; k++)
+    {
+        UNROLL for (int o = SETS == 1 ? 2 : 4; o < 32; o *= 2)
+        {
+            w->sum[k] += shuffle_xor(w->sum[k], o);
+            if (STATE)
+                w->largest[k] = fmaxf(w->largest[k], shuffle_xor(w->largest[k], o));
+        }
+        if (lane < (SETS == 1 ? 2 : 4)) {
+            b->ref[warp][row_number(k, c)] = w->ref[k];
+            b->sum[warp][row_number(k, c)] = w->sum[k];
+            b->largest[warp][row_number(k, c)] = w->largest[k];
+        }
+    }
+    __syncthreads();
+    if (warp == 0 && lane < ROWS) {
+        float ref = REF_BEGIN, sum = 0, largest = -INFINITY;
+        UNROLL for (int k = 0; k < WARPS; k++) ref = fmaxf(ref, b->ref[k][lane]);
+        UNROLL for (int k = 0; k < WARPS; k++)
+        {
+            sum += b->sum[k][lane] * power2(b->ref[k][lane] - ref);
+            largest = fmaxf(largest, b->largest[k][lane]);
+        }
+        b->total_ref[lane] = ref, b->total[lane] = sum, b->total_largest[lane] = largest;
+    }
+    UNROLL for (int k = 0; k < LANE_ROWS; k++)
+    {
+        float ref = REF_BEGIN;
+        UNROLL for (int i = 0; i < WARPS; i++) ref = fmaxf(ref, b->ref[i][row_number(k, c)]);
+        factors[k] = power2(w->ref[k] - ref);
+    }
+    UNROLL for (uint first = 0; first < WARPS; first += MERGE_WARPS)
+    {
+        if (warp >= first && warp < first + MERGE_WARPS)
+            sums_store(w, factors, merge + (warp - first) * ROWS * MERGE_STRIDE, first > 0, lane);
+        __syncthreads();
+    }
+}
+
+/* A block's part of a head in memory: rows of sums, and behind each its ref, total and
+ * largest logit. */
+enum { PART_ROW = PADDED + 4, PART = ROWS * PART_ROW };
+
+INLINE float2 merged_pair(const float *merge, uint row, uint place)
+{
+    float2 sum = make_float2(0, 0);
+    UNROLL for (int k = 0; k < MERGE_WARPS; k++)
+    {
+        float2 x = *(const float2 *)(merge + (k * ROWS + row) * MERGE_STRIDE + place);
+        sum.x += x.x, sum.y += x.y;
+    }
+    return sum;
+}
+
+INLINE void pair_place(float *x, uint row, uint place, float2 sum)
+{
+    uint d = place_coordinate(place), next = place_coordinate(place + 1);
+    if (d < D)
+        x[2 * D * row + d] = sum.x;
+    if (next < D)
+        x[2 * D * row + next] = sum.y;
+}
+
+/* Adds up the parts of blocks first to first + n - 1, 16 at a time in flight. */
+INLINE void parts_merge(const float *partials, uint first, uint n, uint n_rows, workplace *b,
+                        float *x, uint thread)
+{
+    enum { AT_ONCE = 16 };
+    for (uint i = thread; i < n_rows * (PADDED / 2); i += THREADS) {
+        uint row = i / (PADDED / 2), place = i % (PADDED / 2) * 2;
+        const float *from = partials + (ulong)2 * first * PART + row * PART_ROW;
+        float2 sum = make_float2(0, 0);
+        float ref = REF_BEGIN, total = 0, largest = -INFINITY;
+        for (uint k0 = 0; k0 < n; k0 += AT_ONCE) {
+            float2 v[AT_ONCE];
+            float4 s[AT_ONCE];
+            UNROLL for (int k = 0; k < AT_ONCE; k++)
+            {
+                /* the first block's part is its last, the others' their first */
+                const float *part = from + ((ulong)2 * (k0 + k) + (k0 + k == 0)) * PART;
+                bool has = k0 + k < n;
+                v[k] = has ? __ldcg((const float2 *)(part + place)) : make_float2(0, 0);
+                s[k] = has ? __ldcg((const float4 *)(part + PADDED))
+                           : make_float4(REF_BEGIN, 0, -INFINITY, 0);
+            }
+            float old = ref;
+            UNROLL for (int k = 0; k < AT_ONCE; k++) ref = fmaxf(ref, s[k].x);
+            float factor = power2(old - ref);
+            sum.x *= factor, sum.y *= factor, total *= factor;
+            UNROLL for (int k = 0; k < AT_ONCE; k++)
+            {
+                factor = power2(s[k].x - ref);
+                sum.x = fmaf(v[k].x, factor, sum.x), sum.y = fmaf(v[k].y, factor, sum.y);
+                total = fmaf(s[k].y, factor, total);
+                largest = fmaxf(largest, s[k].z);
+            }
+        }
+        pair_place(x, row, place, sum);
+        if (place == 0)
+            b->total_ref[row] = ref, b->total[row] = total, b->total_largest[row] = largest;
+    }
+}
+
+/* A row of the result, by a warp: divided, out of the values' domain, stored. */
+INLINE void row_finish(const tensor_params *p, const segment *s, uint r, const workplace *b,
+                       const float *sinks, float *x, uchar *out, float *state, uint lane)
+{
+    ulong row = query_row(p, s, r);
+    float ref = b->total_ref[r], sum = b->total[r] * (1.0f / 16384), rescale = 1;
+    float sink = p->has_sinks ? sinks[row % p->n_heads] * 1.44269504f : -INFINITY;
+    if (sink > ref) {
+        rescale = power2(ref - sink);
+        sum *= rescale;
+        ref = sink;
+    }
+    if (sink > -INFINITY)
+        sum += power2(sink - ref);
+    float v[LANE_VALUES];
+    row_load(x, v, lane);
+    row_rotate(&p->out_rotation, v, x, lane);
+    row_flip(&p->out_rotation, v, lane);
+    float factor = p->out_rotation.active ? p->out_rotation.inverse_root : 1;
+    factor = sum > 0 ? factor * p->value_unit * rescale * (1.0f / 16384) / sum : 0;
+    uchar *to = out + row * (D * (p->out_type == TYPE_F32 ? 4 : 2));
+    UNROLL for (int k = 0; k < LANE_VALUES; k++)
+        if (D % 32 == 0 || 32 * k + lane < D)
+            number_store(to, p->out_type, 32 * k + lane, v[k] * factor);
+    if (STATE && lane == 0) {
+        float largest = fmaxf(b->total_largest[r], sink);
+        state[2 * row] = largest * 0.69314718f;
+        state[2 * row + 1] = sum > 0 ? sum * power2(ref - largest) : 0;
+    }
+}

@@ -1,0 +1,435 @@
+#pragma once
+/* One tile of a head, by a warp: scores, weights, and their sums with the values. */
+#include "tensor_query.h"
+
+/* M's rows r and r + 8 are tokens 2r and 2r + 1 of 16, exchanged where this is 1: rows of 64
+ * bytes then meet no bank twice for keys, and twice (not four times) for values. */
+INLINE uint exchanged(uint r)
+{
+    return (r ^ r >> 1) & 1;
+}
+
+/* Two tokens' scales, in the order of M's rows; what no encoder writes counts as 0. */
+template <class F> INLINE float2 two_scales(bytes scales, uint token, uint is_exchanged)
+{
+    float2 x;
+    if (F::SCALE == 4) {
+        x = *(const float2 *)(scales + 4 * token);
+        x.x = x.x > 0 && x.x < INFINITY ? x.x : 0;
+        x.y = x.y > 0 && x.y < INFINITY ? x.y : 0;
+    } else {
+        uint w = *(const uint *)(scales + 2 * token);
+        x.x = f16_to_float((ushort)(w & 0xFFFF));
+        x.y = f16_to_float((ushort)(w >> 16));
+        x.x = (w & 0xFFFF) < 0x7C00 ? x.x : 0;
+        x.y = w < 0x7C000000u ? x.y : 0;
+    }
+    if (is_exchanged) {
+        float t = x.x;
+        x.x = x.y;
+        x.y = t;
+    }
+    return x;
+}
+
+/* ---- scores ----
+ * Of 32 tokens a lane has SCORES scores. With one set: of rows 2 (c % 2) and the next, of
+ * tokens 16 (c / 2) + 2 r and the next. Otherwise score 8 n + 4 m + j is of row 8 n + 2 c + j % 2
+ * and token 16 m + 2 r + j / 2. */
+enum { LANE_ROWS = SETS == 1 ? 2 : 2 * HIGH_SETS, TOKEN_PAIRS = SETS == 1 ? 1 : 2 };
+
+INLINE constexpr int lane_row(int score)
+{
+    return SETS == 1 ? score % 2 : score / 8 * 2 + score % 2;
+}
+
+INLINE constexpr int token_pair(int score)
+{
+    return SETS == 1 ? 0 : score / 4 % 2;
+}
+
+INLINE uint row_number(int lane_row, uint c)
+{
+    return SETS == 1 ? 2 * (c % 2) + lane_row : 8 * (lane_row / 2) + 2 * c + lane_row % 2;
+}
+
+INLINE uint pair_token(int pair, uint r, uint c)
+{
+    return 16 * (SETS == 1 ? c / 2 : pair) + 2 * r;
+}
+
+/* Bytes of a fragment word that have the table of the higher rate. */
+template <class F, int RATE> INLINE constexpr uint high_mask(int word, int half)
+{
+    return (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half)) ? 0xFFu : 0) |
+           (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half + 1)) ? 0xFF00u : 0) |
+           (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half + 2)) ? 0xFF0000u : 0) |
+           (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half + 3)) ? 0xFF000000u : 0);
+}
+
+/* A key's word for a step by a table. */
+INLINE uint key_levels(const tensor_params *p, const uint *nibbles, int inner, int table, int half)
+{
+    typedef keys_case F;
+    uint word = nibbles[F::FORM == WINDOWS ? inner : inner / 2], m = p->minus_one;
+    uint low = look_up(&p->keys.tables, 0, inner % 2, table, word, half, m);
+    if (!F::IS_MIXED)
+        return low;
+    uint mask = high_mask<F, KEY_RATE>(inner / 2, half);
+    if (mask == 0)
+        return low;
+    return select(mask, look_up(&p->keys.tables, 1, inner % 2, table, word, half, m), low);
+}
+
+/* Integer scores of two times 16 tokens, from their rows of codes. Sums by the two tables
+ * are kept apart: four chains of multiplications, none of which waits for the one before. */
+INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
+                          const uint *fragments, uint lane, int (*sums)[SETS][4])
+{
+    typedef keys_case F;
+    int parts[2][2][SETS][4] = {};
+    uint x = exchanged(r);
+    UNROLL for (int piece = 0; piece < KEY_PIECES; piece++)
+    {
+        uint words[2][2][F::NIBBLE_WORDS]; /* of M's rows r and r + 8 */
+        uint start = D % 64 ? (4 * piece + c) * F::PIECE : c * F::PIECE;
+        UNROLL for (int m = 0; m < 2; m++)
+            UNROLL for (int i = 0; i < 2; i++)
+                nibbles_read<F, KEY_RATE>(rows + (16 * m + 2 * r + (x ^ i)) * F::ROW, start, words[m][i]);
+        UNROLL for (int inner = 0; inner < PIECE_STEPS; inner++)
+        {
+            uint q[SETS][2];
+            UNROLL for (int n = 0; n < SETS; n++)
+            {
+                uint2 two = *(const uint2 *)(fragments +
+                                             2 * (((piece * PIECE_STEPS + inner) * SETS + n) * 32 + lane));
+                q[n][0] = two.x, q[n][1] = two.y;
+            }
+            UNROLL for (int table = 0; table < F::SUMMANDS; table++)
+                UNROLL for (int m = 0; m < 2; m++)
+                {
+                    uint levels[4];
+                    UNROLL for (int i = 0; i < 4; i++)
+                        levels[i] = F::FORM == BYTES
+                                        ? words[m][i % 2][(2 * inner + i / 2) % F::NIBBLE_WORDS]
+                                        : key_levels(p, words[m][i % 2], inner, table, i / 2);
+                    UNROLL for (int n = 0; n < SETS; n++)
+                        if (SETS == 1 || !F::HAS_DIGITS || inner % 2 == 0 || n >= HIGH_SETS)
+                            mma_signed(parts[table][m][n], levels, q[n]);
+                }
+        }
+    }
+    UNROLL for (int m = 0; m < 2; m++)
+        UNROLL for (int n = 0; n < SETS; n++)
+            UNROLL for (int j = 0; j < 4; j++) sums[m][n][j] = parts[0][m][n][j] + parts[1][m][n][j];
+}
+
+/* From the digits' sums of two times 16 tokens to a lane's scores. */
+INLINE void scores_take(const int (*sums)[SETS][4], uint c, float *scores)
+{
+    if (SETS == 1) {
+        /* Lanes c < 2 have the high digits' sums, the others the low ones': they trade, so
+         * that each has both for one of the two 16 tokens. */
+        bool is_first = c < 2;
+        int own_factor = is_first ? 256 : 1, other_factor = is_first ? 1 : 256;
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            int give = is_first ? sums[1][0][j] : sums[0][0][j];
+            int keep = is_first ? sums[0][0][j] : sums[1][0][j];
+            int taken = __shfl_xor_sync(~0u, give, 2);
+            scores[j] = (float)(keep * own_factor + taken * other_factor);
+        }
+        return;
+    }
+    UNROLL for (int i = 0; i < SCORES; i++)
+        scores[i] = (float)(sums[i / 4 % 2][i / 8][i % 4] * 256 +
+                            sums[i / 4 % 2][(i / 8 + HIGH_SETS) % SETS][i % 4]);
+}
+
+/* ---- values ---- */
+
+/* Four tokens' words of 8 nibbles (or 4 bytes) to selectors (levels) of one coordinate each:
+ * word i has nibbles i and i + 4 (byte i). */
+template <int FORM> INLINE void tokens_transpose(const uint *w, uint *selectors)
+{
+    if (FORM == BYTES) {
+        uint a = prmt(w[0], w[1], 0x5140), b = prmt(w[0], w[1], 0x7362);
+        uint c = prmt(w[2], w[3], 0x5140), d = prmt(w[2], w[3], 0x7362);
+        selectors[0] = prmt(a, c, 0x5410), selectors[1] = prmt(a, c, 0x7632);
+        selectors[2] = prmt(b, d, 0x5410), selectors[3] = prmt(b, d, 0x7632);
+        return;
+    }
+    uint even01 = select(0x0F0F0F0F, w[0], w[1] << 4), odd01 = select(0x0F0F0F0F, w[0] >> 4, w[1]);
+    uint even23 = select(0x0F0F0F0F, w[2], w[3] << 4), odd23 = select(0x0F0F0F0F, w[2] >> 4, w[3]);
+    selectors[0] = prmt(even01, even23, 0x6240), selectors[1] = prmt(odd01, odd23, 0x6240);
+    selectors[2] = prmt(even01, even23, 0x7351), selectors[3] = prmt(odd01, odd23, 0x7351);
+}
+
+typedef uint selector_words[values_case::NIBBLE_WORDS][4];
+
+/* Selectors of 16 tokens: the lane's are 4 c and following, in the order of the weights. */
+INLINE void values_read(bytes rows, uint start, uint r, uint c, selector_words &selectors)
+{
+    typedef values_case F;
+    uint words[4][F::NIBBLE_WORDS], y = c % 2;
+    uint order[4] = {y, y ^ 1, 3 - y, 2 + y};
+    UNROLL for (int t = 0; t < 4; t++)
+        nibbles_read<F, VALUE_RATE>(rows + (4 * c + order[t]) * F::ROW, start, words[t]);
+    UNROLL for (int i = 0; i < F::NIBBLE_WORDS; i++)
+    {
+        uint four[4] = {words[0][i], words[1][i], words[2][i], words[3][i]};
+        tokens_transpose<F::FORM>(four, selectors[i]);
+    }
+}
+
+enum { CHUNK_TILES = values_case::OCTETS * 4, TILES = CHUNKS * CHUNK_TILES,
+       EXTRA = values_case::IS_SHIFTED ? CHUNKS : 0, SUMS = TILES + EXTRA };
+
+/* The levels of four tokens at one nibble of a word. */
+INLINE uint value_levels(const tensor_params *p, const selector_words &selectors, int word,
+                         int nibble, int summand, int table)
+{
+    typedef values_case F;
+    int high = F::IS_MIXED && is_high(VALUE_RATE, coordinate_of(WINDOWS, word / 2, nibble));
+    return look_up(SAME_FORMAT ? &p->keys.tables : &p->values.tables, high, summand, table,
+                   selectors[word][nibble % 4],
+                   nibble / 4, p->minus_one);
+}
+
+/* The A fragment of M's rows (word, nibble) and (word8, nibble8), by a table; no word: 0. */
+INLINE void value_fragment(const tensor_params *p, const selector_words *selectors, int word,
+                           int nibble, int word8, int nibble8, int summand, int table, uint *a)
+{
+    UNROLL for (int m = 0; m < 2; m++)
+    {
+        a[2 * m] = value_levels(p, selectors[m], word, nibble, summand, table);
+        a[2 * m + 1] = word8 < 0 ? 0
+                                 : value_levels(p, selectors[m], word8 < 0 ? 0 : word8, nibble8,
+                                                summand, table);
+    }
+}
+
+INLINE void weights_multiply(int (*sums)[SUMS][4], int tile, const uint *a,
+                             const uint (*weights)[2], const uint *second, bool is_second)
+{
+    UNROLL for (int n = 0; n < SETS; n++)
+    {
+        if (!is_second)
+            mma_unsigned(sums[n][tile], a, weights[n]);
+        else if (SETS == 1)
+            mma_unsigned(sums[n][tile], a, second);
+        else if (n >= HIGH_SETS)
+            mma_unsigned(sums[n][tile], a, weights[n % HIGH_SETS]);
+    }
+}
+
+/* 32 tokens' values of a chunk of coordinates, times the weights. */
+INLINE void values_multiply(const tensor_params *p, const selector_words *selectors, int chunk,
+                            const uint (*weights)[2], const uint *second, int (*sums)[SUMS][4])
+{
+    typedef values_case F;
+    enum { CHAIN = F::FORM == PAIRS ? 2 : 1 }; /* from a word to the next of its stream */
+    if (F::FORM == BYTES) {
+        UNROLL for (int tile = 0; tile < CHUNK_TILES; tile++)
+        {
+            uint a[4];
+            UNROLL for (int m = 0; m < 2; m++)
+            {
+                a[2 * m] = selectors[m][tile / 4 * 2][tile % 4];
+                a[2 * m + 1] = selectors[m][(tile / 4 * 2 + 1) % F::NIBBLE_WORDS][tile % 4];
+            }
+            weights_multiply(sums, chunk * CHUNK_TILES + tile, a, weights, second, false);
+        }
+        return;
+    }
+    /* The second summands' multiplications follow a tile behind, so that none waits for the
+     * sum before it. */
+    UNROLL for (int table = 0; table < 2; table++)
+        UNROLL for (int t = 0; t <= CHUNK_TILES; t++)
+        {
+            uint a[4];
+            if (t < CHUNK_TILES) {
+                int word = F::FORM == WINDOWS ? t / 4 * 2 : t / 4;
+                value_fragment(p, selectors, word, t % 4, word, t % 4 + 4, 0, table, a);
+                weights_multiply(sums, chunk * CHUNK_TILES + t, a, weights, second, false);
+            }
+            if (t > 0) {
+                int i = (t - 1) / 4, k = (t - 1) % 4,
+                    word = F::FORM == WINDOWS ? (2 * i + 1) % F::NIBBLE_WORDS : i;
+                if (!F::IS_SHIFTED)
+                    value_fragment(p, selectors, word, k, word, k + 4, 1, table, a);
+                else if (k < 3)
+                    value_fragment(p, selectors, i, k + 1, i, k + 5, 1, table, a);
+                else
+                    value_fragment(p, selectors, i, 4, i + CHAIN < F::OCTETS ? i + CHAIN : -1, 0, 1,
+                                   table, a);
+                weights_multiply(sums, chunk * CHUNK_TILES + t - 1, a, weights, second, F::HAS_DIGITS);
+            } else if (F::IS_SHIFTED) {
+                value_fragment(p, selectors, 0, 0, CHAIN == 2 ? 1 % F::OCTETS : -1, 0, 1, table, a);
+                weights_multiply(sums, (TILES + chunk) % SUMS, a, weights, second, false);
+            }
+        }
+}
+
+/* ---- weights ---- */
+
+#define REF_BEGIN (-1e5f)
+#define WEIGHT_BITS 14.0f
+#define ROUNDING 8388608.0f /* 2^23: added, it leaves an integer in the low bits */
+#define LARGEST_WEIGHT 0x4B00FFFFu
+
+/* What a warp knows of a head: sums are int32, of levels times digits of weights. */
+struct progress {
+    int sums[SETS][SUMS][4];
+    float ref[LANE_ROWS], sum[LANE_ROWS], largest[LANE_ROWS];
+};
+
+/* Base-2 logits, from integer scores. */
+INLINE void logits_make(const tensor_params *p, const workplace *b, const float *products,
+                        bytes stage, bool is_edge, uint first_token, const float *row_scale,
+                        uint r, uint c, int group, float *y)
+{
+    UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
+    {
+        uint token = 32 * group + pair_token(pair, r, c);
+        float2 scales = two_scales<keys_case>(stage + SCALES_AT, token, exchanged(r));
+        UNROLL for (int i = 0; i < SCORES; i++)
+            if (token_pair(i) == pair) {
+                uint second = i / 2 % 2;
+                y[i] *= (second ? scales.y : scales.x) * row_scale[lane_row(i)];
+                uint t = token + (second ^ exchanged(r)), row = row_number(lane_row(i), c);
+                if (CENTRES) {
+                    uint id = NUMBER ? stage[CENTRES_AT + t] : 0;
+                    y[i] += products[min_of(id, p->n_centres - 1) * ROWS + row];
+                }
+                if (SOFTCAP) {
+                    float z = y[i] * (1.0f / 1.44269504f) / p->softcap;
+                    y[i] = tanhf(z) * (p->softcap * 1.44269504f);
+                }
+                if (is_edge) {
+                    uint at = first_token + t;
+                    bool is_seen = at >= b->low[row] && at < b->high[row];
+                    y[i] = is_seen ? y[i] : -INFINITY;
+                }
+            }
+    }
+}
+
+/* A weight needs more than 16 bits: moves the refs, and all sums with them. */
+INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIRS][2], progress *w)
+{
+    UNROLL for (int k = 0; k < LANE_ROWS; k++)
+    {
+        float most = -1e30f;
+        UNROLL for (int g = 0; g < GROUPS; g++)
+            UNROLL for (int i = 0; i < SCORES; i++)
+                if (lane_row(i) == k)
+                    most = fmaxf(most, y[g][i] + logarithm2(fmaxf(scales[g][token_pair(i)][i / 2 % 2],
+                                                                  2.98e-8f)));
+        UNROLL for (int o = SETS == 1 ? 2 : 4; o < 32; o *= 2) most = fmaxf(most, shuffle_xor(most, o));
+        float ref = fmaxf(w->ref[k], ceilf(most));
+        int shift = (int)fminf(ref - w->ref[k], 30), half = (1 << shift) >> 1;
+        UNROLL for (int n = 0; n < SETS; n++)
+            if (SETS == 1 || n % HIGH_SETS == k / 2)
+                UNROLL for (int j = 0; j < SUMS; j++)
+                {
+                    w->sums[n][j][k % 2] = (w->sums[n][j][k % 2] + half) >> shift;
+                    w->sums[n][j][k % 2 + 2] = (w->sums[n][j][k % 2 + 2] + half) >> shift;
+                }
+        w->sum[k] *= power2(w->ref[k] - ref);
+        w->ref[k] = ref;
+    }
+}
+
+/* Whether some weight is too large. */
+INLINE bool weights_make(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIRS][2],
+                         const progress *w, float (*e)[SCORES], uint (*weights)[SCORES])
+{
+    uint any = 0;
+    UNROLL for (int g = 0; g < GROUPS; g++)
+        UNROLL for (int i = 0; i < SCORES; i++)
+        {
+            e[g][i] = power2(y[g][i] + (WEIGHT_BITS - w->ref[lane_row(i)]));
+            weights[g][i] = as_uint(fmaf(e[g][i], scales[g][token_pair(i)][i / 2 % 2], ROUNDING));
+            any |= weights[g][i];
+        }
+    return __any_sync(~0u, any > LARGEST_WEIGHT);
+}
+
+/* 32 tokens' weights as B fragments. second: the high digits in the low ones' columns. */
+INLINE void weights_arrange(const uint *w, uint r, uint (*b)[2], uint *second)
+{
+    if (SETS == 1) {
+        bool is_high_lane = r < 4;
+        uint x0 = prmt(w[0], w[2], 0x5140), x1 = prmt(w[1], w[3], 0x5140);
+        uint low = transposed(prmt(x0, x1, 0x5410)), high = transposed(prmt(x0, x1, 0x7632));
+        /* Lanes r < 4 have both digits of tokens 0-15, the others of 16-31; wanted are the
+         * high digits of all 32 in r < 4, and the low ones in the others. */
+        uint taken = __shfl_xor_sync(~0u, is_high_lane ? low : high, 16);
+        b[0][0] = is_high_lane ? high : taken;
+        b[0][1] = is_high_lane ? taken : low;
+        if (values_case::HAS_DIGITS)
+            UNROLL for (int i = 0; i < 2; i++)
+            {
+                uint other = __shfl_xor_sync(~0u, b[0][i], 16);
+                second[i] = is_high_lane ? 0 : other;
+            }
+        return;
+    }
+    UNROLL for (int n = 0; n < HIGH_SETS; n++)
+        UNROLL for (int m = 0; m < 2; m++)
+        {
+            const uint *four = w + (8 * n + 4 * m) % SCORES;
+            uint x0 = prmt(four[0], four[2], 0x5140), x1 = prmt(four[1], four[3], 0x5140);
+            b[n][m] = transposed(prmt(x0, x1, 0x7632));
+            b[(n + HIGH_SETS) % SETS][m] = transposed(prmt(x0, x1, 0x5410));
+        }
+}
+
+/* One tile: scores, weights, and their sums with the values. */
+INLINE void tile_attend(const tensor_params *p, const workplace *b, const float *products,
+                        bytes stage, bool is_edge, uint first_token, const float *row_scale,
+                        uint lane, progress *w)
+{
+    uint r = lane / 4, c = lane % 4, x = exchanged(r);
+    float y[GROUPS][SCORES], scales[GROUPS][TOKEN_PAIRS][2], e[GROUPS][SCORES];
+    uint weights[GROUPS][SCORES];
+    UNROLL for (int g = 0; g < GROUPS; g++)
+    {
+        int sums[2][SETS][4];
+        keys_multiply(p, stage + 32 * g * keys_case::ROW, r, c, b->fragments, lane, sums);
+        scores_take(sums, c, y[g]);
+        logits_make(p, b, products, stage, is_edge, first_token, row_scale, r, c, g, y[g]);
+        UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
+        {
+            float2 two = two_scales<values_case>(stage + VALUE_SCALES_AT,
+                                                 32 * g + pair_token(pair, r, c), x);
+            scales[g][pair][0] = two.x, scales[g][pair][1] = two.y;
+        }
+    }
+    /* Moved once, they all fit. */
+    if (weights_make(y, scales, w, e, weights)) {
+        refs_move(y, scales, w);
+        weights_make(y, scales, w, e, weights);
+    }
+    UNROLL for (int g = 0; g < GROUPS; g++)
+    {
+        UNROLL for (int i = 0; i < SCORES; i++)
+        {
+            w->sum[lane_row(i)] += e[g][i];
+            if (STATE)
+                w->largest[lane_row(i)] = fmaxf(w->largest[lane_row(i)], y[g][i]);
+        }
+        uint fragments[SETS][2], second[2];
+        weights_arrange(weights[g], r, fragments, second);
+        UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++)
+        {
+            selector_words selectors[2];
+            uint start = chunk * (CHUNK / 16 * VALUE_RATE) + r * values_case::PIECE;
+            UNROLL for (int m = 0; m < 2; m++)
+                values_read(stage + VALUES_AT + (32 * g + 16 * m) * values_case::ROW, start, r, c,
+                            selectors[m]);
+            values_multiply(p, selectors, chunk, fragments, second, w->sums);
+        }
+    }
+}
