@@ -1,7 +1,6 @@
 #include "gpu/dispatch_tensor.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <stdio.h>
 
 #include "format/format.h"
@@ -66,15 +65,11 @@ static uint32_t padded_dim(const tqkv_format *v)
 static uint32_t place_bytes(const tqkv_gpu_attention *a, const tensor_plan *plan)
 {
     uint32_t d = a->keys.format.head_dim, rows = plan->block_rows, warps = plan->warps;
-    uint32_t merge = rows * (padded_dim(&a->values.format) + 4) * 4, buffers = warps;
-    if (warps * merge > 73728)
-        buffers = (warps + 3) / 4;
-    else if (warps * merge > 36864)
-        buffers = (warps + 1) / 2;
+    uint32_t merge = plan->merge_warps * rows * (padded_dim(&a->values.format) + 4) * 4;
     uint32_t sets = rows <= 4 ? 1 : rows / 4, steps = (d + 31) / 32 * 2;
     uint32_t fragments = steps * sets * 256, state = (3 * warps + 7) * rows * 4 + 64;
     uint32_t products = has_centres(a) ? a->keys.n_centres * rows * 4 : 0;
-    return 2 * rows * d * 4 + rows * 2 * d * 4 + buffers * merge +
+    return 2 * rows * d * 4 + rows * 2 * d * 4 + merge +
            (warps * plan->stages + 2) * 8 + fragments + state + products;
 }
 
@@ -82,25 +77,21 @@ static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tenso
 {
     static const struct {
         uint8_t warps, tile, stages;
-    } sizes[] = {{8, 64, 2}, {8, 32, 2}, {4, 64, 2}, {4, 32, 2}, {4, 32, 1}, {2, 32, 2}, {2, 32, 1}};
-    uint32_t dim = a->keys.format.head_dim;
-    if (getenv("TQKV_TUNE")) { /*TUNE*/
-        unsigned w, t, st;
-        sscanf(getenv("TQKV_TUNE"), "%u,%u,%u", &w, &t, &st);
-        plan->warps = w, plan->tile = t, plan->stages = st;
-        plan->local_bytes = plan->warps * plan->stages * stage_bytes(a, plan->tile) + place_bytes(a, plan);
-        return plan->local_bytes <= d->tensor_memory;
-    }
+    } sizes[] = {{8, 64, 2}, {8, 32, 2}, {4, 64, 2}, {4, 32, 2}, {4, 32, 1}, {2, 32, 2},
+                 {2, 32, 1}};
     /* registers: sums of many rows or coordinates leave none for a tile of 64 */
-    int is_wide = plan->block_rows * dim > 1024;
+    int is_wide = plan->block_rows * a->keys.format.head_dim > 1024;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         if (is_wide && sizes[i].tile > 32)
             continue;
         plan->warps = sizes[i].warps;
         plan->tile = sizes[i].tile;
         plan->stages = sizes[i].stages;
-        plan->local_bytes = plan->warps * plan->stages * stage_bytes(a, plan->tile) +
-                            place_bytes(a, plan);
+        uint32_t rings = plan->warps * plan->stages * stage_bytes(a, plan->tile);
+        plan->merge_warps = plan->warps;
+        while (plan->merge_warps % 2 == 0 && rings + place_bytes(a, plan) > d->tensor_memory)
+            plan->merge_warps /= 2;
+        plan->local_bytes = rings + place_bytes(a, plan);
         if (plan->local_bytes <= d->tensor_memory)
             return 1;
     }
@@ -331,6 +322,17 @@ static uint64_t slots_make(const tqkv_gpu_attention *a, const tensor_plan *plan,
     return 0;
 }
 
+/* n / size = n * page_factor >> 31 + page_shift for n below 2^31: the factor is 2^(31 +
+ * page_shift) / size, rounded up, by less than size <= 2^page_shift too much. */
+static void divisor_make(uint32_t size, tensor_params *p)
+{
+    if (!size)
+        return;
+    while ((1ull << p->page_shift) < size)
+        p->page_shift++;
+    p->page_factor = (uint)((((uint64_t)1 << (31 + p->page_shift)) + size - 1) / size);
+}
+
 static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const tensor_plan *plan,
                         int overlaps)
 {
@@ -357,9 +359,9 @@ static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *regist
     const tqkv_format *k = &a->keys.format, *v = &a->values.format;
     char options[512];
     snprintf(options, sizeof options,
-             "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u KEY_KIND=%u KEY_RATE=%u VALUE_KIND=%u "
+             "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u MERGE_WARPS=%u KEY_KIND=%u KEY_RATE=%u VALUE_KIND=%u "
              "VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
-             k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages, k->codebook,
+             k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages, plan->merge_warps, k->codebook,
              k->rate, v->codebook, v->rate, has_centres(a), a->softcap > 0, a->state != NULL,
              layout_of(a, plan));
     return launch_find(l, e, registry, "attend_tensor", options);
@@ -405,6 +407,7 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
     int overlaps = last && last->counters_at;
     params_make(&p, a, plan, overlaps);
     uint64_t slots = slots_make(a, plan, &p);
+    divisor_make(p.page_size, &p);
     p.tiles_of_sequence = count_tiles(a, &p, plan->tile) * a->n_kv_heads * plan->n_blocks;
     status = views_make(a, slots, views);
     tqkv_buffer *buffers[] = {a->queries, a->keys.profiles, views[0], views[1], views[2],

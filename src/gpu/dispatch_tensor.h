@@ -7,7 +7,7 @@
 /* How a case is compiled and launched. */
 typedef struct tensor_plan {
     uint32_t block_rows; /* ROWS */
-    uint32_t warps, tile, stages;
+    uint32_t warps, tile, stages, merge_warps;
     uint32_t n_blocks; /* of rows, of a KV head */
     uint32_t groups;
     uint32_t local_bytes;

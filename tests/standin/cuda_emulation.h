@@ -44,7 +44,7 @@ static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned n)
 
 /* ---- threads ---- */
 
-enum { EMULATED_MAX_THREADS = 256, EMULATED_STACK = 256 << 10, WAITS_FOR_NONE = 0,
+enum { EMULATED_MAX_THREADS = 512, EMULATED_STACK = 256 << 10, WAITS_FOR_NONE = 0,
        WAITS_FOR_WARP, WAITS_FOR_BLOCK, HAS_ENDED };
 
 struct emulated_block {
@@ -231,6 +231,11 @@ template <class B> static inline void emulated_mma(int *c, const unsigned *a, co
 }
 
 static inline void mma_signed(int *c, const unsigned *a, const unsigned *b) { emulated_mma<int8_t>(c, a, b); }
+static inline void mma_signed_first(int *c, const unsigned *a, const unsigned *b)
+{
+    c[0] = c[1] = c[2] = c[3] = 0;
+    mma_signed(c, a, b);
+}
 static inline void mma_unsigned(int *c, const unsigned *a, const unsigned *b) { emulated_mma<uint8_t>(c, a, b); }
 
 static inline unsigned transposed(unsigned x)

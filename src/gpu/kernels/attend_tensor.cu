@@ -87,7 +87,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     f.index = begin + warp;
     while (f.index < end && f.index >= f.at.begin + f.at.n_tiles)
         segment_next(p, lengths, &f.at);
-    fetcher_place(p, &from, pages, &f, end, lane);
+    fetcher_place(p, &from, &f);
+    if (LAYOUT)
+        page_read(p, pages, &f, end, lane);
 
     /* Queries first; then not the whole ring yet: a tile or two a warp keep memory busy, and
      * the deeper the queue, the later the first tile. */
@@ -104,9 +106,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     auto fetch_tile = [&](uint stage) {
         if (f.index < end) {
             if (LAYOUT == 2)
-                units_fetch(p, &from, &f, ring + stage * STAGE, lane);
+                units_fetch(p, &f, ring + stage * STAGE, lane);
             else
-                whole_fetch(p, &from, &f, ring + stage * STAGE, ring_barriers + stage, lane);
+                whole_fetch(p, &f, ring + stage * STAGE, ring_barriers + stage, lane);
         }
         warp_copies_mark();
         fetcher_next(p, &from, lengths, pages, &f, end, lane);

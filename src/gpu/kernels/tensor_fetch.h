@@ -33,20 +33,11 @@ struct sources {
     bytes parts[5];
 };
 
-/* Where a part's row in slot 0 of a head is; group: the page, or the sequence. */
-INLINE bytes part_begin(const tensor_params *p, const sources *from, int part, uint head, uint group)
-{
-    const tensor_operand *o = part % 2 && part < 4 ? &p->values : &p->keys;
-    ulong of_head = part < 2 ? o->code_head : part < 4 ? o->scale_head : o->centre_head;
-    ulong of_group = part < 2 ? o->code_group : part < 4 ? o->scale_group : o->centre_group;
-    return from->parts[part] + head * of_head + group * of_group;
-}
-
 /* What a warp fetches next: tile `index` of the list. */
 struct fetcher {
     segment at;
     uint index;
-    bytes next[PARTS]; /* LAYOUT 0: where the tile's parts begin */
+    bytes next[PARTS]; /* LAYOUT 0: where the tile's parts begin; else the head's, of page 0 */
     uint page;         /* of the tile, or of the lane's unit; the sequence if there are none */
 };
 
@@ -55,32 +46,55 @@ INLINE uint tile_begin(const fetcher *f)
     return (f->at.first_tile + (f->index - f->at.begin)) * TILE;
 }
 
+INLINE const tensor_operand *part_operand(const tensor_params *p, int part)
+{
+    return part % 2 && part < 4 ? &p->values : &p->keys;
+}
+
+/* From page to page, or sequence to sequence. */
+INLINE ulong part_group(const tensor_params *p, int part)
+{
+    const tensor_operand *o = part_operand(p, part);
+    return part < 2 ? o->code_group : part < 4 ? o->scale_group : o->centre_group;
+}
+
+INLINE ulong part_head(const tensor_params *p, int part)
+{
+    const tensor_operand *o = part_operand(p, part);
+    return part < 2 ? o->code_head : part < 4 ? o->scale_head : o->centre_head;
+}
+
 /* The slot in its page, or ring, that is `at` slots behind the first tile's first. */
 INLINE uint slot_of(const tensor_params *p, uint at, uint *page)
 {
     uint slot = p->first_slot + at;
     if (p->capacity && slot >= p->capacity)
         slot -= p->capacity;
-    *page = p->page_size ? slot / p->page_size : 0;
+    *page = p->page_size ? (uint)((ulong)slot * p->page_factor >> 31 >> p->page_shift) : 0;
     return slot - *page * p->page_size;
 }
 
-/* At a new head, or a new tile of pages: those numbers are read a tile ahead of their use. */
-INLINE void fetcher_place(const tensor_params *p, const sources *from, const uint *pages,
-                          fetcher *f, uint end, uint lane)
+/* LAYOUT 2: a unit's lanes, and which of them this is. */
+enum { UNIT_LANES = 32 / UNITS };
+
+/* Page numbers are read a tile ahead of their use. */
+INLINE void page_read(const tensor_params *p, const uint *pages, fetcher *f, uint end, uint lane)
 {
-    uint at = tile_begin(f), page;
-    if (LAYOUT == 0) {
-        UNROLL for (int i = 0; i < PARTS; i++)
-            f->next[i] = part_begin(p, from, i, f->at.head, f->at.sequence) + (ulong)at * part_row(i);
-        return;
-    }
+    uint at = tile_begin(f) + (LAYOUT == 2 ? lane / UNIT_LANES * UNIT : 0), page;
     f->page = f->at.sequence;
-    if (LAYOUT == 2)
-        at += lane % UNITS * UNIT;
     if (p->page_size && f->index < end && at < p->skipped + f->at.length) {
         slot_of(p, at, &page);
         f->page = min_of(pages[(ulong)f->at.sequence * p->pages_stride + page], p->n_pages - 1);
+    }
+}
+
+INLINE void fetcher_place(const tensor_params *p, const sources *from, fetcher *f)
+{
+    UNROLL for (int i = 0; i < PARTS; i++)
+    {
+        f->next[i] = from->parts[i] + f->at.head * part_head(p, i);
+        if (LAYOUT == 0)
+            f->next[i] += f->at.sequence * part_group(p, i) + (ulong)tile_begin(f) * part_row(i);
     }
 }
 
@@ -88,52 +102,56 @@ INLINE void fetcher_next(const tensor_params *p, const sources *from, const uint
                          const uint *pages, fetcher *f, uint end, uint lane)
 {
     f->index += WARPS;
-    bool is_new = f->index >= f->at.begin + f->at.n_tiles;
-    while (f->index < end && f->index >= f->at.begin + f->at.n_tiles)
-        segment_next(p, lengths, &f->at);
-    if (LAYOUT || is_new)
-        fetcher_place(p, from, pages, f, end, lane);
-    else
+    if (f->index >= f->at.begin + f->at.n_tiles) {
+        while (f->index < end && f->index >= f->at.begin + f->at.n_tiles)
+            segment_next(p, lengths, &f->at);
+        fetcher_place(p, from, f);
+    } else if (LAYOUT == 0) {
         UNROLL for (int i = 0; i < PARTS; i++) f->next[i] += WARPS * TILE * part_row(i);
+    }
+    if (LAYOUT)
+        page_read(p, pages, f, end, lane);
 }
 
 /* LAYOUT 0 and 1. */
-INLINE void whole_fetch(const tensor_params *p, const sources *from, fetcher *f, uchar *stage,
-                        ulong *barrier, uint lane)
+INLINE void whole_fetch(const tensor_params *p, const fetcher *f, uchar *stage, ulong *barrier,
+                        uint lane)
 {
-    if (LAYOUT == 1) {
-        uint unused, slot = slot_of(p, tile_begin(f), &unused);
-        UNROLL for (int i = 0; i < PARTS; i++)
-            f->next[i] = part_begin(p, from, i, f->at.head, f->page) + (ulong)slot * part_row(i);
-    }
+    bytes here[PARTS];
+    uint unused, slot = LAYOUT == 1 ? slot_of(p, tile_begin(f), &unused) : 0;
+    UNROLL for (int i = 0; i < PARTS; i++)
+        here[i] = LAYOUT == 0 ? f->next[i]
+                              : f->next[i] + f->page * part_group(p, i) + slot * part_row(i);
     if (!HAS_ENGINE) {
         UNROLL for (int i = 0; i < PARTS; i++)
-            warp_copy(stage + part_place(i), f->next[i], TILE * part_row(i), lane);
+            warp_copy(stage + part_place(i), here[i], TILE * part_row(i), lane);
     } else if (is_elected()) {
         barrier_expect(barrier, TILE * TOKEN_BYTES);
         UNROLL for (int i = 0; i < PARTS; i++)
-            engine_copy(stage + part_place(i), f->next[i], TILE * part_row(i), barrier);
+            engine_copy(stage + part_place(i), here[i], TILE * part_row(i), barrier);
     }
 }
 
-/* LAYOUT 2: lane 4 u + i works out where part i of unit u begins. */
-INLINE void units_fetch(const tensor_params *p, const sources *from, const fetcher *f,
-                        uchar *stage, uint lane)
+/* LAYOUT 2: 32 / UNITS lanes copy a unit, 16 bytes each at a time. */
+INLINE void units_fetch(const tensor_params *p, const fetcher *f, uchar *stage, uint lane)
 {
     enum { PIECE = 16 /* bytes */ };
-    uint begin = tile_begin(f), end = p->skipped + f->at.length;
+    uint unit = lane / UNIT_LANES, sub = lane % UNIT_LANES, first = tile_begin(f) + unit * UNIT,
+         end = p->skipped + f->at.length, unused, slot = slot_of(p, first, &unused);
+    uint valid = first + UNIT <= p->skipped || first >= end ? 0 : min_of(end - first, UNIT);
     UNROLL for (int i = 0; i < PARTS; i++)
     {
-        uint unused, unit = lane % UNITS, slot = slot_of(p, begin + unit * UNIT, &unused);
-        bytes row = part_begin(p, from, i, f->at.head, f->page) + (ulong)slot * part_row(i);
-        UNROLL for (uint k = 0; k < UNITS * part_row(i) * UNIT / PIECE; k += 32)
+        /* UNIT * row bytes, as pieces: row of them */
+        bytes here = f->next[i] + f->page * part_group(p, i) + (ulong)slot * part_row(i) + sub * PIECE;
+        uchar *there = stage + part_place(i) + unit * UNIT * part_row(i) + sub * PIECE;
+        uint n = valid * part_row(i);
+        UNROLL for (uint k = 0; k < part_row(i); k += UNIT_LANES)
         {
-            uint piece = k + lane, u = piece / (part_row(i) * UNIT / PIECE),
-                 offset = (piece - u * (part_row(i) * UNIT / PIECE)) * PIECE;
-            bytes here = (bytes)__shfl_sync(~0u, (ulong)row, u % UNITS) + offset;
-            uint first = begin + u * UNIT, n = first < end ? min_of(end - first, UNIT) * part_row(i) : 0;
-            if (u < UNITS && first + UNIT > p->skipped && n > offset)
-                piece_copy(stage + part_place(i) + piece * PIECE, here, min_of(n - offset, PIECE));
+            uint offset = (k + sub) * PIECE;
+            if (valid == UNIT && (k + UNIT_LANES <= part_row(i) || k + sub < part_row(i)))
+                piece_copy(there + k * PIECE, here + k * PIECE, PIECE);
+            else if (offset < n)
+                piece_copy(there + k * PIECE, here + k * PIECE, min_of(n - offset, PIECE));
         }
     }
 }

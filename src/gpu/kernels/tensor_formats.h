@@ -7,7 +7,7 @@
 #include "tensor_instructions.h"
 
 /* The case that this is compiled for. HEAD_DIM, ROWS (4, 8, 16), WARPS, TILE (32, 64 tokens),
- * STAGES; KEY_KIND, KEY_RATE, VALUE_KIND, VALUE_RATE; SOFTCAP, STATE (0 or 1); CENTRES: 0, 1, or
+ * STAGES, MERGE_WARPS (that merge at once); KEY_KIND, KEY_RATE, VALUE_KIND, VALUE_RATE; SOFTCAP, STATE (0 or 1); CENTRES: 0, 1, or
  * 2 for more than one, of which rows then have a number; LAYOUT: see tensor_fetch.h. */
 enum { KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
 enum { D = HEAD_DIM, SETS = ROWS <= 4 ? 1 : ROWS / 4, HIGH_SETS = (SETS + 1) / 2,

@@ -24,6 +24,7 @@ typedef struct tensor_params {
     uint skipped;    /* slots of the first tile before the first token */
     uint capacity;   /* of a ring, or 0 */
     uint page_size;  /* 0: no pages */
+    uint page_factor, page_shift; /* to divide by it: dispatch_tensor.c, divisor_make */
     uint pages_stride, n_pages;
     uint tiles_of_sequence; /* of all heads, if there are no lengths */
     uint n_blocks;   /* of ROWS query rows that a KV head has */

@@ -13,10 +13,7 @@ struct workplace {
     uint low[ROWS], high[ROWS]; /* tokens that a row sees */
     uint is_last;
 };
-enum { MERGE_STRIDE = PADDED + 4,
-       MERGE_WARPS = WARPS * ROWS * MERGE_STRIDE * 4 <= 36864 ? WARPS
-                     : WARPS * ROWS * MERGE_STRIDE * 4 <= 73728 ? (WARPS + 1) / 2
-                                                               : (WARPS + 3) / 4 };
+enum { MERGE_STRIDE = PADDED + 4 };
 enum { NUMBER = CENTRES > 1, /* bytes of a token */
        CODE_TILE = TILE * (keys_case::ROW + values_case::ROW),
        SCALES_AT = CODE_TILE, VALUE_SCALES_AT = SCALES_AT + TILE * keys_case::SCALE,

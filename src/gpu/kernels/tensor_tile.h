@@ -87,7 +87,7 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
                           const uint *fragments, uint lane, int (*sums)[SETS][4])
 {
     typedef keys_case F;
-    int parts[2][2][SETS][4] = {};
+    int parts[2][2][SETS][4];
     uint x = exchanged(r);
     UNROLL for (int piece = 0; piece < KEY_PIECES; piece++)
     {
@@ -114,14 +114,17 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
                                         ? words[m][i % 2][(2 * inner + i / 2) % F::NIBBLE_WORDS]
                                         : key_levels(p, words[m][i % 2], inner, table, i / 2);
                     UNROLL for (int n = 0; n < SETS; n++)
-                        if (SETS == 1 || !F::HAS_DIGITS || inner % 2 == 0 || n >= HIGH_SETS)
+                        if (piece == 0 && inner == 0)
+                            mma_signed_first(parts[table][m][n], levels, q[n]);
+                        else if (SETS == 1 || !F::HAS_DIGITS || inner % 2 == 0 || n >= HIGH_SETS)
                             mma_signed(parts[table][m][n], levels, q[n]);
                 }
         }
     }
     UNROLL for (int m = 0; m < 2; m++)
         UNROLL for (int n = 0; n < SETS; n++)
-            UNROLL for (int j = 0; j < 4; j++) sums[m][n][j] = parts[0][m][n][j] + parts[1][m][n][j];
+            UNROLL for (int j = 0; j < 4; j++)
+                sums[m][n][j] = parts[0][m][n][j] + (F::SUMMANDS == 2 ? parts[1][m][n][j] : 0);
 }
 
 /* From the digits' sums of two times 16 tokens to a lane's scores. */
@@ -181,6 +184,17 @@ INLINE void values_read(bytes rows, uint start, uint r, uint c, selector_words &
         tokens_transpose<F::FORM>(four, selectors[i]);
     }
 }
+
+/* And of a group of 32. */
+INLINE void group_read(bytes stage, int group, int chunk, uint r, uint c, selector_words *selectors)
+{
+    uint start = chunk * (CHUNK / 16 * VALUE_RATE) + r * values_case::PIECE;
+    UNROLL for (int m = 0; m < 2; m++)
+        values_read(stage + VALUES_AT + (32 * group + 16 * m) * values_case::ROW, start, r, c,
+                    selectors[m]);
+}
+
+enum { IS_EARLY = CHUNKS == 1 && ROWS <= 8 && values_case::FORM != WINDOWS };
 
 enum { CHUNK_TILES = values_case::OCTETS * 4, TILES = CHUNKS * CHUNK_TILES,
        EXTRA = values_case::IS_SHIFTED ? CHUNKS : 0, SUMS = TILES + EXTRA };
@@ -285,9 +299,9 @@ struct progress {
 };
 
 /* Base-2 logits, from integer scores. */
-INLINE void logits_make(const tensor_params *p, const workplace *b, const float *products,
-                        bytes stage, bool is_edge, uint first_token, const float *row_scale,
-                        uint r, uint c, int group, float *y)
+INLINE void logits_make(const tensor_params *p, const float *products,
+                        bytes stage, const float *row_scale, uint r, uint c, int group,
+                        float *y)
 {
     UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
     {
@@ -297,22 +311,29 @@ INLINE void logits_make(const tensor_params *p, const workplace *b, const float 
             if (token_pair(i) == pair) {
                 uint second = i / 2 % 2;
                 y[i] *= (second ? scales.y : scales.x) * row_scale[lane_row(i)];
-                uint t = token + (second ^ exchanged(r)), row = row_number(lane_row(i), c);
                 if (CENTRES) {
-                    uint id = NUMBER ? stage[CENTRES_AT + t] : 0;
-                    y[i] += products[min_of(id, p->n_centres - 1) * ROWS + row];
+                    uint id = NUMBER ? stage[CENTRES_AT + token + (second ^ exchanged(r))] : 0;
+                    y[i] += products[min_of(id, p->n_centres - 1) * ROWS + row_number(lane_row(i), c)];
                 }
                 if (SOFTCAP) {
                     float z = y[i] * (1.0f / 1.44269504f) / p->softcap;
                     y[i] = tanhf(z) * (p->softcap * 1.44269504f);
                 }
-                if (is_edge) {
-                    uint at = first_token + t;
-                    bool is_seen = at >= b->low[row] && at < b->high[row];
-                    y[i] = is_seen ? y[i] : -INFINITY;
-                }
             }
     }
+}
+
+/* Tokens that a row does not see. */
+INLINE void logits_mask(const workplace *b, uint first_token, uint r, uint c, float (*y)[SCORES])
+{
+    UNROLL for (int g = 0; g < GROUPS; g++)
+        UNROLL for (int i = 0; i < SCORES; i++)
+        {
+            uint row = row_number(lane_row(i), c),
+                 at = first_token + 32 * g + pair_token(token_pair(i), r, c) + (i / 2 % 2 ^ exchanged(r));
+            bool is_seen = at >= b->low[row] && at < b->high[row];
+            y[g][i] = is_seen ? y[g][i] : -INFINITY;
+        }
 }
 
 /* A weight needs more than 16 bits: moves the refs, and all sums with them. */
@@ -399,7 +420,7 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, const float 
         int sums[2][SETS][4];
         keys_multiply(p, stage + 32 * g * keys_case::ROW, r, c, b->fragments, lane, sums);
         scores_take(sums, c, y[g]);
-        logits_make(p, b, products, stage, is_edge, first_token, row_scale, r, c, g, y[g]);
+        logits_make(p, products, stage, row_scale, r, c, g, y[g]);
         UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
         {
             float2 two = two_scales<values_case>(stage + VALUE_SCALES_AT,
@@ -407,6 +428,12 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, const float 
             scales[g][pair][0] = two.x, scales[g][pair][1] = two.y;
         }
     }
+    if (is_edge)
+        logits_mask(b, first_token, r, c, y);
+    /* Selectors do not wait for the weights: where registers allow it, they come before. */
+    selector_words selectors[IS_EARLY ? GROUPS : 1][2];
+    if (IS_EARLY)
+        UNROLL for (int g = 0; g < GROUPS; g++) group_read(stage, g, 0, r, c, selectors[g]);
     /* Moved once, they all fit. */
     if (weights_make(y, scales, w, e, weights)) {
         refs_move(y, scales, w);
@@ -424,12 +451,9 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, const float 
         weights_arrange(weights[g], r, fragments, second);
         UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++)
         {
-            selector_words selectors[2];
-            uint start = chunk * (CHUNK / 16 * VALUE_RATE) + r * values_case::PIECE;
-            UNROLL for (int m = 0; m < 2; m++)
-                values_read(stage + VALUES_AT + (32 * g + 16 * m) * values_case::ROW, start, r, c,
-                            selectors[m]);
-            values_multiply(p, selectors, chunk, fragments, second, w->sums);
+            if (!IS_EARLY)
+                group_read(stage, g, chunk, r, c, selectors[0]);
+            values_multiply(p, selectors[IS_EARLY ? g : 0], chunk, fragments, second, w->sums);
         }
     }
 }
