@@ -371,6 +371,17 @@ typedef struct tqkv_gpu_attention {
     int is_portable; /* the kernel in floats, also where there is one for tensor cores */
 } tqkv_gpu_attention;
 
+/* Encodes a step's new rows into a cache that `a` lays out, keys and values of all heads in
+ * one launch (two where their codebooks, head sizes or rotations differ): keys[n_sequences]
+ * [n_positions][n_kv_heads][head_dim] of `type`, and values likewise, to the last
+ * n_positions tokens of each sequence. n_tokens, or lengths, count them; what a shorter
+ * sequence has too many of is left out. Keys go by their profiles. Queries, outputs and what
+ * else concerns only attention are not looked at. */
+TQKV_API tqkv_status tqkv_dispatch_append(tqkv_encoder *encoder, tqkv_registry *registry,
+                                          const tqkv_gpu_attention *a, uint32_t n_positions,
+                                          tqkv_buffer *keys, tqkv_buffer *values,
+                                          tqkv_type type);
+
 /* Bytes of workspace for these shapes, whatever the buffers. */
 TQKV_API tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *device,
                                                const tqkv_gpu_attention *a, size_t *bytes);

@@ -23,6 +23,9 @@ static const struct {
     {"attend_split", text_attend},
     {"merge_splits", text_attend_ends},
     {"attend_tensor", text_attend_tensor},
+    {"append_trellis", text_append},
+    {"append_lloyd", text_append},
+    {"append_mlx", text_append},
 };
 enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 

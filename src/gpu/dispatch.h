@@ -52,6 +52,13 @@ void rotation_params_set(rotation_params *p, const tqkv_format *format, int inve
 /* Codes may be read as words. */
 int rows_have_words(const format_params *p, const tqkv_buffer *codes, size_t offset,
                     size_t strides);
+/* What one team of an encoding kernel needs (dispatch_rows.c). */
+typedef struct encoder_team {
+    uint32_t n_items, floats /* of its own */, local_bytes;
+} encoder_team;
+
+encoder_team encoder_team_of(const format_params *f);
+
 int is_type(unsigned type);
 static inline size_t type_size(unsigned type)
 {

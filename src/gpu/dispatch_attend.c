@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "format/format.h"
+#include "gpu/dispatch_cache.h"
 #include "gpu/dispatch_tensor.h"
 
 enum { ROWS = 4 /* of a block where the kernel takes any */, TILE = 128, MAX_SPLITS = 512 };
@@ -52,15 +53,6 @@ static size_t plan_bytes(const attend_plan *plan)
     return (size_t)(plan->rotated + plan->products + plan->partials) * sizeof(float);
 }
 
-static int format_is_good(const tqkv_gpu_operand *o)
-{
-    const tqkv_format *f = &o->format;
-    if (f->codebook == 0)
-        return is_type(o->type) && f->head_dim >= 8 && f->head_dim % 8 == 0 &&
-               f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
-    return tqkv_format_check(f) == TQKV_OK && f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
-}
-
 static tqkv_status check_shapes(const tqkv_gpu_attention *a)
 {
     if (!a || !a->n_sequences || !a->n_queries || !a->n_heads || !a->n_kv_heads ||
@@ -68,12 +60,21 @@ static tqkv_status check_shapes(const tqkv_gpu_attention *a)
         return TQKV_ERROR_ARGUMENT;
     if (a->n_tokens > INT32_MAX)
         return TQKV_ERROR_OVERFLOW;
-    if (!format_is_good(&a->keys) || !format_is_good(&a->values))
+    if (!operand_format_is_good(&a->keys) || !operand_format_is_good(&a->values))
         return TQKV_ERROR_FORMAT;
     if (a->keys.n_centres > 256 ||
         (a->keys.profiles && (a->keys.n_centres < 1 || a->keys.is_rotated)))
         return TQKV_ERROR_PROFILE;
     return TQKV_OK;
+}
+
+/* For the kernel that will serve, and for the other one. */
+static size_t workspace_bytes(const tqkv_device *d, const tqkv_gpu_attention *a,
+                              const attend_plan *plan)
+{
+    tensor_plan t;
+    size_t bytes = plan_bytes(plan);
+    return tensor_plan_make(d, a, &t) && t.workspace > bytes ? (size_t)t.workspace : bytes;
 }
 
 tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_attention *a,
@@ -87,84 +88,12 @@ tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_atten
         status = TQKV_ERROR_ARGUMENT;
     if (status == TQKV_OK)
         status = make_plan(d, a, &plan);
-    if (status == TQKV_OK) {
-        tensor_plan t;
-        *bytes = plan_bytes(&plan);
-        if (tensor_plan_make(d, a, &t) && t.workspace > *bytes)
-            *bytes = (size_t)t.workspace;
-    }
+    if (status == TQKV_OK)
+        *bytes = workspace_bytes(d, a, &plan);
     return status;
 }
 
 /* ---- checks ---- */
-
-static uint64_t count_slots(const tqkv_gpu_attention *a)
-{
-    return a->capacity ? a->capacity : sum2(a->first_slot, a->n_tokens);
-}
-
-/* The last byte of a part of an operand. */
-static tqkv_status check_part(tqkv_encoder *e, const tqkv_gpu_attention *a, tqkv_buffer *buffer,
-                              size_t offset, size_t row, size_t head, size_t page,
-                              size_t sequence, size_t bytes, size_t alignment, const char *what)
-{
-    uint64_t slots = a->pages ? a->page_size : count_slots(a);
-    if (a->n_tokens == 0)
-        return dispatch_check_buffer(e, buffer, offset, 0, 1, what);
-    uint64_t end = sum2(product3(slots - 1, row, 1), product3(a->n_kv_heads - 1, head, 1));
-    end = sum2(end, a->pages ? product3(a->n_pages - 1, page, 1)
-                             : product3(a->n_sequences - 1, sequence, 1));
-    if (alignment > 1 && (row | head | (a->pages ? page : sequence)) % alignment)
-        return FAILED(e, TQKV_ERROR_ARGUMENT, "%s: strides are no multiples of %zu", what,
-                      alignment);
-    return dispatch_check_buffer(e, buffer, offset, sum2(end, bytes), alignment, what);
-}
-
-static tqkv_status check_operand(tqkv_encoder *e, const tqkv_gpu_attention *a,
-                                 const tqkv_gpu_operand *o, int is_key)
-{
-    const tqkv_gpu_rows *r = &o->rows;
-    int is_plain = o->format.codebook == 0;
-    size_t code = is_plain ? o->format.head_dim * type_size(o->type) : format_code_bytes(&o->format);
-    tqkv_status status =
-        check_part(e, a, r->codes, r->code_offset, r->code_stride, o->head.codes, o->page.codes,
-                   o->sequence.codes, code, is_plain ? type_size(o->type) : 1,
-                   is_key ? "keys" : "values");
-    if (status == TQKV_OK && !is_plain)
-        status = check_part(e, a, r->scales, r->scale_offset, r->scale_stride, o->head.scales,
-                            o->page.scales, o->sequence.scales, format_scale_bytes(&o->format), 1,
-                            is_key ? "scales of keys" : "scales of values");
-    if (status == TQKV_OK && o->profiles && o->n_centres > 1)
-        status = check_part(e, a, r->centres, r->centre_offset, r->centre_stride,
-                            o->head.centres, o->page.centres, o->sequence.centres, 1, 1,
-                            "centres");
-    if (status == TQKV_OK && o->profiles)
-        status = dispatch_check_buffer(
-            e, o->profiles, 0,
-            product3(product3(a->n_kv_heads, 1 + o->n_centres, 1), o->format.head_dim, 4), 4,
-            "profiles");
-    float factor = o->scale_factor_d512;
-    if (status == TQKV_OK && !isfinite(factor))
-        status = FAILED(e, TQKV_ERROR_ARGUMENT, "scale_factor_d512 is %g", (double)factor);
-    return status;
-}
-
-static tqkv_status check_places(tqkv_encoder *e, const tqkv_gpu_attention *a)
-{
-    if (a->capacity && (a->n_tokens > a->capacity || a->first_slot >= a->capacity))
-        return FAILED(e, TQKV_ERROR_ARGUMENT, "a ring of %u slots does not hold %u tokens from "
-                      "slot %llu on", a->capacity, a->n_tokens,
-                      (unsigned long long)a->first_slot);
-    if (!a->pages)
-        return TQKV_OK;
-    if (!a->page_size || !a->n_pages)
-        return FAILED(e, TQKV_ERROR_ARGUMENT, "pages of no tokens, or no pages");
-    if (a->n_tokens && (count_slots(a) - 1) / a->page_size >= a->pages_stride)
-        return FAILED(e, TQKV_ERROR_BUFFER, "%u pages a sequence do not hold its slots",
-                      a->pages_stride);
-    return dispatch_check_buffer(e, a->pages, 0, product3(a->n_sequences, a->pages_stride, 4), 4,
-                                 "pages");
-}
 
 static tqkv_status check_attention(tqkv_encoder *e, const tqkv_gpu_attention *a,
                                    const attend_plan *plan, tqkv_buffer *workspace)
@@ -172,11 +101,7 @@ static tqkv_status check_attention(tqkv_encoder *e, const tqkv_gpu_attention *a,
     if (!isfinite(a->scale) || !isfinite(a->softcap) || a->softcap < 0)
         return FAILED(e, TQKV_ERROR_ARGUMENT, "scale is %g, softcap %g", (double)a->scale,
                       (double)a->softcap);
-    tqkv_status status = check_places(e, a);
-    if (status == TQKV_OK)
-        status = check_operand(e, a, &a->keys, 1);
-    if (status == TQKV_OK)
-        status = check_operand(e, a, &a->values, 0);
+    tqkv_status status = cache_check(e, a);
     if (status == TQKV_OK)
         status = dispatch_check_buffer(
             e, a->queries, 0,
@@ -194,29 +119,12 @@ static tqkv_status check_attention(tqkv_encoder *e, const tqkv_gpu_attention *a,
     if (status == TQKV_OK && a->sinks)
         status = dispatch_check_buffer(e, a->sinks, 0, a->n_heads * 4ull, 4, "sinks");
     if (status == TQKV_OK)
-        status = dispatch_check_buffer(e, workspace, 0, plan_bytes(plan), 16, "workspace");
+        status = dispatch_check_buffer(e, workspace, 0, workspace_bytes(e->device, a, plan), 16,
+                                       "workspace");
     return status;
 }
 
 /* ---- parameters ---- */
-
-static operand_params operand_of(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
-{
-    const tqkv_gpu_rows *r = &o->rows;
-    int paged = a->pages != NULL;
-    operand_params p = {
-        r->code_stride, r->scale_stride, r->centre_stride,
-        o->head.codes, o->head.scales, o->head.centres,
-        o->page.codes, o->page.scales, o->page.centres,
-        paged ? 0 : o->sequence.codes, paged ? 0 : o->sequence.scales,
-        paged ? 0 : o->sequence.centres, {0}};
-    format_params_set(&p.format, &o->format, o->type,
-                      o->scale_factor_d512 != 0 ? o->scale_factor_d512 : 1);
-    p.format.words = (uint)rows_have_words(&p.format, r->codes, r->code_offset,
-                                           r->code_stride | o->head.codes |
-                                               (paged ? o->page.codes : o->sequence.codes));
-    return p;
-}
 
 static uint32_t larger_of(uint32_t a, uint32_t b)
 {
@@ -238,36 +146,18 @@ static void parts_free(parts *s)
         tqkv_buffer_free(s->operands[i]);
 }
 
-static tqkv_status view_from(tqkv_buffer *b, size_t offset, tqkv_buffer **view)
-{
-    if (!b || offset >= b->bytes)
-        return TQKV_OK; /* nothing there is read */
-    return tqkv_buffer_view(b, offset, b->bytes - offset, view);
-}
-
 static tqkv_status parts_make(parts *s, const tqkv_gpu_attention *a, const attend_plan *plan,
                               tqkv_buffer *workspace)
 {
-    const tqkv_gpu_rows *k = &a->keys.rows, *v = &a->values.rows;
     size_t rotated = (size_t)plan->rotated * 4, products = (size_t)plan->products * 4;
-    tqkv_buffer *buffers[] = {k->codes, k->scales, k->centres, v->codes, v->scales};
-    size_t offsets[] = {k->code_offset, k->scale_offset, k->centre_offset, v->code_offset,
-                        v->scale_offset};
     tqkv_status status = tqkv_buffer_view(workspace, 0, rotated, &s->rotated);
     if (status == TQKV_OK && products)
         status = tqkv_buffer_view(workspace, rotated, products, &s->products);
     if (status == TQKV_OK)
         status = tqkv_buffer_view(workspace, rotated + products, (size_t)plan->partials * 4,
                                   &s->partials);
-    for (int i = 0; i < 5; i++) {
-        int is_scale = i == 1 || i == 4;
-        const tqkv_gpu_operand *o = i < 3 ? &a->keys : &a->values;
-        int is_used = is_scale ? o->format.codebook != 0
-                      : i == 2 ? o->profiles != NULL && o->n_centres > 1
-                               : 1;
-        if (status == TQKV_OK && is_used)
-            status = view_from(buffers[i], offsets[i], &s->operands[i]);
-    }
+    if (status == TQKV_OK)
+        status = cache_views(a, s->operands);
     return status;
 }
 
@@ -299,11 +189,10 @@ static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
 {
     attend_params p = {
         .keys = operand_of(a, &a->keys), .values = operand_of(a, &a->values),
-        .position = a->position, .window = a->window, .first_slot = a->first_slot,
+        .position = a->position, .window = a->window, .places = places_of(a),
         .first_position = a->first_position, .n_queries = a->n_queries, .n_heads = a->n_heads,
         .n_kv_heads = a->n_kv_heads, .group = group_of(a), .n_tokens = a->n_tokens,
-        .capacity = a->capacity, .page_size = a->pages ? a->page_size : 0,
-        .pages_stride = a->pages_stride, .n_pages = a->n_pages, .has_lengths = a->lengths != NULL,
+        .has_lengths = a->lengths != NULL,
         .causal = a->causal != 0, .n_splits = plan->n_splits,
         .n_centres = a->keys.profiles ? a->keys.n_centres : 0, .scale = a->scale,
         .softcap = a->softcap};
@@ -399,8 +288,7 @@ tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
         return status;
     tensor_plan t;
     status = TQKV_ERROR_NO_DEVICE;
-    if (tensor_plan_make(e->device, a, &t) && tensor_layout_fits(a) &&
-        workspace->bytes >= t.workspace)
+    if (tensor_plan_make(e->device, a, &t) && tensor_layout_fits(a))
         status = tensor_record(e, registry, a, &t, workspace);
     if (status == TQKV_ERROR_NO_DEVICE)
         status = record_portable(e, registry, a, &plan, workspace);

@@ -171,33 +171,37 @@ static tqkv_status record(rows_call *c, launch *l, int is_encode)
 
 /* ---- encoding ---- */
 
+encoder_team encoder_team_of(const format_params *f)
+{
+    uint32_t dim = f->head_dim, low = f->low_bits;
+    encoder_team t = {32, 2 * dim + 64, 0};
+    if (f->kind == TQKV_CODEBOOK_MLX) {
+        /* the row, and behind it the reals of mlx_row_encode */
+        uint32_t bytes = 64 * 4 + dim * 4 + (dim + 17 * mlx_norms_per_position(dim)) * 8;
+        return (encoder_team){64, 0, bytes};
+    }
+    if (f->kind == TQKV_CODEBOOK_TRELLIS && f->rate < 128) {
+        /* survivors of the row, or of the lead-in where that is longer */
+        uint32_t pairs = 128u >> low, steps = low < 4 && dim < 32 ? 32 : dim;
+        t.n_items = pairs < 32 ? pairs : 32;
+        t.floats += 4 * pairs + (steps * pairs * (low > 4 ? 2 : 1) + 3) / 4;
+    }
+    t.floats |= 1; /* teams in different banks */
+    t.local_bytes = 64 * 4 + t.floats * 4;
+    return t;
+}
+
 /* Items a row and rows a group, so that the group's memory suffices. */
 static void place_teams(rows_call *c, launch *l)
 {
-    rows_params *p = &c->p;
-    uint32_t dim = p->format.head_dim, low = p->format.low_bits, lanes = 32, floats;
-    if (p->format.kind == TQKV_CODEBOOK_MLX) {
-        /* the row, and behind it the reals of mlx_row_encode */
-        p->lanes = l->n_items = 64;
-        p->team_floats = 0;
-        l->local_bytes = 64 * 4 + dim * 4 + (dim + 17 * mlx_norms_per_position(dim)) * 8;
-        return;
-    }
-    floats = 2 * dim + 64;
-    if (p->format.kind == TQKV_CODEBOOK_TRELLIS && p->format.rate < 128) {
-        /* survivors of the row, or of the lead-in where that is longer */
-        uint32_t pairs = 128u >> low, steps = low < 4 && dim < 32 ? 32 : dim;
-        lanes = pairs < 32 ? pairs : 32;
-        floats += 4 * pairs + (steps * pairs * (low > 4 ? 2 : 1) + 3) / 4;
-    }
-    floats |= 1; /* teams in different banks */
-    uint32_t teams = 32 / lanes;
-    while (teams > 1 && 64 * 4 + teams * floats * 4 > LOCAL_BYTES)
+    encoder_team t = encoder_team_of(&c->p.format);
+    uint32_t teams = t.floats ? 32 / t.n_items : 1;
+    while (teams > 1 && 64 * 4 + teams * t.floats * 4 > LOCAL_BYTES)
         teams /= 2;
-    p->lanes = 32 / teams;
-    p->team_floats = floats;
-    l->n_items = 32;
-    l->local_bytes = 64 * 4 + teams * floats * 4;
+    l->n_items = t.floats ? 32 : t.n_items;
+    c->p.lanes = l->n_items / teams;
+    c->p.team_floats = t.floats;
+    l->local_bytes = t.floats ? 64 * 4 + teams * t.floats * 4 : t.local_bytes;
 }
 
 /* Rows that an item can keep in registers, where the kernel is compiled for them;

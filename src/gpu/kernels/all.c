@@ -6,3 +6,4 @@
 #include "decode.c"
 #include "attend.c"
 #include "attend_ends.c"
+#include "append.c"

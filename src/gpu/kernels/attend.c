@@ -5,6 +5,7 @@
 #include "mlx_table.h"
 #include "stream.h"
 #include "format_constants.h"
+#include "place.h"
 
 /* Query rows that share one decoding of the keys and values; tokens of a tile,
  * one for each item. A partial result is ROWS x (dim + 2) floats. */
@@ -51,33 +52,6 @@ INLINE float safe_scale(const format_params *f, GLOBAL const uchar *scales, uint
     return size > 0 && size < INFINITY ? scale : 0;
 }
 
-/* Where a token's row is: in units of rows of one head, and of pages. */
-typedef struct place {
-    ulong page, slot;
-} place;
-
-INLINE place token_place(PARAM const attend_params *p, GLOBAL const uint *pages, uint sequence,
-                         uint token)
-{
-    place at;
-    at.page = 0;
-    at.slot = p->first_slot + token;
-    if (p->capacity)
-        at.slot %= p->capacity;
-    if (p->page_size) {
-        uint page = pages[(ulong)sequence * p->pages_stride + at.slot / p->page_size];
-        at.page = page < p->n_pages ? page : p->n_pages - 1; /* not beyond the buffer */
-        at.slot %= p->page_size;
-    }
-    return at;
-}
-
-INLINE ulong code_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
-{
-    return sequence * o->code_sequence + at.page * o->code_page + head * o->code_head +
-           at.slot * o->code_row;
-}
-
 /* Plain numbers have no scales, and no buffer for them. */
 INLINE GLOBAL const uchar *scales_at(const format_params *f, GLOBAL const uchar *scales,
                                      PARAM const operand_params *o, uint sequence, uint head,
@@ -85,8 +59,7 @@ INLINE GLOBAL const uchar *scales_at(const format_params *f, GLOBAL const uchar 
 {
     if (f->kind == KIND_PLAIN)
         return scales;
-    return scales + (sequence * o->scale_sequence + at.page * o->scale_page +
-                     head * o->scale_head + at.slot * o->scale_row);
+    return scales + scale_offset(o, sequence, head, at);
 }
 
 INLINE float softcapped(PARAM const attend_params *p, float logit)
@@ -151,7 +124,7 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
             UNROLL for (uint r = 0; r < ROWS; r++)
                 logit[r] = 0;
             if (token < end) {
-                place at = token_place(p, pages, sequence, token);
+                place at = token_place(&p->places, pages, sequence, token);
                 GLOBAL const uchar *codes = key_codes + code_offset(&p->keys, sequence, head, at);
                 GLOBAL const uchar *scales =
                     scales_at(&kf, key_scales, &p->keys, sequence, head, at);
@@ -174,9 +147,7 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
                 if (p->n_centres) {
                     uint id = 0;
                     if (p->n_centres > 1) {
-                        id = key_centres[sequence * p->keys.centre_sequence +
-                                         at.page * p->keys.centre_page +
-                                         head * p->keys.centre_head + at.slot * p->keys.centre_row];
+                        id = key_centres[centre_offset(&p->keys, sequence, head, at)];
                         id = id < p->n_centres ? id : p->n_centres - 1;
                     }
                     for (uint r = 0; r < ROWS && first_row + r < rows; r++) {
@@ -225,7 +196,7 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
         }
         for (uint t = item; t < TILE; t += n_items) {
             uint token = tile + t < end ? tile + t : end - 1;
-            place at = token_place(p, pages, sequence, token);
+            place at = token_place(&p->places, pages, sequence, token);
             GLOBAL const uchar *scales =
                 scales_at(&vf, value_scales, &p->values, sequence, head, at);
             float weight[ROWS];
@@ -246,7 +217,7 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
         uint n = end - tile < TILE ? end - tile : TILE;
         LOCAL const float *weight = weights + (value_blocks > 1 ? chunk / 32 * TILE * ROWS : 0);
         for (uint t = subset; t < n && subset < subsets; t += subsets) {
-            place at = token_place(p, pages, sequence, tile + t);
+            place at = token_place(&p->places, pages, sequence, tile + t);
             float x[8];
             values_load(&vf, value_codes + code_offset(&p->values, sequence, head, at), chunk,
                         value_table, x);

@@ -1,3 +1,4 @@
+#pragma once
 /* mlx: the reference's codes and norms, to its layout and to rows. */
 #include "encode_row.h"
 #include "mlx_row.h"
@@ -24,18 +25,23 @@ KERNEL4(hadamard_quantize_kv, mlx_quantize_params, const uchar, src, uchar, pack
                    (GLOBAL uchar *)(norms + slot * p->norms_per_pos), item, n_items);
 }
 
+INLINE void mlx_task_encode(team *t, const format_params *f, const row_task *k, uint item)
+{
+    LOCAL real *x = (LOCAL real *)(t->x + f->head_dim);
+    row_load(t, k);
+    for (uint i = item; i < f->head_dim; i += t->n_items)
+        x[i] = real_from(t->x[i]);
+    BARRIER(t->n_items);
+    mlx_row_encode(x, f->head_dim, f->bits, k->codes, k->scales, item, t->n_items);
+}
+
 KERNEL8(encode_mlx, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,
         const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
 {
     format_params f = rows_format(p);
-    team t = team_of(p, &f, group_x, group_y, item, n_items, local_memory);
+    team t = rows_team(p, &f, group_x, group_y, item, n_items, local_memory);
     if (!t.is_active) /* the group's only row */
         return;
-    row_load(&t, p, src + t.row * p->value_stride, profile, centres);
-    LOCAL real *x = (LOCAL real *)(t.x + f.head_dim);
-    for (uint i = item; i < f.head_dim; i += n_items)
-        x[i] = real_from(t.x[i]);
-    BARRIER(n_items);
-    mlx_row_encode(x, f.head_dim, f.bits, codes + t.row * p->code_stride,
-                   scales + t.row * p->scale_stride, item, n_items);
+    row_task k = task_of(&t, p, src, codes, scales, centres, profile);
+    mlx_task_encode(&t, &f, &k, item);
 }

@@ -22,18 +22,49 @@ INLINE ushort scale_of(float xl, float ll, float unit)
     return f16_from_float(scale > F16_MAX_SCALE ? F16_MAX_SCALE : scale);
 }
 
-/* The row as it will be encoded, in t->x: finite, balanced, less its centre. */
-INLINE void row_load(const team *t, PARAM const rows_params *p, GLOBAL const uchar *src,
-                     GLOBAL const float *profile, GLOBAL uchar *centres)
+/* One row to encode: the numbers, and where what it becomes goes. */
+typedef struct row_task {
+    GLOBAL const uchar *src;
+    GLOBAL uchar *codes, *scales, *centre; /* centre: its number, with several of them */
+    GLOBAL const float *profile;
+    uint value_type, n_centres; /* 0: no profile */
+} row_task;
+
+INLINE team rows_team(PARAM const rows_params *p, const format_params *f, uint group_x,
+                      uint group_y, uint item, uint n_items, LOCAL uchar *local_memory)
 {
+    ulong first = ((ulong)group_y * 65535 + group_x) * (n_items / p->lanes);
+    return team_of(f, p->lanes, p->team_floats, first, p->n_rows, item, n_items, local_memory);
+}
+
+/* A row of those that stand one after the other. */
+INLINE row_task task_of(const team *t, PARAM const rows_params *p, GLOBAL const uchar *src,
+                        GLOBAL uchar *codes, GLOBAL uchar *scales, GLOBAL uchar *centres,
+                        GLOBAL const float *profile)
+{
+    row_task k;
+    k.src = src + t->row * p->value_stride;
+    k.codes = codes + t->row * p->code_stride;
+    k.scales = scales + t->row * p->scale_stride;
+    k.centre = p->n_centres > 1 ? centres + t->row * p->centre_stride : codes;
+    k.profile = profile;
+    k.value_type = p->value_type;
+    k.n_centres = p->n_centres;
+    return k;
+}
+
+/* The row as it will be encoded, in t->x: finite, balanced, less its centre. */
+INLINE void row_load(const team *t, const row_task *k)
+{
+    GLOBAL const float *profile = k->profile;
     uint dim = t->dim, nearest = 0;
     for (uint i = t->lane; i < dim; i += t->lanes) {
-        float x = finite_input(number_load(src, p->value_type, i));
-        t->x[i] = p->n_centres ? x * profile[i] : x;
+        float x = finite_input(number_load(k->src, k->value_type, i));
+        t->x[i] = k->n_centres ? x * profile[i] : x;
     }
     BARRIER(t->n_items);
     float least = INFINITY;
-    uint n_centres = p->n_centres > 1 ? p->n_centres : 0;
+    uint n_centres = k->n_centres > 1 ? k->n_centres : 0;
     for (uint c = 0; c < n_centres; c++) {
         for (uint j = t->lane; j < 16; j += t->lanes) {
             float sum = 0;
@@ -52,25 +83,25 @@ INLINE void row_load(const team *t, PARAM const rows_params *p, GLOBAL const uch
         BARRIER(t->n_items);
     }
     for (uint i = t->lane; i < dim; i += t->lanes)
-        if (p->n_centres)
+        if (k->n_centres)
             t->x[i] = finite_input(t->x[i] - profile[dim * (1 + nearest) + i]);
-    if (p->n_centres > 1 && t->lane == 0 && t->is_active)
-        centres[t->row * p->centre_stride] = (uchar)nearest;
+    if (k->n_centres > 1 && t->lane == 0 && t->is_active)
+        *k->centre = (uchar)nearest;
     BARRIER(t->n_items);
 }
 
 /* Rotates; gives the sum of squares, root mean square and unit of the row. */
-INLINE void row_rotate(const team *t, PARAM const rows_params *p, float *square, float *root,
+INLINE void row_rotate(const team *t, PARAM const rotation_params *r, float *square, float *root,
                        float *unit)
 {
     float peak;
     team_moments(t, square, &peak);
-    *unit = p->rotation.active ? p->rotation.inverse_root : 1;
-    *root = sqrtf(p->rotation.active ? *square : *square / (float)t->dim);
+    *unit = r->active ? r->inverse_root : 1;
+    *root = sqrtf(r->active ? *square : *square / (float)t->dim);
     for (uint i = t->lane; i < t->dim; i += t->lanes)
-        t->x[i] = flipped(&p->rotation, i, t->x[i]);
+        t->x[i] = flipped(r, i, t->x[i]);
     BARRIER(t->n_items);
-    hadamard(t->x, t->y, t->dim, &p->rotation, t->lane, t->lanes, t->n_items);
+    hadamard(t->x, t->y, t->dim, r, t->lane, t->lanes, t->n_items);
 }
 
 /* t->windows to the stream of codes: byte j has the bits of every value that

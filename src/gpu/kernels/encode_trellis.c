@@ -1,3 +1,4 @@
+#pragma once
 /* tq: each row by a search through the trellis. A group encodes a few rows at a time,
  * with a team of items for each. */
 #include "encode_row.h"
@@ -31,34 +32,41 @@ INLINE void team_project(const team *t, const format_params *f, float *xl, float
     BARRIER(t->n_items);
 }
 
+INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *k,
+                               PARAM const rotation_params *r, uint item)
+{
+    team_tables(t, f, item, t->n_items);
+    row_load(t, k);
+    float square, root, unit, again, peak;
+    row_rotate(t, r, &square, &root, &unit);
+    float gain = 2 * RMS_GAIN / root;
+    team_moments(t, &again, &peak);
+    if (f->rate > LAST_RMS_RATE)
+        gain = 2 * PEAK_GAIN / peak;
+    bool is_zero = !(square >= SMALLEST_SQUARE);
+    int limit = f->rate == 128 ? 127 : 288;
+    if (f->rate == 128)
+        gain = gain / 2;
+    for (uint i = t->lane; i < t->dim; i += t->lanes) {
+        int target = is_zero ? 0 : (int)rintf(t->x[i] * gain);
+        target = target > limit ? limit : target < -limit ? -limit : target;
+        t->targets[i] = (short)target;
+        t->windows[i] = (uchar)target;
+    }
+    BARRIER(t->n_items);
+    viterbi(t, f);
+    float xl, ll;
+    team_project(t, f, &xl, &ll);
+    ushort scale16 = is_zero ? 0 : scale_of(xl, ll, unit);
+    codes_store(t, f, k->codes, scale16 == 0);
+    scale_store(t, k->scales, scale16);
+}
+
 KERNEL8(encode_trellis, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,
         const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
 {
     format_params f = rows_format(p);
-    team t = team_of(p, &f, group_x, group_y, item, n_items, local_memory);
-    team_tables(&t, &f, item, n_items);
-    row_load(&t, p, src + t.row * p->value_stride, profile, centres);
-    float square, root, unit, again, peak;
-    row_rotate(&t, p, &square, &root, &unit);
-    float gain = 2 * RMS_GAIN / root;
-    team_moments(&t, &again, &peak);
-    if (f.rate > LAST_RMS_RATE)
-        gain = 2 * PEAK_GAIN / peak;
-    bool is_zero = !(square >= SMALLEST_SQUARE);
-    int limit = f.rate == 128 ? 127 : 288;
-    if (f.rate == 128)
-        gain = gain / 2;
-    for (uint i = t.lane; i < t.dim; i += t.lanes) {
-        int target = is_zero ? 0 : (int)rintf(t.x[i] * gain);
-        target = target > limit ? limit : target < -limit ? -limit : target;
-        t.targets[i] = (short)target;
-        t.windows[i] = (uchar)target;
-    }
-    BARRIER(t.n_items);
-    viterbi(&t, &f);
-    float xl, ll;
-    team_project(&t, &f, &xl, &ll);
-    ushort scale16 = is_zero ? 0 : scale_of(xl, ll, unit);
-    codes_store(&t, &f, codes + t.row * p->code_stride, scale16 == 0);
-    scale_store(&t, scales + t.row * p->scale_stride, scale16);
+    team t = rows_team(p, &f, group_x, group_y, item, n_items, local_memory);
+    row_task k = task_of(&t, p, src, codes, scales, centres, profile);
+    trellis_row_encode(&t, &f, &k, &p->rotation, item);
 }

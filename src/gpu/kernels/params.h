@@ -80,22 +80,40 @@ typedef struct operand_params {
     format_params format;
 } operand_params;
 
-typedef struct attend_params {
-    operand_params keys, values;
-    ulong position;    /* of the first query, if no lengths are given */
-    ulong window;      /* 0: none */
+/* How tokens are numbered slots, and slots lie in pages. */
+typedef struct place_params {
     ulong first_slot;
-    ulong first_position;
-    uint n_queries, n_heads, n_kv_heads, group; /* group: query heads a KV head */
-    uint n_tokens;     /* most tokens of a sequence */
     uint capacity;     /* slots of a ring, or 0 */
     uint page_size;    /* 0: no pages */
     uint pages_stride; /* page numbers from sequence to sequence */
     uint n_pages;
+} place_params;
+
+typedef struct attend_params {
+    operand_params keys, values;
+    place_params places;
+    ulong position;    /* of the first query, if no lengths are given */
+    ulong window;      /* 0: none */
+    ulong first_position;
+    uint n_queries, n_heads, n_kv_heads, group; /* group: query heads a KV head */
+    uint n_tokens;     /* most tokens of a sequence */
     uint has_lengths, causal, n_splits;
     uint n_centres;
     float scale, softcap;
 } attend_params;
+
+/* New rows, [sequence][position][KV head] of keys, then of values. */
+typedef struct append_params {
+    operand_params keys, values;
+    place_params places;
+    rotation_params rotation; /* of keys and values: or they have a launch each */
+    uint first_row, n_rows; /* of all keys and values, those of this launch */
+    uint n_each;            /* keys, or values */
+    uint n_positions, n_kv_heads, n_tokens, has_lengths;
+    uint value_type, n_centres;
+    uint lanes, team_floats; /* as in rows_params */
+    uint unused;
+} append_params;
 
 /* Queries to rows of floats that the attention kernel reads. */
 typedef struct query_params {

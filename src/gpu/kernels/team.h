@@ -14,17 +14,18 @@ typedef struct team {
     bool is_active; /* the row exists; others are computed in vain */
 } team;
 
-INLINE team team_of(PARAM const rows_params *p, const format_params *f, uint group_x, uint group_y,
-                    uint item, uint n_items, LOCAL uchar *local_memory)
+/* first_row: of the group's; items belong to the teams in order. */
+INLINE team team_of(const format_params *f, uint lanes, uint team_floats, ulong first_row,
+                    ulong n_rows, uint item, uint n_items, LOCAL uchar *local_memory)
 {
     team t;
     uint nodes = f->kind == KIND_TRELLIS && f->rate < 128 ? 256u >> f->low_bits : 0;
-    t.lanes = p->lanes;
+    t.lanes = lanes;
     t.lane = item % t.lanes;
     t.dim = f->head_dim;
     t.n_items = n_items;
     t.tables = (LOCAL int *)local_memory;
-    LOCAL float *memory = (LOCAL float *)(t.tables + 64) + item / t.lanes * p->team_floats;
+    LOCAL float *memory = (LOCAL float *)(t.tables + 64) + item / t.lanes * team_floats;
     t.x = memory;
     t.y = t.x + t.dim;
     t.targets = (LOCAL short *)t.y;
@@ -32,9 +33,9 @@ INLINE team team_of(PARAM const rows_params *p, const format_params *f, uint gro
     t.sums = t.y + t.dim;
     t.costs = (LOCAL int *)(t.sums + 64);
     t.survivors = (LOCAL uchar *)(t.costs + 2 * nodes);
-    ulong row = ((ulong)group_y * 65535 + group_x) * (n_items / t.lanes) + item / t.lanes;
-    t.is_active = row < p->n_rows;
-    t.row = t.is_active ? row : p->n_rows - 1;
+    ulong row = first_row + item / t.lanes;
+    t.is_active = row < n_rows;
+    t.row = t.is_active ? row : n_rows - 1;
     return t;
 }
 

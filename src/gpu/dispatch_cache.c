@@ -1,0 +1,142 @@
+#include "gpu/dispatch_cache.h"
+
+#include <math.h>
+
+#include "format/format.h"
+
+int operand_format_is_good(const tqkv_gpu_operand *o)
+{
+    const tqkv_format *f = &o->format;
+    if (f->codebook == 0)
+        return is_type(o->type) && f->head_dim >= 8 && f->head_dim % 8 == 0 &&
+               f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
+    return tqkv_format_check(f) == TQKV_OK && f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
+}
+
+static uint64_t count_slots(const tqkv_gpu_attention *a)
+{
+    return a->capacity ? a->capacity : sum2(a->first_slot, a->n_tokens);
+}
+
+/* The last byte of a part of an operand. */
+static tqkv_status check_part(tqkv_encoder *e, const tqkv_gpu_attention *a, tqkv_buffer *buffer,
+                              size_t offset, size_t row, size_t head, size_t page,
+                              size_t sequence, size_t bytes, size_t alignment, const char *what)
+{
+    uint64_t slots = a->pages ? a->page_size : count_slots(a);
+    if (a->n_tokens == 0)
+        return dispatch_check_buffer(e, buffer, offset, 0, 1, what);
+    uint64_t end = sum2(product3(slots - 1, row, 1), product3(a->n_kv_heads - 1, head, 1));
+    end = sum2(end, a->pages ? product3(a->n_pages - 1, page, 1)
+                             : product3(a->n_sequences - 1, sequence, 1));
+    if (alignment > 1 && (row | head | (a->pages ? page : sequence)) % alignment)
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "%s: strides are no multiples of %zu", what,
+                      alignment);
+    return dispatch_check_buffer(e, buffer, offset, sum2(end, bytes), alignment, what);
+}
+
+static tqkv_status check_operand(tqkv_encoder *e, const tqkv_gpu_attention *a,
+                                 const tqkv_gpu_operand *o, int is_key)
+{
+    const tqkv_gpu_rows *r = &o->rows;
+    int is_plain = o->format.codebook == 0;
+    size_t code = is_plain ? o->format.head_dim * type_size(o->type) : format_code_bytes(&o->format);
+    tqkv_status status =
+        check_part(e, a, r->codes, r->code_offset, r->code_stride, o->head.codes, o->page.codes,
+                   o->sequence.codes, code, is_plain ? type_size(o->type) : 1,
+                   is_key ? "keys" : "values");
+    if (status == TQKV_OK && !is_plain)
+        status = check_part(e, a, r->scales, r->scale_offset, r->scale_stride, o->head.scales,
+                            o->page.scales, o->sequence.scales, format_scale_bytes(&o->format), 1,
+                            is_key ? "scales of keys" : "scales of values");
+    if (status == TQKV_OK && o->profiles && o->n_centres > 1)
+        status = check_part(e, a, r->centres, r->centre_offset, r->centre_stride,
+                            o->head.centres, o->page.centres, o->sequence.centres, 1, 1,
+                            "centres");
+    if (status == TQKV_OK && o->profiles)
+        status = dispatch_check_buffer(
+            e, o->profiles, 0,
+            product3(product3(a->n_kv_heads, 1 + o->n_centres, 1), o->format.head_dim, 4), 4,
+            "profiles");
+    float factor = o->scale_factor_d512;
+    if (status == TQKV_OK && !isfinite(factor))
+        status = FAILED(e, TQKV_ERROR_ARGUMENT, "scale_factor_d512 is %g", (double)factor);
+    return status;
+}
+
+static tqkv_status check_places(tqkv_encoder *e, const tqkv_gpu_attention *a)
+{
+    if (a->capacity && (a->n_tokens > a->capacity || a->first_slot >= a->capacity))
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "a ring of %u slots does not hold %u tokens from "
+                      "slot %llu on", a->capacity, a->n_tokens,
+                      (unsigned long long)a->first_slot);
+    if (!a->pages)
+        return TQKV_OK;
+    if (!a->page_size || !a->n_pages)
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "pages of no tokens, or no pages");
+    if (a->n_tokens && (count_slots(a) - 1) / a->page_size >= a->pages_stride)
+        return FAILED(e, TQKV_ERROR_BUFFER, "%u pages a sequence do not hold its slots",
+                      a->pages_stride);
+    return dispatch_check_buffer(e, a->pages, 0, product3(a->n_sequences, a->pages_stride, 4), 4,
+                                 "pages");
+}
+
+tqkv_status cache_check(tqkv_encoder *e, const tqkv_gpu_attention *a)
+{
+    tqkv_status status = check_places(e, a);
+    if (status == TQKV_OK)
+        status = check_operand(e, a, &a->keys, 1);
+    if (status == TQKV_OK)
+        status = check_operand(e, a, &a->values, 0);
+    return status;
+}
+
+operand_params operand_of(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
+{
+    const tqkv_gpu_rows *r = &o->rows;
+    int paged = a->pages != NULL;
+    operand_params p = {
+        r->code_stride, r->scale_stride, r->centre_stride,
+        o->head.codes, o->head.scales, o->head.centres,
+        o->page.codes, o->page.scales, o->page.centres,
+        paged ? 0 : o->sequence.codes, paged ? 0 : o->sequence.scales,
+        paged ? 0 : o->sequence.centres, {0}};
+    format_params_set(&p.format, &o->format, o->type,
+                      o->scale_factor_d512 != 0 ? o->scale_factor_d512 : 1);
+    p.format.words = (uint)rows_have_words(&p.format, r->codes, r->code_offset,
+                                           r->code_stride | o->head.codes |
+                                               (paged ? o->page.codes : o->sequence.codes));
+    return p;
+}
+
+place_params places_of(const tqkv_gpu_attention *a)
+{
+    return (place_params){a->first_slot, a->capacity, a->pages ? a->page_size : 0,
+                          a->pages_stride, a->n_pages};
+}
+
+static tqkv_status view_from(tqkv_buffer *b, size_t offset, tqkv_buffer **view)
+{
+    if (!b || offset >= b->bytes)
+        return TQKV_OK; /* nothing there is read */
+    return tqkv_buffer_view(b, offset, b->bytes - offset, view);
+}
+
+tqkv_status cache_views(const tqkv_gpu_attention *a, tqkv_buffer **views)
+{
+    const tqkv_gpu_rows *k = &a->keys.rows, *v = &a->values.rows;
+    tqkv_buffer *buffers[] = {k->codes, k->scales, k->centres, v->codes, v->scales};
+    size_t offsets[] = {k->code_offset, k->scale_offset, k->centre_offset, v->code_offset,
+                        v->scale_offset};
+    tqkv_status status = TQKV_OK;
+    for (int i = 0; i < CACHE_VIEWS; i++) {
+        int is_scale = i == 1 || i == 4;
+        const tqkv_gpu_operand *o = i < 3 ? &a->keys : &a->values;
+        int is_used = is_scale ? o->format.codebook != 0
+                      : i == 2 ? o->profiles != NULL && o->n_centres > 1
+                               : 1;
+        if (status == TQKV_OK && is_used)
+            status = view_from(buffers[i], offsets[i], &views[i]);
+    }
+    return status;
+}

@@ -1,0 +1,21 @@
+/* A cache as tqkv_gpu_attention lays it out: what attention and append check of it. */
+#ifndef TQKV_GPU_DISPATCH_CACHE_H
+#define TQKV_GPU_DISPATCH_CACHE_H
+
+#include "gpu/dispatch.h"
+
+int operand_format_is_good(const tqkv_gpu_operand *o);
+
+/* Pages and rings have a meaning, and no row of keys or values lies outside its buffers. */
+tqkv_status cache_check(tqkv_encoder *e, const tqkv_gpu_attention *a);
+
+/* The same for kernels. */
+operand_params operand_of(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o);
+place_params places_of(const tqkv_gpu_attention *a);
+
+/* Views of keys' codes, scales and centres, and of values' codes and scales, from their
+ * offsets on; null where nothing is read. The caller frees them, also after an error. */
+enum { CACHE_VIEWS = 5 };
+tqkv_status cache_views(const tqkv_gpu_attention *a, tqkv_buffer **views);
+
+#endif

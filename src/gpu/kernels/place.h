@@ -1,0 +1,39 @@
+#pragma once
+/* Where a token's row is: in units of rows of one head, and of pages. */
+typedef struct place {
+    ulong page, slot;
+} place;
+
+INLINE place token_place(PARAM const place_params *p, GLOBAL const uint *pages, uint sequence,
+                         uint token)
+{
+    place at;
+    at.page = 0;
+    at.slot = p->first_slot + token;
+    if (p->capacity)
+        at.slot %= p->capacity;
+    if (p->page_size) {
+        uint page = pages[(ulong)sequence * p->pages_stride + at.slot / p->page_size];
+        at.page = page < p->n_pages ? page : p->n_pages - 1; /* not beyond the buffer */
+        at.slot %= p->page_size;
+    }
+    return at;
+}
+
+INLINE ulong code_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
+{
+    return sequence * o->code_sequence + at.page * o->code_page + head * o->code_head +
+           at.slot * o->code_row;
+}
+
+INLINE ulong scale_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
+{
+    return sequence * o->scale_sequence + at.page * o->scale_page + head * o->scale_head +
+           at.slot * o->scale_row;
+}
+
+INLINE ulong centre_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
+{
+    return sequence * o->centre_sequence + at.page * o->centre_page + head * o->centre_head +
+           at.slot * o->centre_row;
+}
