@@ -1,6 +1,6 @@
 # A thin front for people; CMake does the work.
 
-.PHONY: all demo check install uninstall bench bench-ggml eval-model coverage tables valgrind clean
+.PHONY: all demo check install uninstall bench bench-ggml bench-cuda eval-model coverage tables valgrind clean
 
 all: build/CMakeCache.txt
 	cmake --build build --parallel
@@ -31,6 +31,10 @@ bench: all
 bench-ggml: all
 	scripts/build-ggml.sh build/ggml
 	build/tqkv bench --attention --ggml build/ggml/build/bin $(BENCH)
+
+# Decoding on an NVIDIA GPU beside torch's bf16 attention: the table of doc/gpu.md.
+bench-cuda: all
+	python3 scripts/bench_cuda.py build/tqkv doc/gpu.md
 
 # Quality and speed in a real model, beside llama.cpp's own caches: some hours for
 # everything, less with EVAL="--only quality --contexts 512". See doc/llama.md.

@@ -188,7 +188,7 @@ static void bad_calls_are_refused(void **state)
     BAD(a.values.format.rate = 7, 1, x);
     BAD(a.values.rows.codes = NULL, 1, x);
     BAD(a.lengths = x, UINT32_MAX, x);
-    BAD((a.keys.profiles = x, a.keys.n_centres = 1), 1, x);
+    BAD((a.keys.profiles = x, a.keys.n_centres = 2), 1, x);
     BAD(a.capacity = TOKENS - 1, 1, x);
     assert_int_equal(tqkv_dispatch_append(g->encoder, g->registry, NULL, 1, x, x, TQKV_F32),
                      TQKV_ERROR_ARGUMENT);
