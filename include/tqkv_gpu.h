@@ -25,7 +25,9 @@
  *   next call that fails.
  * - Encoding is the same bytes on every device and the processor, decoding too;
  *   attention is within 1e-3 of double precision over the decoded rows, as long as
- *   logits are within +-100.
+ *   logits are within +-100. On NVIDIA GPUs from sm_80 on, tensor cores serve most
+ *   cases (doc/gpu.md says which): there lm4 and mlx4, whose levels become integers,
+ *   are within 1.1e-2. Results are the same bits every time, on one device.
  */
 #ifndef TQKV_GPU_H
 #define TQKV_GPU_H
@@ -164,7 +166,9 @@ TQKV_API tqkv_status tqkv_registry_get_pipeline(tqkv_registry *registry, const c
 /* An encoder records dispatches and copies, in order, each of which sees what those
  * before it wrote. native: null for a stream of its own, or the caller's, who keeps
  * it: a CUstream, cl_command_queue (with profiling, for events) or
- * id<MTLCommandBuffer>, whose other work comes before and after in the same order. */
+ * id<MTLCommandBuffer>, whose other work comes before and after in the same order. Create it
+ * before a capture of that CUstream begins; graphs that the caller captures from it may be
+ * launched until the device is freed, one at a time. */
 TQKV_API tqkv_status tqkv_encoder_create(tqkv_device *device, void *native,
                                          tqkv_encoder **encoder);
 TQKV_API void tqkv_encoder_free(tqkv_encoder *encoder); /* null is fine; waits */
@@ -382,7 +386,8 @@ TQKV_API tqkv_status tqkv_dispatch_append(tqkv_encoder *encoder, tqkv_registry *
                                           tqkv_buffer *keys, tqkv_buffer *values,
                                           tqkv_type type);
 
-/* Bytes of workspace for these shapes, whatever the buffers. */
+/* Bytes of workspace for these shapes: buffers need not be there yet, but whether there are
+ * pages and profiles counts. */
 TQKV_API tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *device,
                                                const tqkv_gpu_attention *a, size_t *bytes);
 TQKV_API tqkv_status tqkv_dispatch_attend(tqkv_encoder *encoder, tqkv_registry *registry,

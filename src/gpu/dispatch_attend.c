@@ -290,7 +290,8 @@ tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
     status = TQKV_ERROR_NO_DEVICE;
     if (tensor_plan_make(e->device, a, &t) && tensor_layout_fits(a))
         status = tensor_record(e, registry, a, &t, workspace);
-    if (status == TQKV_ERROR_NO_DEVICE)
+    /* No compiler, or one that does not know the device's instructions. */
+    if (status == TQKV_ERROR_NO_DEVICE || status == TQKV_ERROR_COMPILE)
         status = record_portable(e, registry, a, &plan, workspace);
     return encoder_leave(e, status);
 }

@@ -73,14 +73,28 @@ static uint32_t place_bytes(const tqkv_gpu_attention *a, const tensor_plan *plan
            (warps * plan->stages + 2) * 8 + fragments + state + products;
 }
 
+/* Tiles of a head, at most: with a window those around its ends. */
+static uint64_t tiles_of_head(const tqkv_gpu_attention *a, uint32_t tile)
+{
+    uint64_t seen = a->n_tokens, most = sum2(a->window, a->n_queries);
+    if (a->window && a->causal && most < seen)
+        seen = most + tile;
+    uint64_t tiles = (seen + tile - 1) / tile + 1;
+    return tiles;
+}
+
 static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_plan *plan)
 {
     static const struct {
         uint8_t warps, tile, stages;
     } sizes[] = {{8, 64, 2}, {8, 32, 2}, {4, 64, 2}, {4, 32, 2}, {4, 32, 1}, {2, 32, 2},
                  {2, 32, 1}};
-    /* registers: sums of many rows or coordinates leave none for a tile of 64 */
-    int is_wide = plan->block_rows * a->keys.format.head_dim > 1024;
+    /* Registers: sums of many rows or coordinates leave none for a tile of 64. And where a warp
+     * has few of those, the last to end has less too much with tiles of 32. */
+    uint64_t tiles = product3(product3(a->n_sequences, a->n_kv_heads, plan->n_blocks),
+                              tiles_of_head(a, 64), 1);
+    int is_wide = plan->block_rows * a->keys.format.head_dim > 1024 ||
+                  tiles <= 4ull * 8 * d->info.n_units;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         if (is_wide && sizes[i].tile > 32)
             continue;
@@ -102,18 +116,8 @@ static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tenso
 static int places_serve(const tqkv_gpu_attention *a)
 {
     return a->capacity % UNIT == 0 &&
-           (!a->pages || (a->page_size && a->page_size % UNIT == 0 &&
-                          sum2(a->first_slot, a->n_tokens) <= INT32_MAX));
-}
-
-/* Tiles of a head, at most: with a window those around its ends. */
-static uint64_t tiles_of_head(const tqkv_gpu_attention *a, uint32_t tile)
-{
-    uint64_t seen = a->n_tokens, most = sum2(a->window, a->n_queries);
-    if (a->window && a->causal && most < seen)
-        seen = most + tile;
-    uint64_t tiles = (seen + tile - 1) / tile + 1;
-    return tiles;
+           (!a->pages || (a->page_size && a->page_size % UNIT == 0)) &&
+           ((!a->capacity && !a->pages) || sum2(a->first_slot, a->n_tokens) <= INT32_MAX);
 }
 
 /* Blocks: as many as multiprocessors, whole ones for each head where that leaves few idle. */
@@ -210,7 +214,7 @@ static int reads_on(const tqkv_gpu_attention *a, const tensor_plan *plan)
 static int layout_of(const tqkv_gpu_attention *a, const tensor_plan *plan)
 {
     if (!a->capacity && !a->pages)
-        return reads_on(a, plan) ? 0 : 2;
+        return reads_on(a, plan) ? 0 : 3;
     return a->capacity % plan->tile || (a->pages && a->page_size % plan->tile) ? 2 : 1;
 }
 
@@ -236,23 +240,18 @@ static void tables_make(const int *f, uint32_t words[2][2])
     memcpy(words, t, sizeof t);
 }
 
-/* Levels of 16 bits, in units of 1/256 of the return value. */
-static float digits_make(const tqkv_format *f, level_tables *t)
+/* Real levels as multiples of 1 / 38.2137, which for the Lloyd-Max and mlx values of 4 bits
+ * leaves least under N(0,1): 0.32% of the root mean square (0.57% with the largest at 127). */
+static float multiples_make(const tqkv_format *f, level_tables *t)
 {
     const float *values = f->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(4)
                                                            : lloyd_code_of(4)->values;
-    int digits[2][16];
-    float unit = values[15] / 126;
-    for (int n = 0; n < 16; n++) {
-        int level = (int)lrintf(values[n] / unit * 256);
-        digits[0][n] = (level + 128) >> 8;
-        digits[1][n] = level - digits[0][n] * 256;
-        if (digits[1][n] > 126) /* what a pair of tables can have */
-            digits[1][n] = 126;
-    }
-    tables_make(digits[0], t->words[0][0]);
-    tables_make(digits[1], t->words[0][1]);
-    return unit;
+    const float per_unit = 38.213727f;
+    int levels[16];
+    for (int n = 0; n < 16; n++)
+        levels[n] = (int)lrintf(values[n] * per_unit);
+    tables_make(levels, t->words[0][0]);
+    return 1 / per_unit;
 }
 
 /* The tables of a format; returns what a level is worth, times the scale of its row. */
@@ -260,9 +259,9 @@ static float levels_make(const tqkv_format *f, level_tables *t)
 {
     memset(t, 0, sizeof *t);
     if (f->codebook == TQKV_CODEBOOK_MLX)
-        return digits_make(f, t) / sqrtf(f->head_dim);
+        return multiples_make(f, t) / sqrtf(f->head_dim);
     if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
-        return digits_make(f, t);
+        return multiples_make(f, t);
     for (unsigned high = 0; high < 2 && f->rate / 16u + high <= 8; high++) {
         const trellis_table *table = trellis_table_of(f->rate / 16u + high);
         int levels[2][16];

@@ -35,6 +35,11 @@ template <class T> static inline T __ldcg(const T *p) { return *p; }
 static inline unsigned __float_as_uint(float x) { unsigned u; memcpy(&u, &x, 4); return u; }
 static inline float __uint_as_float(unsigned u) { float x; memcpy(&x, &u, 4); return x; }
 static inline int __float2int_rn(float x) { return (int)lrintf(x); }
+static inline float __fadd_rz(float x, float y) /* of numbers that are not negative */
+{
+    float sum = x + y;
+    return (double)sum > (double)x + y ? nextafterf(sum, 0) : sum;
+}
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
 static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned n)

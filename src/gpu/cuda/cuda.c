@@ -13,12 +13,16 @@ typedef struct cuda_device {
     CUcontext context;
     int is_primary; /* retained by us */
     int major, minor;
+    pthread_mutex_t mutex; /* over native_counters */
+    struct native_counters *native_counters;
 } cuda_device;
 
 typedef struct cuda_kernel {
     CUmodule module;
     CUfunction function;
-    atomic_uint shared_bytes; /* that launches may have */
+    uint32_t most_shared; /* bytes that launches may have, once allowed */
+    atomic_int is_allowed;
+    int can_overlap; /* programmatic dependent launch: sm_90 and later */
 } cuda_kernel;
 
 /* What kernels that several blocks end together count in: 0 between launches, which a
@@ -28,6 +32,14 @@ typedef struct cuda_stream {
     CUdeviceptr counters;
     int is_owner;
 } cuda_stream;
+
+/* Those of a caller's stream live as long as the device: a graph that the caller captures may
+ * be launched when the encoder is long freed. */
+typedef struct native_counters {
+    struct native_counters *next;
+    CUstream stream;
+    CUdeviceptr counters;
+} native_counters;
 
 typedef struct cuda_graph {
     CUgraphExec exec;
@@ -201,12 +213,14 @@ static tqkv_status open_device(tqkv_device *d, const unsigned *numbers, void *na
     if (!c)
         return report_error(r, TQKV_ERROR_MEMORY, "out of host memory");
     d->state = c;
+    pthread_mutex_init(&c->mutex, NULL);
     tqkv_status status =
         load_api(&c->api, &missing)
             ? open_context(d, numbers[0], native, r)
             : report_error(r, TQKV_ERROR_NO_DEVICE,
                            "cuda: NVIDIA's driver is missing or too old (no %s)", missing);
     if (status != TQKV_OK) {
+        pthread_mutex_destroy(&c->mutex);
         d->state = NULL;
         free(c);
     }
@@ -216,6 +230,13 @@ static tqkv_status open_device(tqkv_device *d, const unsigned *numbers, void *na
 static void close_device(tqkv_device *d)
 {
     cuda_device *c = d->state;
+    while (c->native_counters) {
+        native_counters *n = c->native_counters;
+        c->native_counters = n->next;
+        GIVE_BACK(d, (api_->wait_all(), api_->release(n->counters)));
+        free(n);
+    }
+    pthread_mutex_destroy(&c->mutex);
     if (c->is_primary)
         c->api.primary_release(c->device);
     free(c);
@@ -287,6 +308,9 @@ static tqkv_status load(tqkv_device *d, const char *name, const void *data, size
     cuda_kernel *k = calloc(1, sizeof *k);
     if (!k)
         return report_error(r, TQKV_ERROR_MEMORY, "out of host memory");
+    const cuda_device *c = d->state;
+    k->most_shared = d->tensor_memory;
+    k->can_overlap = c->major >= 9;
     tqkv_status status;
     IN_CONTEXT(d, r, status, name, load_module(api_, k, data, name));
     if (status != TQKV_OK) {
@@ -316,10 +340,38 @@ static void unload(tqkv_device *d, void *kernel)
 
 /* ---- streams ---- */
 
-static CUresult make_stream(const cuda_api *api, cuda_stream *s)
+/* The counters of a caller's stream. */
+static CUresult find_counters(cuda_device *c, CUstream stream, CUdeviceptr *counters)
 {
+    CUresult result = CUDA_SUCCESS;
+    pthread_mutex_lock(&c->mutex);
+    native_counters *n = c->native_counters;
+    while (n && n->stream != stream)
+        n = n->next;
+    if (!n) {
+        n = calloc(1, sizeof *n);
+        result = n ? make_counters(&c->api, &n->counters) : CUDA_ERROR_OUT_OF_MEMORY;
+        if (result == CUDA_SUCCESS) {
+            n->stream = stream;
+            n->next = c->native_counters;
+            c->native_counters = n;
+        } else {
+            free(n);
+        }
+    }
+    if (result == CUDA_SUCCESS)
+        *counters = n->counters;
+    pthread_mutex_unlock(&c->mutex);
+    return result;
+}
+
+static CUresult make_stream(cuda_device *c, cuda_stream *s)
+{
+    const cuda_api *api = &c->api;
+    if (!s->is_owner)
+        return find_counters(c, s->stream, &s->counters);
     CUresult result = make_counters(api, &s->counters);
-    if (result == CUDA_SUCCESS && s->is_owner)
+    if (result == CUDA_SUCCESS)
         result = api->stream_create(&s->stream, CU_STREAM_NON_BLOCKING);
     if (result != CUDA_SUCCESS && s->counters)
         api->release(s->counters);
@@ -334,7 +386,7 @@ static tqkv_status stream_open(tqkv_device *d, void *native, void **stream, repo
     tqkv_status status = TQKV_OK;
     s->stream = native;
     s->is_owner = !native;
-    IN_CONTEXT(d, r, status, "creating a stream", make_stream(api_, s));
+    IN_CONTEXT(d, r, status, "creating a stream", make_stream(d->state, s));
     if (status != TQKV_OK) {
         free(s);
         return status;
@@ -346,20 +398,21 @@ static tqkv_status stream_open(tqkv_device *d, void *native, void **stream, repo
 static void stream_close(tqkv_device *d, void *stream)
 {
     cuda_stream *s = stream;
-    GIVE_BACK(d, ((s->is_owner ? api_->stream_destroy(s->stream) : CUDA_SUCCESS),
-                  api_->release(s->counters)));
+    if (s->is_owner)
+        GIVE_BACK(d, (api_->stream_destroy(s->stream), api_->release(s->counters)));
     free(s);
 }
 
-/* Beyond 48 KB a kernel has to be allowed its memory. */
+/* Beyond 48 KB a kernel has to be allowed its memory: all that there is, so that it does not
+ * matter who asks first. */
 static CUresult allow_shared(const cuda_api *api, cuda_kernel *k, uint32_t bytes)
 {
-    if (bytes <= 48 << 10 || bytes <= atomic_load(&k->shared_bytes))
+    if (bytes <= 48 << 10 || atomic_load(&k->is_allowed))
         return CUDA_SUCCESS;
     CUresult result = api->function_set(
-        k->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)bytes);
+        k->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)k->most_shared);
     if (result == CUDA_SUCCESS)
-        atomic_store(&k->shared_bytes, bytes);
+        atomic_store(&k->is_allowed, 1);
     return result;
 }
 
@@ -381,7 +434,7 @@ static CUresult launch(const cuda_api *api, CUstream stream, CUdeviceptr counter
     CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                                    .value.value = 1};
     CUlaunchConfig config = {{c->groups[0], c->groups[1], c->groups[2]}, {c->n_items, 1, 1},
-                             c->local_bytes, stream, &attribute, c->overlaps ? 1 : 0};
+                             c->local_bytes, stream, &attribute, c->overlaps && k->can_overlap ? 1 : 0};
     return result == CUDA_SUCCESS ? api->launch(&config, k->function, arguments, NULL) : result;
 }
 

@@ -30,13 +30,13 @@ INLINE bool append_task(PARAM const append_params *p, uint row, bool is_key,
     return exists;
 }
 
+/* A padding group, with no row of its own, takes the last one's, and returns. */
 #define APPEND_BEGIN                                                                         \
-    uint row = p->first_row + group_y * 65535 + group_x;                                     \
-    bool is_key = row < p->n_each;                                                           \
+    uint row = p->first_row + group_y * 65535 + group_x, last = p->first_row + p->n_rows - 1; \
+    bool is_key = (row < last ? row : last) < p->n_each;                                     \
     format_params f = is_key ? p->keys.format : p->values.format;                            \
     row_task k;                                                                              \
-    team t = team_of(&f, p->lanes, p->team_floats, row, p->first_row + p->n_rows, item, n_items, \
-                     local_memory);                                                          \
+    team t = team_of(&f, p->lanes, p->team_floats, row, last + 1, item, n_items, local_memory); \
     bool exists =                                                                            \
         append_task(p, (uint)t.row, is_key, is_key ? keys : values, is_key ? key_codes : value_codes, \
                     is_key ? key_scales : value_scales, key_centres, profiles, pages, lengths, &k); \

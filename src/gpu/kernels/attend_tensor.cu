@@ -19,9 +19,9 @@
  * q_(i-1)), so that the codes are selectors as they are, b's with the query and a's with
  * the query shifted by one. At 2 bits the same holds for each of the two streams of nibbles
  * that begin at bit 0 and bit 2, with a shift of two. For other rates nibbles are brought
- * in place by shifts. Lloyd-Max and mlx levels have two digits of 8 bits: the same two
- * look-ups, the second digit times the query's first in the column of its second.
- * 8-bit codes are levels.
+ * in place by shifts. Lloyd-Max and mlx levels are no integers: the multiples of a fitted unit
+ * next to them are, to 0.3% of the root mean square, and one look-up is enough. 8-bit codes
+ * are levels.
  *
  * Keys. Tokens on M, query rows on N, coordinates on K of m16n8k32. A lane's piece of a
  * row is its A fragment if the query is permuted alike, so keys are not rearranged. Queries
@@ -105,7 +105,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     };
     auto fetch_tile = [&](uint stage) {
         if (f.index < end) {
-            if (LAYOUT == 2)
+            if (LAYOUT >= 2)
                 units_fetch(p, &f, ring + stage * STAGE, lane);
             else
                 whole_fetch(p, &f, ring + stage * STAGE, ring_barriers + stage, lane);
@@ -132,6 +132,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                                      : queries + query_row(p, &s, r) * query_bytes(p),
                           profiles, products, x + r * 2 * D, b, lane);
         __syncthreads();
+        if (CENTRES) /* of rows that there are not */
+            for (uint i = thread; i < p->n_centres * ROWS; i += THREADS)
+                if (i % ROWS >= n_rows)
+                    products[i] = 0;
         fragments_make(x, b, n_rows, thread);
         __syncthreads();
         for (; filled < STAGES; filled++)

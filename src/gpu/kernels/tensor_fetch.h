@@ -4,8 +4,8 @@
  *
  * LAYOUT, where a part of a tile lies: 0: all of a head's stand one behind the other; 1: those
  * of a tile do, which may be anywhere (pages of at least a tile, rings); 2: those of 16 slots
- * do, and what is behind the last token must not be read. With 0 and 1 the copy engine takes a
- * part at a time; with 2, and before sm_90, every lane copies 16 bytes at a time. */
+ * do; 3: and what is behind the last token must not be read. With 0 and 1 the copy engine takes
+ * a part at a time; with 2 and 3, and before sm_90, every lane copies 16 bytes at a time. */
 #include "tensor_query.h"
 
 enum { PARTS = 4 + NUMBER, UNIT = 16, UNITS = TILE / UNIT, USES_ENGINE = HAS_ENGINE && LAYOUT < 2,
@@ -74,14 +74,14 @@ INLINE uint slot_of(const tensor_params *p, uint at, uint *page)
     return slot - *page * p->page_size;
 }
 
-/* LAYOUT 2: a unit's lanes, and which of them this is. */
+/* LAYOUT 2 and 3: a unit's lanes. */
 enum { UNIT_LANES = 32 / UNITS };
 
 /* Page numbers are read a tile ahead of their use. */
 INLINE void page_read(const tensor_params *p, const uint *pages, fetcher *f, uint end, uint lane)
 {
-    uint at = tile_begin(f) + (LAYOUT == 2 ? lane / UNIT_LANES * UNIT : 0), page;
-    f->page = f->at.sequence;
+    uint at = tile_begin(f) + (LAYOUT >= 2 ? lane / UNIT_LANES * UNIT : 0), page;
+    f->page = p->page_size ? 0 : f->at.sequence;
     if (p->page_size && f->index < end && at < p->skipped + f->at.length) {
         slot_of(p, at, &page);
         f->page = min_of(pages[(ulong)f->at.sequence * p->pages_stride + page], p->n_pages - 1);
@@ -121,7 +121,7 @@ INLINE void whole_fetch(const tensor_params *p, const fetcher *f, uchar *stage, 
     uint unused, slot = LAYOUT == 1 ? slot_of(p, tile_begin(f), &unused) : 0;
     UNROLL for (int i = 0; i < PARTS; i++)
         here[i] = LAYOUT == 0 ? f->next[i]
-                              : f->next[i] + f->page * part_group(p, i) + slot * part_row(i);
+                              : f->next[i] + f->page * part_group(p, i) + (ulong)slot * part_row(i);
     if (!HAS_ENGINE) {
         UNROLL for (int i = 0; i < PARTS; i++)
             warp_copy(stage + part_place(i), here[i], TILE * part_row(i), lane);
@@ -132,13 +132,17 @@ INLINE void whole_fetch(const tensor_params *p, const fetcher *f, uchar *stage, 
     }
 }
 
-/* LAYOUT 2: 32 / UNITS lanes copy a unit, 16 bytes each at a time. */
+/* LAYOUT 2 and 3: 32 / UNITS lanes copy a unit, 16 bytes each at a time. */
 INLINE void units_fetch(const tensor_params *p, const fetcher *f, uchar *stage, uint lane)
 {
     enum { PIECE = 16 /* bytes */ };
     uint unit = lane / UNIT_LANES, sub = lane % UNIT_LANES, first = tile_begin(f) + unit * UNIT,
          end = p->skipped + f->at.length, unused, slot = slot_of(p, first, &unused);
-    uint valid = first + UNIT <= p->skipped || first >= end ? 0 : min_of(end - first, UNIT);
+    uint valid = first + UNIT <= p->skipped || first >= end ? 0
+                 : LAYOUT == 2                               ? UNIT
+                                                             : min_of(end - first, UNIT);
+    if (valid == 0)
+        return;
     UNROLL for (int i = 0; i < PARTS; i++)
     {
         /* UNIT * row bytes, as pieces: row of them */
@@ -148,9 +152,9 @@ INLINE void units_fetch(const tensor_params *p, const fetcher *f, uchar *stage, 
         UNROLL for (uint k = 0; k < part_row(i); k += UNIT_LANES)
         {
             uint offset = (k + sub) * PIECE;
-            if (valid == UNIT && (k + UNIT_LANES <= part_row(i) || k + sub < part_row(i)))
+            if (LAYOUT == 2 && (k + UNIT_LANES <= part_row(i) || k + sub < part_row(i)))
                 piece_copy(there + k * PIECE, here + k * PIECE, PIECE);
-            else if (offset < n)
+            else if (LAYOUT == 3 && offset < n)
                 piece_copy(there + k * PIECE, here + k * PIECE, min_of(n - offset, PIECE));
         }
     }

@@ -70,10 +70,10 @@ template <int KIND, int RATE, int WIDTH> struct format_case {
         OCTETS = WIDTH / 8,
         /* words of 8 nibbles (WINDOWS: low nibbles, then high ones, by turns), of 4 bytes */
         NIBBLE_WORDS = FORM == WINDOWS || FORM == BYTES ? 2 * OCTETS : OCTETS,
-        SUMMANDS = FORM == BYTES ? 1 : 2,
+        SUMMANDS = KIND == KIND_TRELLIS && RATE < 128 ? 2 : 1, /* of a level */
+        TABLES = FORM == BYTES ? 1 : 2,                        /* of a summand */
         IS_SHIFTED = (FORM == NIBBLES && KIND == KIND_TRELLIS) || FORM == PAIRS,
         SHIFT = FORM == PAIRS ? 2 : 1,
-        HAS_DIGITS = KIND != KIND_TRELLIS,
         IS_MIXED = KIND == KIND_TRELLIS && RATE % 16 != 0,
         SCALE = KIND == KIND_MLX ? 4 : 2 /* bytes */
     };

@@ -45,6 +45,8 @@ INLINE void tiles_of(const tensor_params *p, uint length, uint *first, uint *n)
     *first = (p->skipped + low) / TILE;
     uint end = (uint)(((ulong)p->skipped + high + TILE - 1) / TILE);
     *n = end > *first ? end - *first : 1;
+    if (end <= *first)
+        *first = 0; /* nothing is seen, of a tile that is there */
 }
 
 /* Tiles of all sequences, or of those before the one that has tile `index`. */

@@ -190,15 +190,13 @@ INLINE uint four_digits(const uint *w, uint step, uint half, uint c)
  * lane's r: with one set, columns 0-3 have the rows' high digits, 4-7 the low ones. */
 INLINE void fragments_make(const float *x, workplace *b, uint n_rows, uint thread)
 {
-    typedef keys_case F;
     for (uint i = thread; i < STEPS * SETS * 32; i += THREADS) {
         uint lane = i % 32, set = i / 32 % SETS, step = i / 32 / SETS, r = lane / 4, c = lane % 4;
         bool is_low = SETS == 1 ? r >= 4 : set >= HIGH_SETS;
         uint row = SETS == 1 ? r % 4 : set % HIGH_SETS * 8 + r;
-        bool is_second = F::HAS_DIGITS && step % 2; /* levels' second digits */
-        bool is_used = row < n_rows && (!is_second || is_low);
+        bool is_used = row < n_rows;
         const uint *w = (const uint *)((bytes)(x + 2 * D * row) +
-                                       (is_low && !is_second ? DIGITS : 0) + FRONT);
+                                       (is_low ? DIGITS : 0) + FRONT);
         uint2 two = {is_used ? four_digits(w, step, 0, c) : 0, is_used ? four_digits(w, step, 1, c) : 0};
         *(uint2 *)(b->fragments + 2 * i) = two;
     }

@@ -71,8 +71,8 @@ template <class F, int RATE> INLINE constexpr uint high_mask(int word, int half)
 INLINE uint key_levels(const tensor_params *p, const uint *nibbles, int inner, int table, int half)
 {
     typedef keys_case F;
-    uint word = nibbles[F::FORM == WINDOWS ? inner : inner / 2], m = p->minus_one;
-    uint low = look_up(&p->keys.tables, 0, inner % 2, table, word, half, m);
+    uint word = nibbles[F::FORM == WINDOWS ? inner : inner / F::SUMMANDS], m = p->minus_one;
+    uint low = look_up(&p->keys.tables, 0, inner % F::SUMMANDS, table, word, half, m);
     if (!F::IS_MIXED)
         return low;
     uint mask = high_mask<F, KEY_RATE>(inner / 2, half);
@@ -105,7 +105,7 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
                                              2 * (((piece * PIECE_STEPS + inner) * SETS + n) * 32 + lane));
                 q[n][0] = two.x, q[n][1] = two.y;
             }
-            UNROLL for (int table = 0; table < F::SUMMANDS; table++)
+            UNROLL for (int table = 0; table < F::TABLES; table++)
                 UNROLL for (int m = 0; m < 2; m++)
                 {
                     uint levels[4];
@@ -116,7 +116,7 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
                     UNROLL for (int n = 0; n < SETS; n++)
                         if (piece == 0 && inner == 0)
                             mma_signed_first(parts[table][m][n], levels, q[n]);
-                        else if (SETS == 1 || !F::HAS_DIGITS || inner % 2 == 0 || n >= HIGH_SETS)
+                        else
                             mma_signed(parts[table][m][n], levels, q[n]);
                 }
         }
@@ -124,7 +124,7 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
     UNROLL for (int m = 0; m < 2; m++)
         UNROLL for (int n = 0; n < SETS; n++)
             UNROLL for (int j = 0; j < 4; j++)
-                sums[m][n][j] = parts[0][m][n][j] + (F::SUMMANDS == 2 ? parts[1][m][n][j] : 0);
+                sums[m][n][j] = parts[0][m][n][j] + (F::TABLES == 2 ? parts[1][m][n][j] : 0);
 }
 
 /* From the digits' sums of two times 16 tokens to a lane's scores. */
@@ -224,22 +224,14 @@ INLINE void value_fragment(const tensor_params *p, const selector_words *selecto
 }
 
 INLINE void weights_multiply(int (*sums)[SUMS][4], int tile, const uint *a,
-                             const uint (*weights)[2], const uint *second, bool is_second)
+                             const uint (*weights)[2])
 {
-    UNROLL for (int n = 0; n < SETS; n++)
-    {
-        if (!is_second)
-            mma_unsigned(sums[n][tile], a, weights[n]);
-        else if (SETS == 1)
-            mma_unsigned(sums[n][tile], a, second);
-        else if (n >= HIGH_SETS)
-            mma_unsigned(sums[n][tile], a, weights[n % HIGH_SETS]);
-    }
+    UNROLL for (int n = 0; n < SETS; n++) mma_unsigned(sums[n][tile], a, weights[n]);
 }
 
 /* 32 tokens' values of a chunk of coordinates, times the weights. */
 INLINE void values_multiply(const tensor_params *p, const selector_words *selectors, int chunk,
-                            const uint (*weights)[2], const uint *second, int (*sums)[SUMS][4])
+                            const uint (*weights)[2], int (*sums)[SUMS][4])
 {
     typedef values_case F;
     enum { CHAIN = F::FORM == PAIRS ? 2 : 1 }; /* from a word to the next of its stream */
@@ -252,7 +244,7 @@ INLINE void values_multiply(const tensor_params *p, const selector_words *select
                 a[2 * m] = selectors[m][tile / 4 * 2][tile % 4];
                 a[2 * m + 1] = selectors[m][(tile / 4 * 2 + 1) % F::NIBBLE_WORDS][tile % 4];
             }
-            weights_multiply(sums, chunk * CHUNK_TILES + tile, a, weights, second, false);
+            weights_multiply(sums, chunk * CHUNK_TILES + tile, a, weights);
         }
         return;
     }
@@ -265,9 +257,9 @@ INLINE void values_multiply(const tensor_params *p, const selector_words *select
             if (t < CHUNK_TILES) {
                 int word = F::FORM == WINDOWS ? t / 4 * 2 : t / 4;
                 value_fragment(p, selectors, word, t % 4, word, t % 4 + 4, 0, table, a);
-                weights_multiply(sums, chunk * CHUNK_TILES + t, a, weights, second, false);
+                weights_multiply(sums, chunk * CHUNK_TILES + t, a, weights);
             }
-            if (t > 0) {
+            if (F::SUMMANDS == 2 && t > 0) {
                 int i = (t - 1) / 4, k = (t - 1) % 4,
                     word = F::FORM == WINDOWS ? (2 * i + 1) % F::NIBBLE_WORDS : i;
                 if (!F::IS_SHIFTED)
@@ -277,19 +269,20 @@ INLINE void values_multiply(const tensor_params *p, const selector_words *select
                 else
                     value_fragment(p, selectors, i, 4, i + CHAIN < F::OCTETS ? i + CHAIN : -1, 0, 1,
                                    table, a);
-                weights_multiply(sums, chunk * CHUNK_TILES + t - 1, a, weights, second, F::HAS_DIGITS);
+                weights_multiply(sums, chunk * CHUNK_TILES + t - 1, a, weights);
             } else if (F::IS_SHIFTED) {
                 value_fragment(p, selectors, 0, 0, CHAIN == 2 ? 1 % F::OCTETS : -1, 0, 1, table, a);
-                weights_multiply(sums, (TILES + chunk) % SUMS, a, weights, second, false);
+                weights_multiply(sums, (TILES + chunk) % SUMS, a, weights);
             }
         }
 }
 
 /* ---- weights ---- */
 
-#define REF_BEGIN (-1e5f)
+#define REF_BEGIN (-1e30f)
 #define WEIGHT_BITS 14.0f
 #define ROUNDING 8388608.0f /* 2^23: added, it leaves an integer in the low bits */
+#define GOLDEN 0.61803399f
 #define LARGEST_WEIGHT 0x4B00FFFFu
 
 /* What a warp knows of a head: sums are int32, of levels times digits of weights. */
@@ -362,23 +355,40 @@ INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIR
     }
 }
 
+/* Weights are rounded down after a part of 1 is added that differs from token to token (multiples
+ * of the golden ratio lie evenly): thousands of tokens that weigh less than 1/2 each then
+ * count as what they weigh together. */
+INLINE void dithers_make(uint r, uint c, float (*dithers)[TOKEN_PAIRS][2])
+{
+    UNROLL for (int g = 0; g < GROUPS; g++)
+        UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
+            UNROLL for (int i = 0; i < 2; i++)
+            {
+                float at = (float)(32 * g + pair_token(pair, r, c) + i) * GOLDEN;
+                dithers[g][pair][i] = at - floorf(at);
+            }
+}
+
 /* Whether some weight is too large. */
 INLINE bool weights_make(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIRS][2],
-                         const progress *w, float (*e)[SCORES], uint (*weights)[SCORES])
+                         const float (*dithers)[TOKEN_PAIRS][2], const progress *w,
+                         float (*e)[SCORES], uint (*weights)[SCORES])
 {
     uint any = 0;
     UNROLL for (int g = 0; g < GROUPS; g++)
         UNROLL for (int i = 0; i < SCORES; i++)
         {
             e[g][i] = power2(y[g][i] + (WEIGHT_BITS - w->ref[lane_row(i)]));
-            weights[g][i] = as_uint(fmaf(e[g][i], scales[g][token_pair(i)][i / 2 % 2], ROUNDING));
+            float weight = fmaf(e[g][i], scales[g][token_pair(i)][i / 2 % 2],
+                                dithers[g][token_pair(i)][i / 2 % 2]);
+            weights[g][i] = as_uint(__fadd_rz(weight, ROUNDING));
             any |= weights[g][i];
         }
     return __any_sync(~0u, any > LARGEST_WEIGHT);
 }
 
-/* 32 tokens' weights as B fragments. second: the high digits in the low ones' columns. */
-INLINE void weights_arrange(const uint *w, uint r, uint (*b)[2], uint *second)
+/* 32 tokens' weights as B fragments. */
+INLINE void weights_arrange(const uint *w, uint r, uint (*b)[2])
 {
     if (SETS == 1) {
         bool is_high_lane = r < 4;
@@ -389,12 +399,6 @@ INLINE void weights_arrange(const uint *w, uint r, uint (*b)[2], uint *second)
         uint taken = __shfl_xor_sync(~0u, is_high_lane ? low : high, 16);
         b[0][0] = is_high_lane ? high : taken;
         b[0][1] = is_high_lane ? taken : low;
-        if (values_case::HAS_DIGITS)
-            UNROLL for (int i = 0; i < 2; i++)
-            {
-                uint other = __shfl_xor_sync(~0u, b[0][i], 16);
-                second[i] = is_high_lane ? 0 : other;
-            }
         return;
     }
     UNROLL for (int n = 0; n < HIGH_SETS; n++)
@@ -435,9 +439,11 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, const float 
     if (IS_EARLY)
         UNROLL for (int g = 0; g < GROUPS; g++) group_read(stage, g, 0, r, c, selectors[g]);
     /* Moved once, they all fit. */
-    if (weights_make(y, scales, w, e, weights)) {
+    float dithers[GROUPS][TOKEN_PAIRS][2];
+    dithers_make(r, c, dithers);
+    if (weights_make(y, scales, dithers, w, e, weights)) {
         refs_move(y, scales, w);
-        weights_make(y, scales, w, e, weights);
+        weights_make(y, scales, dithers, w, e, weights);
     }
     UNROLL for (int g = 0; g < GROUPS; g++)
     {
@@ -447,13 +453,13 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, const float 
             if (STATE)
                 w->largest[lane_row(i)] = fmaxf(w->largest[lane_row(i)], y[g][i]);
         }
-        uint fragments[SETS][2], second[2];
-        weights_arrange(weights[g], r, fragments, second);
+        uint fragments[SETS][2];
+        weights_arrange(weights[g], r, fragments);
         UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++)
         {
             if (!IS_EARLY)
                 group_read(stage, g, chunk, r, c, selectors[0]);
-            values_multiply(p, selectors[IS_EARLY ? g : 0], chunk, fragments, second, w->sums);
+            values_multiply(p, selectors[IS_EARLY ? g : 0], chunk, fragments, w->sums);
         }
     }
 }
