@@ -175,6 +175,66 @@ static void many_small_weights(void **state)
     case_free(&c);
 }
 
+/* Once, three in a row (of which the later may begin before the first has ended), and from a
+ * graph launched twice: the same bits. */
+static void the_same_bits_every_time(void **state)
+{
+    const gpu_case *g = *state;
+    enum { DIM = 128, HEADS = 8, KV = 2, TOKENS = 1024, N = 6 };
+    tqkv_format f = test_format("tq4", DIM);
+    size_t code, scale, bytes, size = HEADS * DIM * 4;
+    tqkv_format_code_bytes(&f, &code);
+    tqkv_format_scale_bytes(&f, &scale);
+    float *x = test_rows(3, (size_t)KV * TOKENS * DIM), *q = test_rows(4, HEADS * DIM);
+    uint8_t *memory = malloc(KV * TOKENS * (code + scale));
+    tqkv_rows rows = {memory, memory + KV * TOKENS * code, NULL, code, scale, 0, 0};
+    assert_int_equal(tqkv_encode(&f, NULL, x, TQKV_F32, 0, KV * TOKENS, &rows), TQKV_OK);
+    tqkv_buffer *cache = gpu_buffer(g, memory, KV * TOKENS * (code + scale)), *outs[N], *workspace;
+    tqkv_gpu_operand o = {.format = f};
+    o.rows = (tqkv_gpu_rows){.codes = cache, .scales = cache, .scale_offset = KV * TOKENS * code,
+                             .code_stride = code, .scale_stride = scale};
+    o.head = (tqkv_gpu_strides){TOKENS * code, TOKENS * scale, 0};
+    tqkv_gpu_attention a = {.n_sequences = 1, .n_queries = 1, .n_heads = HEADS, .n_kv_heads = KV,
+                            .query_type = TQKV_F32, .out_type = TQKV_F32, .n_tokens = TOKENS,
+                            .keys = o, .values = o, .scale = 0.1f};
+    a.queries = gpu_buffer(g, q, size);
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &a, &bytes));
+    workspace = gpu_buffer(g, NULL, bytes);
+    for (int i = 0; i < N; i++)
+        outs[i] = gpu_buffer(g, NULL, size);
+    for (int i = 0; i < 4; i++) {
+        a.out = outs[i];
+        gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &a, workspace));
+        if (i == 0)
+            gpu_run(g);
+    }
+    gpu_run(g);
+    tqkv_graph *graph;
+    for (int i = 4; i < N; i++) {
+        a.out = outs[i];
+        gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &a, workspace));
+    }
+    gpu_ok(g, tqkv_encoder_finish_graph(g->encoder, &graph));
+    gpu_ok(g, tqkv_graph_launch(graph, g->encoder));
+    gpu_ok(g, tqkv_graph_launch(graph, g->encoder));
+    gpu_run(g);
+    tqkv_graph_free(graph);
+    float *first = gpu_take(g, outs[0]);
+    assert_true(isfinite(first[0]) && first[0] != 0);
+    for (int i = 1; i < N; i++) {
+        float *other = gpu_take(g, outs[i]);
+        assert_memory_equal(other, first, size);
+        free(other);
+    }
+    free(first);
+    tqkv_buffer_free(cache);
+    tqkv_buffer_free(a.queries);
+    tqkv_buffer_free(workspace);
+    free(memory);
+    free(x);
+    free(q);
+}
+
 /* argument: the name of a test, or all */
 int main(int argc, char **argv)
 {
@@ -186,6 +246,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_models_need),
         cmocka_unit_test(large_logits),
         cmocka_unit_test(many_small_weights),
+        cmocka_unit_test(the_same_bits_every_time),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

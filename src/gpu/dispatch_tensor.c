@@ -90,7 +90,7 @@ static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tenso
     } sizes[] = {{8, 64, 2}, {8, 32, 2}, {4, 64, 2}, {4, 32, 2}, {4, 32, 1}, {2, 32, 2},
                  {2, 32, 1}};
     /* Registers: sums of many rows or coordinates leave none for a tile of 64. And where a warp
-     * has few of those, the last to end has less too much with tiles of 32. */
+     * has few of those, tiles of 32 make them end closer together. */
     uint64_t tiles = product3(product3(a->n_sequences, a->n_kv_heads, plan->n_blocks),
                               tiles_of_head(a, 64), 1);
     int is_wide = plan->block_rows * a->keys.format.head_dim > 1024 ||
@@ -358,9 +358,11 @@ static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *regist
     const tqkv_format *k = &a->keys.format, *v = &a->values.format;
     char options[512];
     snprintf(options, sizeof options,
-             "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u MERGE_WARPS=%u KEY_KIND=%u KEY_RATE=%u VALUE_KIND=%u "
+             "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u MERGE_WARPS=%u KEY_KIND=%u "
+             "KEY_RATE=%u VALUE_KIND=%u "
              "VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
-             k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages, plan->merge_warps, k->codebook,
+             k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages,
+             plan->merge_warps, k->codebook,
              k->rate, v->codebook, v->rate, has_centres(a), a->softcap > 0, a->state != NULL,
              layout_of(a, plan));
     return launch_find(l, e, registry, "attend_tensor", options);

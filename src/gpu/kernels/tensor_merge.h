@@ -19,9 +19,7 @@ INLINE uint coordinate_place(uint d)
 INLINE constexpr uint tile_place(int tile)
 {
     return tile / CHUNK_TILES * CHUNK +
-           8 * coordinate_of(values_case::FORM,
-                             values_case::FORM == PAIRS ? tile % CHUNK_TILES / 4 : tile % CHUNK_TILES / 4,
-                             tile % 4);
+           8 * coordinate_of(values_case::FORM, tile % CHUNK_TILES / 4, tile % 4);
 }
 enum { ROW_8_PLACE = values_case::FORM == PAIRS ? 64 : values_case::FORM == WINDOWS ? 16 : 32 };
 
