@@ -375,6 +375,16 @@ typedef struct tqkv_gpu_attention {
     int is_portable; /* the kernel in floats, also where there is one for tensor cores */
 } tqkv_gpu_attention;
 
+/* One result of several over parts of the tokens, as of a sequence that is split over devices:
+ * outs[n_parts][n_rows][head_dim] and states[n_parts][n_rows][2], f32, each part as attention
+ * gave it (with sinks in one of them at most), brought to this device. out has out_type; state
+ * may be null. The parts are not written, and may not overlap the result. */
+TQKV_API tqkv_status tqkv_dispatch_merge(tqkv_encoder *encoder, tqkv_registry *registry,
+                                         uint32_t n_parts, uint32_t n_rows, uint32_t head_dim,
+                                         tqkv_buffer *outs, tqkv_buffer *states,
+                                         tqkv_buffer *out, tqkv_type out_type,
+                                         tqkv_buffer *state);
+
 /* Encodes a step's new rows into a cache that `a` lays out, keys and values of all heads in
  * one launch (two where their codebooks, head sizes or rotations differ): keys[n_sequences]
  * [n_positions][n_kv_heads][head_dim] of `type`, and values likewise, to the last

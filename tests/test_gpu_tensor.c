@@ -175,44 +175,70 @@ static void many_small_weights(void **state)
     case_free(&c);
 }
 
-/* Once, three in a row (of which the later may begin before the first has ended), and from a
- * graph launched twice: the same bits. */
-static void the_same_bits_every_time(void **state)
+/* A cache of one sequence, its query, and room for what attention needs. */
+typedef struct small_cache {
+    tqkv_gpu_attention a;
+    tqkv_buffer *cache, *workspace;
+} small_cache;
+
+enum { DIM = 128, HEADS = 8, KV = 2, TOKENS = 1024, OUT_BYTES = HEADS * DIM * 4 };
+
+static void small_make(const gpu_case *g, small_cache *s)
 {
-    const gpu_case *g = *state;
-    enum { DIM = 128, HEADS = 8, KV = 2, TOKENS = 1024, N = 6 };
     tqkv_format f = test_format("tq4", DIM);
-    size_t code, scale, bytes, size = HEADS * DIM * 4;
+    size_t code, scale, bytes;
     tqkv_format_code_bytes(&f, &code);
     tqkv_format_scale_bytes(&f, &scale);
     float *x = test_rows(3, (size_t)KV * TOKENS * DIM), *q = test_rows(4, HEADS * DIM);
     uint8_t *memory = malloc(KV * TOKENS * (code + scale));
     tqkv_rows rows = {memory, memory + KV * TOKENS * code, NULL, code, scale, 0, 0};
     assert_int_equal(tqkv_encode(&f, NULL, x, TQKV_F32, 0, KV * TOKENS, &rows), TQKV_OK);
-    tqkv_buffer *cache = gpu_buffer(g, memory, KV * TOKENS * (code + scale)), *outs[N], *workspace;
+    s->cache = gpu_buffer(g, memory, KV * TOKENS * (code + scale));
     tqkv_gpu_operand o = {.format = f};
-    o.rows = (tqkv_gpu_rows){.codes = cache, .scales = cache, .scale_offset = KV * TOKENS * code,
-                             .code_stride = code, .scale_stride = scale};
+    o.rows = (tqkv_gpu_rows){.codes = s->cache, .scales = s->cache,
+                             .scale_offset = KV * TOKENS * code, .code_stride = code,
+                             .scale_stride = scale};
     o.head = (tqkv_gpu_strides){TOKENS * code, TOKENS * scale, 0};
-    tqkv_gpu_attention a = {.n_sequences = 1, .n_queries = 1, .n_heads = HEADS, .n_kv_heads = KV,
-                            .query_type = TQKV_F32, .out_type = TQKV_F32, .n_tokens = TOKENS,
-                            .keys = o, .values = o, .scale = 0.1f};
-    a.queries = gpu_buffer(g, q, size);
-    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &a, &bytes));
-    workspace = gpu_buffer(g, NULL, bytes);
+    s->a = (tqkv_gpu_attention){.n_sequences = 1, .n_queries = 1, .n_heads = HEADS,
+                                .n_kv_heads = KV, .query_type = TQKV_F32, .out_type = TQKV_F32,
+                                .n_tokens = TOKENS, .keys = o, .values = o, .scale = 0.1f};
+    s->a.queries = gpu_buffer(g, q, OUT_BYTES);
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &s->a, &bytes));
+    s->workspace = gpu_buffer(g, NULL, bytes);
+    free(memory);
+    free(x);
+    free(q);
+}
+
+static void small_free(small_cache *s)
+{
+    tqkv_buffer_free(s->cache);
+    tqkv_buffer_free(s->a.queries);
+    tqkv_buffer_free(s->workspace);
+}
+
+/* Once, three in a row (of which the later may begin before the first has ended), and from a
+ * graph launched twice: the same bits. */
+static void the_same_bits_every_time(void **state)
+{
+    const gpu_case *g = *state;
+    enum { N = 6 };
+    tqkv_buffer *outs[N];
+    small_cache s;
+    small_make(g, &s);
     for (int i = 0; i < N; i++)
-        outs[i] = gpu_buffer(g, NULL, size);
+        outs[i] = gpu_buffer(g, NULL, OUT_BYTES);
     for (int i = 0; i < 4; i++) {
-        a.out = outs[i];
-        gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &a, workspace));
+        s.a.out = outs[i];
+        gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &s.a, s.workspace));
         if (i == 0)
             gpu_run(g);
     }
     gpu_run(g);
     tqkv_graph *graph;
     for (int i = 4; i < N; i++) {
-        a.out = outs[i];
-        gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &a, workspace));
+        s.a.out = outs[i];
+        gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &s.a, s.workspace));
     }
     gpu_ok(g, tqkv_encoder_finish_graph(g->encoder, &graph));
     gpu_ok(g, tqkv_graph_launch(graph, g->encoder));
@@ -223,16 +249,70 @@ static void the_same_bits_every_time(void **state)
     assert_true(isfinite(first[0]) && first[0] != 0);
     for (int i = 1; i < N; i++) {
         float *other = gpu_take(g, outs[i]);
-        assert_memory_equal(other, first, size);
+        assert_memory_equal(other, first, OUT_BYTES);
         free(other);
     }
     free(first);
-    tqkv_buffer_free(cache);
-    tqkv_buffer_free(a.queries);
-    tqkv_buffer_free(workspace);
-    free(memory);
-    free(x);
-    free(q);
+    small_free(&s);
+}
+
+/* A sequence in three parts, one of no tokens, on two streams as on two devices; merged. */
+static void parts_merge_to_the_whole(void **state)
+{
+    const gpu_case *g = *state;
+    enum { PARTS = 3, CUT = 400 };
+    small_cache s;
+    size_t bytes;
+    tqkv_encoder *other;
+    small_make(g, &s);
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &s.a, &bytes));
+    gpu_ok(g, tqkv_encoder_create(g->device, NULL, &other));
+    tqkv_buffer *whole = gpu_buffer(g, NULL, OUT_BYTES), *whole_state = gpu_buffer(g, NULL, HEADS * 8),
+                *outs = gpu_buffer(g, NULL, PARTS * OUT_BYTES),
+                *states = gpu_buffer(g, NULL, PARTS * HEADS * 8),
+                *merged = gpu_buffer(g, NULL, OUT_BYTES), *merged_state = gpu_buffer(g, NULL, HEADS * 8),
+                *room = gpu_buffer(g, NULL, 2 * bytes);
+    s.a.out = whole;
+    s.a.state = whole_state;
+    gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &s.a, s.workspace));
+    gpu_run(g);
+    for (uint32_t i = 0; i < PARTS; i++) {
+        tqkv_gpu_attention a = s.a;
+        tqkv_buffer *workspace = i == 1 ? room : s.workspace;
+        a.first_slot = a.first_position = i == 0 ? 0 : CUT;
+        a.n_tokens = i == 0 ? CUT : i == 1 ? TOKENS - CUT : 0;
+        gpu_ok(g, tqkv_buffer_view(outs, i * OUT_BYTES, OUT_BYTES, &a.out));
+        gpu_ok(g, tqkv_buffer_view(states, i * HEADS * 8, HEADS * 8, &a.state));
+        gpu_ok(g, tqkv_dispatch_attend(i == 1 ? other : g->encoder, g->registry, &a, workspace));
+        tqkv_buffer_free(a.out);
+        tqkv_buffer_free(a.state);
+    }
+    gpu_ok(g, tqkv_encoder_submit(other));
+    gpu_ok(g, tqkv_encoder_wait(other));
+    gpu_ok(g, tqkv_dispatch_merge(g->encoder, g->registry, PARTS, HEADS, DIM, outs, states, merged,
+                                  TQKV_F32, merged_state));
+    gpu_run(g);
+    assert_int_not_equal(tqkv_dispatch_merge(g->encoder, g->registry, PARTS + 1, HEADS, DIM, outs,
+                                             states, merged, TQKV_F32, NULL), TQKV_OK);
+    assert_int_not_equal(tqkv_dispatch_merge(g->encoder, g->registry, 0, HEADS, DIM, outs, states,
+                                             merged, TQKV_F32, NULL), TQKV_OK);
+    assert_int_not_equal(tqkv_dispatch_merge(g->encoder, g->registry, PARTS, HEADS, DIM, outs,
+                                             NULL, merged, TQKV_F32, NULL), TQKV_OK);
+    float *want = gpu_take(g, whole), *got = gpu_take(g, merged),
+          *want_state = gpu_take(g, whole_state), *got_state = gpu_take(g, merged_state);
+    assert_true(sqrt(test_error(want, got, HEADS * DIM)) <= BOUND);
+    for (int h = 0; h < HEADS; h++)
+        assert_true(fabs(log(want_state[2 * h + 1]) + want_state[2 * h] - log(got_state[2 * h + 1]) -
+                         got_state[2 * h]) < 1e-3);
+    tqkv_buffer_free(outs);
+    tqkv_buffer_free(states);
+    tqkv_buffer_free(room);
+    tqkv_encoder_free(other);
+    free(want);
+    free(got);
+    free(want_state);
+    free(got_state);
+    small_free(&s);
 }
 
 /* argument: the name of a test, or all */
@@ -247,6 +327,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(large_logits),
         cmocka_unit_test(many_small_weights),
         cmocka_unit_test(the_same_bits_every_time),
+        cmocka_unit_test(parts_merge_to_the_whole),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

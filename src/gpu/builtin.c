@@ -22,6 +22,7 @@ static const struct {
     {"prepare_queries", text_attend_ends},
     {"attend_split", text_attend},
     {"merge_splits", text_attend_ends},
+    {"merge_parts", text_attend_ends},
     {"attend_tensor", text_attend_tensor},
     {"append_trellis", text_append},
     {"append_lloyd", text_append},

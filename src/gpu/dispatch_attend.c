@@ -296,6 +296,36 @@ tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
     return encoder_leave(e, status);
 }
 
+tqkv_status tqkv_dispatch_merge(tqkv_encoder *e, tqkv_registry *registry, uint32_t n_parts,
+                                uint32_t n_rows, uint32_t head_dim, tqkv_buffer *outs,
+                                tqkv_buffer *states, tqkv_buffer *out, tqkv_type out_type,
+                                tqkv_buffer *state)
+{
+    tqkv_status status = handle_check(e, HANDLE_ENCODER);
+    if (status == TQKV_OK)
+        status = dispatch_check(e, registry, e->device);
+    if (status != TQKV_OK)
+        return status;
+    if (!n_parts || !n_rows || n_rows > INT32_MAX || !head_dim || !is_type(out_type))
+        return FAILED(e, TQKV_ERROR_ARGUMENT, "merge: %u parts of %u rows of %u", n_parts, n_rows,
+                      head_dim);
+    uint64_t rows = product3(n_parts, n_rows, 1), size = type_size(out_type);
+    status = dispatch_check_buffer(e, outs, 0, product3(rows, head_dim, 4), 4, "outs");
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(e, states, 0, product3(rows, 8, 1), 4, "states");
+    if (status == TQKV_OK)
+        status = dispatch_check_buffer(e, out, 0, product3(n_rows, head_dim, size), size, "out");
+    if (status == TQKV_OK && state)
+        status = dispatch_check_buffer(e, state, 0, n_rows * 8ull, 4, "state");
+    if (status != TQKV_OK)
+        return status;
+    parts_params p = {n_parts, n_rows, head_dim, out_type, state != NULL, 0};
+    launch l = {.buffers = {outs, states, out, state}, .n_buffers = 4, .groups = {n_rows, 1, 1},
+                .n_items = 64};
+    status = launch_find(&l, e, registry, "merge_parts", NULL);
+    return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
+}
+
 /* ---- the reference's names ---- */
 
 static tqkv_status vec_attention(const tqkv_flash_attn_vec_params *v, tqkv_gpu_attention *a)

@@ -61,6 +61,7 @@ RUN8(encode_mlx, rows_params)
 RUN8(prepare_queries, query_params)
 RUN10(attend_split, attend_params)
 RUN4(merge_splits, merge_params)
+RUN4(merge_parts, parts_params)
 RUN10(append_trellis, append_params)
 RUN10(append_lloyd, append_params)
 RUN10(append_mlx, append_params)
@@ -79,6 +80,7 @@ extern "C" const host_kernel host_kernels[] = {
     {"prepare_queries", run_prepare_queries, 8},
     {"attend_split", run_attend_split, 10},
     {"merge_splits", run_merge_splits, 4},
+    {"merge_parts", run_merge_parts, 4},
     {"append_trellis", run_append_trellis, 10},
     {"append_lloyd", run_append_lloyd, 10},
     {"append_mlx", run_append_mlx, 10},

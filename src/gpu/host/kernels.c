@@ -27,6 +27,7 @@ const host_kernel host_kernels[] = {
     {"prepare_queries", prepare_queries, 8},
     {"attend_split", attend_split, 10},
     {"merge_splits", merge_splits, 4},
+    {"merge_parts", merge_parts, 4},
     {"append_trellis", append_trellis, 10},
     {"append_lloyd", append_lloyd, 10},
     {"append_mlx", append_mlx, 10},

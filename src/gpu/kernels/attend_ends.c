@@ -77,3 +77,33 @@ KERNEL4(merge_splits, merge_params, const float, partials, const float, sinks, u
         state[2 * (ulong)group_x + 1] = sum;
     }
 }
+
+/* group_x is the row: outs[part][row][dim], states[part][row][2], as attention gives them. */
+KERNEL4(merge_parts, parts_params, const float, outs, const float, states, uchar, out, float, state)
+{
+    uint dim = p->head_dim;
+    float max = -INFINITY, sum = 0;
+    for (uint i = 0; i < p->n_parts; i++) {
+        GLOBAL const float *s = states + 2 * ((ulong)i * p->n_rows + group_x);
+        max = s[1] > 0 && s[0] > max ? s[0] : max;
+    }
+    for (uint i = 0; i < p->n_parts; i++) {
+        GLOBAL const float *s = states + 2 * ((ulong)i * p->n_rows + group_x);
+        sum += s[1] > 0 ? s[1] * expf(s[0] - max) : 0;
+    }
+    GLOBAL uchar *row = out + (ulong)group_x * dim * (p->type == TYPE_F32 ? 4 : 2);
+    for (uint d = item; d < dim; d += n_items) {
+        float value = 0;
+        for (uint i = 0; i < p->n_parts; i++) {
+            ulong part = (ulong)i * p->n_rows + group_x;
+            GLOBAL const float *s = states + 2 * part;
+            if (s[1] > 0)
+                value = fmaf(outs[part * dim + d], s[1] * expf(s[0] - max) / sum, value);
+        }
+        number_store(row, p->type, d, value);
+    }
+    if (p->has_state && item == 0) {
+        state[2 * (ulong)group_x] = max;
+        state[2 * (ulong)group_x + 1] = sum;
+    }
+}

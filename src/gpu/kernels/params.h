@@ -131,3 +131,8 @@ typedef struct merge_params {
     uint block_rows; /* ROWS of the attention kernel */
     uint has_sinks, has_state;
 } merge_params;
+
+/* Results over parts of the tokens. */
+typedef struct parts_params {
+    uint n_parts, n_rows, head_dim, type, has_state, unused;
+} parts_params;
