@@ -25,7 +25,7 @@ INLINE bool append_task(PARAM const append_params *p, uint row, bool is_key,
     k->scales = scales + scale_offset(o, sequence, head, at);
     k->n_centres = is_key ? p->n_centres : 0;
     k->centre = k->n_centres > 1 ? centres + centre_offset(o, sequence, head, at) : codes;
-    k->profile = profiles + (ulong)head * (1 + p->n_centres) * dim;
+    k->profile = k->n_centres ? profiles + (ulong)head * (1 + p->n_centres) * dim : profiles;
     k->value_type = p->value_type;
     return exists;
 }

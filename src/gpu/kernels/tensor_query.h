@@ -126,7 +126,7 @@ INLINE void query_prepare(const tensor_params *p, const segment *s, uint r, byte
                           uint lane)
 {
     float v[LANE_VALUES], largest = 0;
-    const float *profile = profiles + (ulong)s->head * (1 + p->n_centres) * D;
+    const float *profile = CENTRES ? profiles + (ulong)s->head * (1 + p->n_centres) * D : profiles;
     UNROLL for (int k = 0; k < LANE_VALUES; k++)
     {
         uint d = 32 * k + lane;
