@@ -149,29 +149,29 @@ static void large_logits(void **state)
  * rounded away. */
 static void many_small_weights(void **state)
 {
-    enum { HEADS = 4, TOKENS = 4096, DIM = 128 };
-    shape s = {.keys = "tq8", .values = "tq8", .key_dim = DIM, .value_dim = DIM, .n_kv_heads = HEADS,
-               .group = 1, .n_queries = 1, .n_tokens = TOKENS, .slots_multiple = 64,
+    enum { N_HEADS = 4, N_TOKENS = 8192, DIM = 128 };
+    shape s = {.keys = "tq8", .values = "tq8", .key_dim = DIM, .value_dim = DIM, .n_kv_heads = N_HEADS,
+               .group = 1, .n_queries = 1, .n_tokens = N_TOKENS, .slots_multiple = 64,
                .key_size = 1e-3f};
     attend_case c;
     double worst;
     case_make(&c, &s);
-    for (size_t h = 0; h < HEADS; h++) {
+    for (size_t h = 0; h < N_HEADS; h++) {
         const float *q = c.queries + h * DIM;
         float square = 0;
         for (size_t i = 0; i < DIM; i++)
             square += q[i] * q[i];
         for (size_t i = 0; i < DIM; i++) {
-            c.keys[h * DIM + i] = 9.2f / square / c.a.scale * q[i];
-            for (size_t t = 0; t < TOKENS; t++)
-                c.values[(t * HEADS + h) * DIM + i] += 1;
+            c.keys[h * DIM + i] = 10.6f / square / c.a.scale * q[i];
+            for (size_t t = 0; t < N_TOKENS; t++)
+                c.values[(t * N_HEADS + h) * DIM + i] += 1;
         }
     }
     case_store(&c, &s);
     run_case(*state, &c, &s, 0);
     double error = case_error(&c, &worst);
     print_message("many small weights: %.2e\n", error);
-    assert_true(error <= 1e-2);
+    assert_true(error <= 5e-3);
     case_free(&c);
 }
 
