@@ -14,29 +14,27 @@
 
 enum { REPEATS = 40, CHAIN = 20, POOL = 1 << 30 };
 
-/* sequences, query heads, KV heads, head_dim, tokens, queries; tokens of a page, or 0. */
 typedef struct shape {
-    const char *format;
-    uint32_t sequences, heads, kv_heads, dim, tokens, queries, page;
+    char format[16];
+    uint32_t sequences, heads, kv_heads, dim, tokens, queries;
+    uint32_t page; /* tokens of one, or 0 */
     int is_portable;
 } shape;
 
-static const shape cases[] = {
-    {"lm4", 1, 32, 8, 128, 32768, 1, 0, 0},   {"tq4", 1, 32, 8, 128, 32768, 1, 0, 0},
-    {"lm4", 1, 32, 8, 128, 131072, 1, 0, 0},  {"tq4", 1, 32, 8, 128, 131072, 1, 0, 0},
-    {"lm4", 8, 32, 8, 128, 8192, 1, 0, 0},    {"tq4", 8, 32, 8, 128, 8192, 1, 0, 0},
-    {"lm4", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq4", 8, 32, 8, 128, 32768, 1, 0, 0},
-    {"lm4", 16, 8, 8, 128, 32768, 1, 0, 0},   {"tq4", 16, 8, 8, 128, 32768, 1, 0, 0},
-    {"lm4", 8, 64, 8, 128, 32768, 1, 0, 0},   {"tq4", 8, 64, 8, 128, 32768, 1, 0, 0},
-    {"tq2", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq3", 8, 32, 8, 128, 32768, 1, 0, 0},
-    {"tq5", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq6", 8, 32, 8, 128, 32768, 1, 0, 0},
-    {"tq8", 8, 32, 8, 128, 32768, 1, 0, 0},   {"tq4.25", 8, 32, 8, 128, 32768, 1, 0, 0},
-    {"mlx4", 8, 32, 8, 128, 32768, 1, 0, 0},  {"tq4", 16, 32, 8, 64, 32768, 1, 0, 0},
-    {"tq4", 8, 16, 8, 96, 32768, 1, 0, 0},    {"tq4", 4, 32, 8, 256, 32768, 1, 0, 0},
-    {"tq4", 8, 32, 8, 128, 32768, 4, 0, 0},   {"tq4", 8, 32, 8, 128, 32768, 1, 16, 0},
-    {"tq4", 8, 32, 8, 128, 32768, 1, 256, 0}, {"tq4", 4, 64, 1, 128, 131072, 1, 0, 0},
-    {"tq4", 8, 32, 8, 128, 32768, 1, 0, 1},
+/* As on the command line. */
+static const char *const cases[] = {
+    "lm4,1,32,8,128,32768", "tq4,1,32,8,128,32768", "lm4,1,32,8,128,131072",
+    "tq4,1,32,8,128,131072", "lm4,8,32,8,128,8192", "tq4,8,32,8,128,8192", "lm4,8,32,8,128,32768",
+    "tq4,8,32,8,128,32768", "lm4,16,8,8,128,32768", "tq4,16,8,8,128,32768",
+    "lm4,8,64,8,128,32768", "tq4,8,64,8,128,32768", "tq2,8,32,8,128,32768",
+    "tq3,8,32,8,128,32768", "tq5,8,32,8,128,32768", "tq6,8,32,8,128,32768",
+    "tq8,8,32,8,128,32768", "tq4.25,8,32,8,128,32768", "mlx4,8,32,8,128,32768",
+    "tq4,16,32,8,64,32768", "tq4,8,16,8,96,32768", "tq4,4,32,8,256,32768",
+    "tq4,8,32,8,128,32768,4", "tq4,8,32,8,128,32768,1,16", "tq4,8,32,8,128,32768,1,256",
+    "tq4,4,64,1,128,131072",
 };
+/* And one by the portable kernel. */
+static const char portable_case[] = "tq4,8,32,8,128,32768";
 
 typedef struct bench {
     const device_options *o;
@@ -54,18 +52,6 @@ typedef struct job {
     size_t code, scale, copy_codes, copy_scales, copies;
     double bytes;
 } job;
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, size_t n)
-{
-    qsort(x, n, sizeof *x, compare_doubles);
-    return x[n / 2];
-}
 
 /* ---- times ---- */
 
@@ -113,7 +99,7 @@ static double time_single(bench *b, job *j)
         if (!device_ok(&b->d, "events",
                        tqkv_event_elapsed(b->events[2 * i], b->events[2 * i + 1], &times[i])))
             return -1;
-    return median(times, REPEATS);
+    return median_time(times, REPEATS);
 }
 
 /* A launch's share of a graph of CHAIN of them. */
@@ -140,7 +126,7 @@ static double time_chain(bench *b, job *j)
             status = TQKV_ERROR_DEVICE;
     }
     tqkv_graph_free(graph);
-    return status == TQKV_OK ? median(times, ROUNDS) / CHAIN : -1;
+    return status == TQKV_OK ? median_time(times, ROUNDS) / CHAIN : -1;
 }
 
 /* ---- cases ---- */
@@ -285,24 +271,32 @@ static void release(bench *b)
 }
 
 /* "FORMAT,SEQUENCES,HEADS,KV_HEADS,HEAD_DIM,TOKENS[,QUERIES[,PAGE]]" */
-static int parse_case(const char *text, shape *s, char *format)
+static int parse_case(const char *text, shape *s)
 {
     size_t length = strcspn(text, ",");
-    *s = (shape){.format = format, .queries = 1};
-    if (length >= 16)
+    *s = (shape){.queries = 1};
+    if (length >= sizeof s->format)
         return 0;
-    memcpy(format, text, length);
-    format[length] = 0;
+    memcpy(s->format, text, length);
     int n = sscanf(text + length, ",%u,%u,%u,%u,%u,%u,%u", &s->sequences, &s->heads, &s->kv_heads,
                    &s->dim, &s->tokens, &s->queries, &s->page);
     return n >= 5 && s->sequences && s->heads && s->kv_heads && s->dim && s->queries &&
            s->tokens >= s->queries && (!s->page || s->tokens % s->page == 0);
 }
 
+static int run_case(bench *b, const char *text, int is_portable)
+{
+    shape s;
+    if (!parse_case(text, &s)) {
+        fprintf(stderr, "tqkv: bench: no such case: %s\n", text);
+        return 0;
+    }
+    s.is_portable = is_portable;
+    return measure(b, &s);
+}
+
 static int run(bench *b)
 {
-    char format[16];
-    shape one;
     double copied = time_single(b, NULL);
     if (copied < 0)
         return 0;
@@ -311,20 +305,12 @@ static int run(bench *b)
         printf("{\"copy_GB_s\": %.1f}\n", b->copy * 1e-9);
     else
         printf("copy: %.0f GB/s, read and written\n", b->copy * 1e-9);
-    for (int i = 0; i < b->o->n_cases; i++) {
-        if (!parse_case(b->o->cases[i], &one, format)) {
-            fprintf(stderr, "tqkv: bench: no such case: %s\n", b->o->cases[i]);
+    const char *const *texts = b->o->n_cases ? b->o->cases : cases;
+    size_t n = b->o->n_cases ? (size_t)b->o->n_cases : sizeof cases / sizeof *cases;
+    for (size_t i = 0; i < n; i++)
+        if (!run_case(b, texts[i], 0))
             return 0;
-        }
-        if (!measure(b, &one))
-            return 0;
-    }
-    if (b->o->n_cases)
-        return 1;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (!measure(b, &cases[i]))
-            return 0;
-    return 1;
+    return b->o->n_cases || run_case(b, portable_case, 1);
 }
 
 int bench_attend(const device_options *o)

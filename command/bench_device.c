@@ -42,6 +42,12 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+double median_time(double *times, size_t n)
+{
+    qsort(times, n, sizeof *times, compare_doubles);
+    return times[n / 2];
+}
+
 /* The median time of a case; negative if it failed. */
 static double time_job(bench *b, const job *j, work w)
 {
@@ -61,8 +67,7 @@ static double time_job(bench *b, const job *j, work w)
             return -1;
         n = i < 0 ? 0 : i + 1;
     }
-    qsort(times, (size_t)n, sizeof *times, compare_doubles);
-    return times[n / 2];
+    return median_time(times, (size_t)n);
 }
 
 static void report(bench *b, const job *j, double seconds_taken)

@@ -2,6 +2,7 @@
 #ifndef TQKV_COMMAND_BENCH_DEVICE_H
 #define TQKV_COMMAND_BENCH_DEVICE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct device_options {
@@ -11,6 +12,9 @@ typedef struct device_options {
     const char *const *cases; /* of attention */
     int n_cases;
 } device_options;
+
+/* Sorts the times. */
+double median_time(double *times, size_t n);
 
 int bench_device(const device_options *o);
 int bench_attend(const device_options *o); /* --attention too */

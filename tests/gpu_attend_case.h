@@ -87,4 +87,32 @@ static inline void run_case(const gpu_case *g, attend_case *c, const shape *s,
         tqkv_buffer_free(buffers[i]);
 }
 
+/* Runs the case and returns its error. */
+static inline double error_of_case(const gpu_case *g, attend_case *c, const shape *s,
+                                   int is_portable)
+{
+    double worst;
+    run_case(g, c, s, is_portable);
+    return case_error(c, &worst);
+}
+
+/* Of the case that is nothing but its shape. */
+static inline double error_of_shape(const gpu_case *g, const shape *s, int is_portable)
+{
+    attend_case c;
+    case_make(&c, s);
+    case_store(&c, s);
+    double error = error_of_case(g, &c, s, is_portable);
+    case_free(&c);
+    return error;
+}
+
+/* Asserts it, and names the case. */
+static inline void check_error(const shape *s, double error, double bound)
+{
+    if (!(error <= bound))
+        fail_msg("%s/%s, head_dims %u/%u, %ux%u, %u queries, %zu tokens: %.2e", s->keys, s->values,
+                 s->key_dim, s->value_dim, s->n_kv_heads, s->group, s->n_queries, s->n_tokens, error);
+}
+
 #endif

@@ -6,21 +6,12 @@
 
 static void check_case(const gpu_case *g, attend_case *c, const shape *s)
 {
-    double worst;
-    run_case(g, c, s, 1);
-    double error = case_error(c, &worst);
-    if (!(error <= BOUND))
-        fail_msg("%s/%s, head_dims %u/%u, %ux%u, %zu tokens: %.2e", s->keys, s->values,
-                 s->key_dim, s->value_dim, s->n_kv_heads, s->group, s->n_tokens, error);
+    check_error(s, error_of_case(g, c, s, 1), BOUND);
 }
 
 static void check_shape(const gpu_case *g, const shape *s)
 {
-    attend_case c;
-    case_make(&c, s);
-    case_store(&c, s);
-    check_case(g, &c, s);
-    case_free(&c);
+    check_error(s, error_of_shape(g, s, 1), BOUND);
 }
 
 static const char *const names[] = {"tq2", "tq3", "tq4", "tq4.25", "tq5", "tq6", "tq7.5", "tq8",
@@ -95,7 +86,6 @@ static void what_is_not_seen_may_be_anything(void **state)
     shape s = {.keys = "f32", .values = "f16", .key_dim = 64, .value_dim = 64, .n_kv_heads = 1,
                .group = 2, .n_queries = 1, .n_tokens = 200};
     attend_case c;
-    double worst;
     case_make(&c, &s);
     case_store(&c, &s);
     c.a.causal = 1;
@@ -104,8 +94,7 @@ static void what_is_not_seen_may_be_anything(void **state)
         ((float *)c.key_memory)[i] = NAN;
         ((uint16_t *)c.value_memory)[i] = 0x7E00;
     }
-    run_case(*state, &c, &s, 1);
-    assert_true(case_error(&c, &worst) <= BOUND);
+    check_error(&s, error_of_case(*state, &c, &s, 1), BOUND);
     case_free(&c);
 }
 

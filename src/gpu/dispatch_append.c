@@ -1,6 +1,4 @@
 /* A step's new rows into a cache. */
-#include <stdlib.h>
-
 #include "gpu/dispatch_cache.h"
 
 /* What is appended: its arguments, and the two sides' rows. */
@@ -21,8 +19,7 @@ static tqkv_status check_arguments(const tqkv_gpu_attention *a, uint32_t n_posit
     if (!a->keys.format.codebook || !a->values.format.codebook ||
         !operand_format_is_good(&a->keys) || !operand_format_is_good(&a->values))
         return TQKV_ERROR_FORMAT;
-    if (a->keys.n_centres > 256 ||
-        (a->keys.profiles && (a->keys.n_centres < 1 || a->keys.is_rotated)))
+    if (!key_profile_is_good(&a->keys))
         return TQKV_ERROR_PROFILE;
     if (n_positions > a->n_tokens && !a->lengths)
         return TQKV_ERROR_ARGUMENT;
@@ -40,9 +37,6 @@ static tqkv_status check_numbers(append_call *c, tqkv_type type)
         status = dispatch_check_buffer(c->e, c->values, 0,
                                        product3(rows, c->a->values.format.head_dim, size), size,
                                        "new values");
-    if (status == TQKV_OK && c->a->lengths)
-        status = dispatch_check_buffer(c->e, c->a->lengths, 0, c->a->n_sequences * 4ull, 4,
-                                       "lengths");
     return status;
 }
 
@@ -62,9 +56,7 @@ static tqkv_status record_rows(append_call *c, uint32_t first, uint32_t n)
     c->p.n_rows = n;
     c->p.lanes = t.n_items;
     c->p.team_floats = t.floats;
-    rotation_params_set(&c->p.rotation, &o->format, 0);
-    if (o->is_rotated)
-        c->p.rotation.active = c->p.rotation.has_signs = 0;
+    operand_rotation_set(&c->p.rotation, o, 0);
     launch l = {.buffers = {c->keys, c->values, c->views[0], c->views[1], c->views[2], c->views[3],
                             c->views[4], a->keys.profiles, a->pages, a->lengths},
                 .n_buffers = 10, .n_items = t.n_items, .local_bytes = t.local_bytes,
@@ -86,7 +78,7 @@ static tqkv_status record_all(append_call *c)
 {
     uint32_t n = c->p.n_each;
     size_t recorded = c->e->list.n;
-    tqkv_status status = cache_views(c->a, c->views);
+    tqkv_status status = cache_views(c->a, 0, c->views);
     if (status == TQKV_OK && is_one_launch(c->a)) {
         status = record_rows(c, 0, 2 * n);
     } else if (status == TQKV_OK) {

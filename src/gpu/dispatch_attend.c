@@ -8,10 +8,13 @@
 
 enum { ROWS = 4 /* of a block where the kernel takes any */, TILE = 128, MAX_SPLITS = 512 };
 
-/* How the work is divided; sizes in floats. */
+/* How the work is divided; sizes of the parts of the portable kernels' workspace in floats. */
 typedef struct attend_plan {
     uint64_t query_rows, rotated, products, partials;
     uint32_t n_splits;
+    int has_tensor; /* there is a kernel for tensor cores, unless rows lie in its way */
+    tensor_plan tensor;
+    size_t workspace; /* bytes, for either */
 } attend_plan;
 
 static uint32_t group_of(const tqkv_gpu_attention *a)
@@ -45,12 +48,13 @@ static tqkv_status make_plan(const tqkv_device *d, const tqkv_gpu_attention *a, 
     /* each part begins at a multiple of 16 bytes */
     plan->rotated = (plan->rotated + 3) & ~3ull;
     plan->products = (plan->products + 3) & ~3ull;
-    return floats > UINT64_MAX / 8 || plan->query_rows > INT32_MAX ? TQKV_ERROR_OVERFLOW : TQKV_OK;
-}
-
-static size_t plan_bytes(const attend_plan *plan)
-{
-    return (size_t)(plan->rotated + plan->products + plan->partials) * sizeof(float);
+    if (floats > UINT64_MAX / 8 || plan->query_rows > INT32_MAX)
+        return TQKV_ERROR_OVERFLOW;
+    plan->workspace = (size_t)(plan->rotated + plan->products + plan->partials) * sizeof(float);
+    plan->has_tensor = tensor_plan_make(d, a, &plan->tensor);
+    if (plan->has_tensor && plan->tensor.workspace > plan->workspace)
+        plan->workspace = (size_t)plan->tensor.workspace;
+    return TQKV_OK;
 }
 
 static tqkv_status check_shapes(const tqkv_gpu_attention *a)
@@ -62,19 +66,9 @@ static tqkv_status check_shapes(const tqkv_gpu_attention *a)
         return TQKV_ERROR_OVERFLOW;
     if (!operand_format_is_good(&a->keys) || !operand_format_is_good(&a->values))
         return TQKV_ERROR_FORMAT;
-    if (a->keys.n_centres > 256 ||
-        (a->keys.profiles && (a->keys.n_centres < 1 || a->keys.is_rotated)))
+    if (!key_profile_is_good(&a->keys))
         return TQKV_ERROR_PROFILE;
     return TQKV_OK;
-}
-
-/* For the kernel that will serve, and for the other one. */
-static size_t workspace_bytes(const tqkv_device *d, const tqkv_gpu_attention *a,
-                              const attend_plan *plan)
-{
-    tensor_plan t;
-    size_t bytes = plan_bytes(plan);
-    return tensor_plan_make(d, a, &t) && t.workspace > bytes ? (size_t)t.workspace : bytes;
 }
 
 tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_attention *a,
@@ -89,7 +83,7 @@ tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_atten
     if (status == TQKV_OK)
         status = make_plan(d, a, &plan);
     if (status == TQKV_OK)
-        *bytes = workspace_bytes(d, a, &plan);
+        *bytes = plan.workspace;
     return status;
 }
 
@@ -114,13 +108,10 @@ static tqkv_status check_attention(tqkv_encoder *e, const tqkv_gpu_attention *a,
             type_size(a->out_type), "out");
     if (status == TQKV_OK && a->state)
         status = dispatch_check_buffer(e, a->state, 0, plan->query_rows * 8, 4, "state");
-    if (status == TQKV_OK && a->lengths)
-        status = dispatch_check_buffer(e, a->lengths, 0, a->n_sequences * 4ull, 4, "lengths");
     if (status == TQKV_OK && a->sinks)
         status = dispatch_check_buffer(e, a->sinks, 0, a->n_heads * 4ull, 4, "sinks");
     if (status == TQKV_OK)
-        status = dispatch_check_buffer(e, workspace, 0, workspace_bytes(e->device, a, plan), 16,
-                                       "workspace");
+        status = dispatch_check_buffer(e, workspace, 0, plan->workspace, 16, "workspace");
     return status;
 }
 
@@ -134,7 +125,7 @@ static uint32_t larger_of(uint32_t a, uint32_t b)
 /* The three parts of the workspace. */
 typedef struct parts {
     tqkv_buffer *rotated, *products, *partials;
-    tqkv_buffer *operands[5]; /* from their offsets on */
+    tqkv_buffer *operands[CACHE_VIEWS];
 } parts;
 
 static void parts_free(parts *s)
@@ -142,7 +133,7 @@ static void parts_free(parts *s)
     tqkv_buffer_free(s->rotated);
     tqkv_buffer_free(s->products);
     tqkv_buffer_free(s->partials);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < CACHE_VIEWS; i++)
         tqkv_buffer_free(s->operands[i]);
 }
 
@@ -157,7 +148,7 @@ static tqkv_status parts_make(parts *s, const tqkv_gpu_attention *a, const atten
         status = tqkv_buffer_view(workspace, rotated + products, (size_t)plan->partials * 4,
                                   &s->partials);
     if (status == TQKV_OK)
-        status = cache_views(a, s->operands);
+        status = cache_views(a, 0, s->operands);
     return status;
 }
 
@@ -173,9 +164,7 @@ static tqkv_status record_queries(tqkv_encoder *e, tqkv_registry *registry,
                       .head_dim = dim, .n_queries = a->n_queries, .n_heads = a->n_heads,
                       .n_kv_heads = a->n_kv_heads, .type = a->query_type,
                       .n_centres = a->keys.profiles ? a->keys.n_centres : 0};
-    rotation_params_set(&p.rotation, &a->keys.format, 0);
-    if (a->keys.is_rotated)
-        p.rotation.active = p.rotation.has_signs = 0;
+    operand_rotation_set(&p.rotation, &a->keys, 0);
     launch l = {.buffers = {a->queries, a->keys.profiles, NULL, s->rotated, s->products},
                 .n_buffers = 8, .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
                 .local_bytes = 2 * dim * 4, .is_entered = 1};
@@ -236,9 +225,7 @@ static tqkv_status record_merge(tqkv_encoder *e, tqkv_registry *registry,
                       .n_kv_heads = a->n_kv_heads, .type = a->out_type,
                       .block_rows = block_rows, .has_sinks = a->sinks != NULL,
                       .has_state = a->state != NULL};
-    rotation_params_set(&p.rotation, &a->values.format, 1);
-    if (a->values.is_rotated)
-        p.rotation.active = p.rotation.has_signs = 0;
+    operand_rotation_set(&p.rotation, &a->values, 1);
     launch l = {.buffers = {s->partials, a->sinks, a->out, a->state}, .n_buffers = 4,
                 .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
                 .local_bytes = 2 * dim * 4, .is_entered = 1};
@@ -286,10 +273,9 @@ tqkv_status tqkv_dispatch_attend(tqkv_encoder *e, tqkv_registry *registry,
     status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
-    tensor_plan t;
     status = TQKV_ERROR_NO_DEVICE;
-    if (tensor_plan_make(e->device, a, &t) && tensor_layout_fits(a))
-        status = tensor_record(e, registry, a, &t, workspace);
+    if (plan.has_tensor && tensor_layout_fits(a))
+        status = tensor_record(e, registry, a, &plan.tensor, workspace);
     /* No compiler, or one that does not know the device's instructions. */
     if (status == TQKV_ERROR_NO_DEVICE || status == TQKV_ERROR_COMPILE)
         status = record_portable(e, registry, a, &plan, workspace);

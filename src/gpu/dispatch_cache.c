@@ -13,6 +13,12 @@ int operand_format_is_good(const tqkv_gpu_operand *o)
     return tqkv_format_check(f) == TQKV_OK && f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
 }
 
+int key_profile_is_good(const tqkv_gpu_operand *keys)
+{
+    return keys->n_centres <= 256 &&
+           (!keys->profiles || (keys->n_centres >= 1 && !keys->is_rotated));
+}
+
 static uint64_t count_slots(const tqkv_gpu_attention *a)
 {
     return a->capacity ? a->capacity : sum2(a->first_slot, a->n_tokens);
@@ -88,6 +94,8 @@ tqkv_status cache_check(tqkv_encoder *e, const tqkv_gpu_attention *a)
         status = check_operand(e, a, &a->keys, 1);
     if (status == TQKV_OK)
         status = check_operand(e, a, &a->values, 0);
+    if (status == TQKV_OK && a->lengths)
+        status = dispatch_check_buffer(e, a->lengths, 0, a->n_sequences * 4ull, 4, "lengths");
     return status;
 }
 
@@ -115,6 +123,13 @@ place_params places_of(const tqkv_gpu_attention *a)
                           a->pages_stride, a->n_pages};
 }
 
+void operand_rotation_set(rotation_params *p, const tqkv_gpu_operand *o, int inverse)
+{
+    rotation_params_set(p, &o->format, inverse);
+    if (o->is_rotated)
+        p->active = p->has_signs = 0;
+}
+
 static tqkv_status view_from(tqkv_buffer *b, size_t offset, tqkv_buffer **view)
 {
     if (!b || offset >= b->bytes)
@@ -122,12 +137,14 @@ static tqkv_status view_from(tqkv_buffer *b, size_t offset, tqkv_buffer **view)
     return tqkv_buffer_view(b, offset, b->bytes - offset, view);
 }
 
-tqkv_status cache_views(const tqkv_gpu_attention *a, tqkv_buffer **views)
+tqkv_status cache_views(const tqkv_gpu_attention *a, uint64_t first, tqkv_buffer **views)
 {
     const tqkv_gpu_rows *k = &a->keys.rows, *v = &a->values.rows;
     tqkv_buffer *buffers[] = {k->codes, k->scales, k->centres, v->codes, v->scales};
     size_t offsets[] = {k->code_offset, k->scale_offset, k->centre_offset, v->code_offset,
                         v->scale_offset};
+    size_t strides[] = {k->code_stride, k->scale_stride, k->centre_stride, v->code_stride,
+                        v->scale_stride};
     tqkv_status status = TQKV_OK;
     for (int i = 0; i < CACHE_VIEWS; i++) {
         int is_scale = i == 1 || i == 4;
@@ -136,7 +153,7 @@ tqkv_status cache_views(const tqkv_gpu_attention *a, tqkv_buffer **views)
                       : i == 2 ? o->profiles != NULL && o->n_centres > 1
                                : 1;
         if (status == TQKV_OK && is_used)
-            status = view_from(buffers[i], offsets[i], &views[i]);
+            status = view_from(buffers[i], offsets[i] + (size_t)first * strides[i], &views[i]);
     }
     return status;
 }

@@ -5,17 +5,23 @@
 #include "gpu/dispatch.h"
 
 int operand_format_is_good(const tqkv_gpu_operand *o);
+int key_profile_is_good(const tqkv_gpu_operand *keys);
 
-/* Pages and rings have a meaning, and no row of keys or values lies outside its buffers. */
+/* Pages, rings and lengths have a meaning, and no row of keys or values lies outside its
+ * buffers. */
 tqkv_status cache_check(tqkv_encoder *e, const tqkv_gpu_attention *a);
 
 /* The same for kernels. */
 operand_params operand_of(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o);
 place_params places_of(const tqkv_gpu_attention *a);
 
-/* Views of keys' codes, scales and centres, and of values' codes and scales, from their
- * offsets on; null where nothing is read. The caller frees them, also after an error. */
+/* An operand's rotation; none where its rows' domain is the caller's. */
+void operand_rotation_set(rotation_params *p, const tqkv_gpu_operand *o, int inverse);
+
+/* Views of keys' codes, scales and centres, and of values' codes and scales, from the first
+ * row of slot `first` on; null where nothing is read. The caller frees them, also after an
+ * error. */
 enum { CACHE_VIEWS = 5 };
-tqkv_status cache_views(const tqkv_gpu_attention *a, tqkv_buffer **views);
+tqkv_status cache_views(const tqkv_gpu_attention *a, uint64_t first, tqkv_buffer **views);
 
 #endif

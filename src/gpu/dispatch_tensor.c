@@ -7,6 +7,7 @@
 #include "format/lloyd_max.h"
 #include "format/mlx.h"
 #include "format/trellis.h"
+#include "gpu/dispatch_cache.h"
 #include "gpu/kernels/tensor_params.h"
 
 /* Blocks of a launch, at most: the backend has as many counters. */
@@ -42,8 +43,9 @@ static uint32_t scale_bytes(const tqkv_format *f)
     return f->codebook == TQKV_CODEBOOK_MLX ? 4 : 2;
 }
 
-/* 0: no profile, 1: a centre, 2: several, and rows have the number of theirs. */
-static int has_centres(const tqkv_gpu_attention *a)
+/* The kernel's CENTRES. 0: no profile, 1: a centre, 2: several, and rows have the number of
+ * theirs. */
+static int centres_case(const tqkv_gpu_attention *a)
 {
     return !a->keys.profiles ? 0 : a->keys.n_centres > 1 ? 2 : 1;
 }
@@ -52,7 +54,7 @@ static uint32_t stage_bytes(const tqkv_gpu_attention *a, uint32_t tile)
 {
     const tqkv_format *k = &a->keys.format, *v = &a->values.format;
     return tile * (row_bytes(k) + row_bytes(v) + scale_bytes(k) + scale_bytes(v) +
-                   (has_centres(a) == 2));
+                   (centres_case(a) == 2));
 }
 
 /* PADDED, in the kernel's words; then struct workplace and what stands around it. */
@@ -68,7 +70,7 @@ static uint32_t place_bytes(const tqkv_gpu_attention *a, const tensor_plan *plan
     uint32_t merge = plan->merge_warps * rows * (padded_dim(&a->values.format) + 4) * 4;
     uint32_t sets = rows <= 4 ? 1 : rows / 4, steps = (d + 31) / 32 * 2;
     uint32_t fragments = steps * sets * 256, state = (3 * warps + 7) * rows * 4 + 64;
-    uint32_t products = has_centres(a) ? a->keys.n_centres * rows * 4 : 0;
+    uint32_t products = centres_case(a) ? a->keys.n_centres * rows * 4 : 0;
     return 2 * rows * d * 4 + rows * 2 * d * 4 + merge +
            (warps * plan->stages + 2) * 8 + fragments + state + products;
 }
@@ -200,7 +202,7 @@ static int reads_on(const tqkv_gpu_attention *a, const tensor_plan *plan)
             {r->codes, r->code_offset, r->code_stride, o->head.codes, o->sequence.codes},
             {r->scales, r->scale_offset, r->scale_stride, o->head.scales, o->sequence.scales},
             {r->centres, r->centre_offset, 1, o->head.centres, o->sequence.centres}};
-        int n_parts = !i && has_centres(a) == 2 ? 3 : 2;
+        int n_parts = !i && centres_case(a) == 2 ? 3 : 2;
         for (int k = 0; k < n_parts; k++)
             if (sum2(sum2(parts[k].offset, last * parts[k].sequence),
                      sum2((a->n_kv_heads - 1) * parts[k].head, slots * parts[k].stride)) >
@@ -303,13 +305,6 @@ static tensor_operand operand_make(const tqkv_gpu_attention *a, const tqkv_gpu_o
     return t;
 }
 
-static void rotation_make(rotation_params *r, const tqkv_gpu_operand *o, int inverse)
-{
-    rotation_params_set(r, &o->format, inverse);
-    if (o->is_rotated)
-        r->active = r->has_signs = 0;
-}
-
 /* first_slot of the parameters, and how many slots before it the operands' addresses move. */
 static uint64_t slots_make(const tqkv_gpu_attention *a, const tensor_plan *plan, tensor_params *p)
 {
@@ -343,13 +338,13 @@ static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const ten
         .page_size = a->pages ? a->page_size : 0, .pages_stride = a->pages_stride,
         .n_pages = a->n_pages, .n_blocks = plan->n_blocks,
         .query_type = a->query_type, .out_type = a->out_type,
-        .n_centres = has_centres(a) ? a->keys.n_centres : 0, .has_sinks = a->sinks != NULL,
-        .has_state = a->state != NULL, .overlaps = (uint)overlaps, .minus_one = ~0u,
+        .n_centres = centres_case(a) ? a->keys.n_centres : 0, .has_sinks = a->sinks != NULL,
+        .overlaps = (uint)overlaps, .minus_one = ~0u,
         .scale = a->scale, .softcap = a->softcap};
     p->keys = operand_make(a, &a->keys, &p->key_unit);
     p->values = operand_make(a, &a->values, &p->value_unit);
-    rotation_make(&p->query_rotation, &a->keys, 0);
-    rotation_make(&p->out_rotation, &a->values, 1);
+    operand_rotation_set(&p->query_rotation, &a->keys, 0);
+    operand_rotation_set(&p->out_rotation, &a->values, 1);
 }
 
 static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *registry,
@@ -359,45 +354,18 @@ static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *regist
     char options[512];
     snprintf(options, sizeof options,
              "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u MERGE_WARPS=%u KEY_KIND=%u "
-             "KEY_RATE=%u VALUE_KIND=%u "
-             "VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
+             "KEY_RATE=%u VALUE_KIND=%u VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
              k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages,
-             plan->merge_warps, k->codebook,
-             k->rate, v->codebook, v->rate, has_centres(a), a->softcap > 0, a->state != NULL,
-             layout_of(a, plan));
+             plan->merge_warps, k->codebook, k->rate, v->codebook, v->rate, centres_case(a),
+             a->softcap > 0, a->state != NULL, layout_of(a, plan));
     return launch_find(l, e, registry, "attend_tensor", options);
-}
-
-/* Views of the operands from the first slot on; freed by the caller, who also gets those made
- * before one failed. */
-static tqkv_status views_make(const tqkv_gpu_attention *a, uint64_t slots, tqkv_buffer **views)
-{
-    const tqkv_gpu_rows *k = &a->keys.rows, *v = &a->values.rows;
-    const struct {
-        tqkv_buffer *buffer;
-        size_t offset, stride;
-        int is_used;
-    } parts[5] = {{k->codes, k->code_offset, k->code_stride, 1},
-                  {k->scales, k->scale_offset, k->scale_stride, 1},
-                  {k->centres, k->centre_offset, k->centre_stride,
-                   has_centres(a) == 2},
-                  {v->codes, v->code_offset, v->code_stride, 1},
-                  {v->scales, v->scale_offset, v->scale_stride, 1}};
-    tqkv_status status = TQKV_OK;
-    for (int i = 0; i < 5 && status == TQKV_OK; i++)
-        if (parts[i].is_used) {
-            size_t offset = parts[i].offset + (size_t)slots * parts[i].stride;
-            status = tqkv_buffer_view(parts[i].buffer, offset, parts[i].buffer->bytes - offset,
-                                      &views[i]);
-        }
-    return status;
 }
 
 tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_gpu_attention *a,
                           const tensor_plan *plan, tqkv_buffer *workspace)
 {
     tensor_params p;
-    tqkv_buffer *views[5] = {0};
+    tqkv_buffer *views[CACHE_VIEWS] = {0};
     launch l = {.n_buffers = 14, .groups = {plan->groups, 1, 1}, .n_items = 32 * plan->warps,
                 .local_bytes = plan->local_bytes, .is_entered = 1};
     tqkv_status status = find_kernel(&l, e, registry, a, plan);
@@ -410,7 +378,7 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
     uint64_t slots = slots_make(a, plan, &p);
     divisor_make(p.page_size, &p);
     p.tiles_of_sequence = count_tiles(a, &p, plan->tile) * a->n_kv_heads * plan->n_blocks;
-    status = views_make(a, slots, views);
+    status = cache_views(a, slots, views);
     tqkv_buffer *buffers[] = {a->queries, a->keys.profiles, views[0], views[1], views[2],
                               views[3], views[4], a->pages, a->lengths, a->sinks, a->out,
                               a->state, workspace, NULL};
@@ -422,7 +390,7 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
         c->counters_at = 13;
         c->overlaps = overlaps;
     }
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < CACHE_VIEWS; i++)
         tqkv_buffer_free(views[i]);
     return status;
 }

@@ -511,12 +511,20 @@ static tqkv_status elapsed(tqkv_device *d, void *from, void *to, double *seconds
 
 /* ---- graphs ---- */
 
+static int is_counted(const command_list *commands)
+{
+    for (size_t i = 0; i < commands->n; i++)
+        if (commands->commands[i].counters_at)
+            return 1;
+    return 0;
+}
+
 static CUresult capture(const cuda_api *api, CUstream stream, const command_list *commands,
                         cuda_graph *g, const char **what)
 {
     CUgraph graph = NULL;
     *what = "capturing a graph";
-    CUresult result = make_counters(api, &g->counters);
+    CUresult result = is_counted(commands) ? make_counters(api, &g->counters) : CUDA_SUCCESS;
     if (result == CUDA_SUCCESS)
         result = api->capture_begin(stream, CU_STREAM_CAPTURE_MODE_RELAXED);
     if (result != CUDA_SUCCESS)
@@ -530,6 +538,13 @@ static CUresult capture(const cuda_api *api, CUstream stream, const command_list
     if (graph)
         api->graph_destroy(graph);
     return result;
+}
+
+static void graph_free(tqkv_device *d, cuda_graph *g)
+{
+    if (g->counters)
+        GIVE_BACK(d, (api_->wait_all(), api_->release(g->counters)));
+    free(g);
 }
 
 static tqkv_status graph_open(tqkv_device *d, void *stream, const command_list *commands,
@@ -546,9 +561,7 @@ static tqkv_status graph_open(tqkv_device *d, void *stream, const command_list *
         *graph = g;
         return status;
     }
-    if (g->counters)
-        GIVE_BACK(d, api_->release(g->counters));
-    free(g);
+    graph_free(d, g);
     return status;
 }
 
@@ -563,8 +576,8 @@ static tqkv_status graph_launch(tqkv_device *d, void *graph, void *stream, repor
 static void graph_close(tqkv_device *d, void *graph)
 {
     cuda_graph *g = graph;
-    GIVE_BACK(d, (api_->graph_exec_destroy(g->exec), api_->wait_all(), api_->release(g->counters)));
-    free(g);
+    GIVE_BACK(d, api_->graph_exec_destroy(g->exec));
+    graph_free(d, g);
 }
 
 const backend backend_cuda = {

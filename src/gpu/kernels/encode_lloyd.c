@@ -35,8 +35,7 @@ INLINE void lloyd_row_encode(team *t, const format_params *f, const row_task *k,
         vv += sums[2 * n + 1];
     }
     ushort scale16 = is_zero ? 0 : scale_of((float)tv * 0.25f, (float)vv, root * unit);
-    codes_store(t, f, k->codes, scale16 == 0);
-    scale_store(t, k->scales, scale16);
+    row_store(t, f, k, scale16);
 }
 
 KERNEL8(encode_lloyd, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,

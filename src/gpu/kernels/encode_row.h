@@ -120,10 +120,12 @@ INLINE void codes_store(const team *t, const format_params *f, GLOBAL uchar *cod
     }
 }
 
-INLINE void scale_store(const team *t, GLOBAL uchar *at, ushort scale16)
+/* What the row became: its windows as codes, and its scale; a scale of 0 has codes of 0. */
+INLINE void row_store(const team *t, const format_params *f, const row_task *k, ushort scale16)
 {
+    codes_store(t, f, k->codes, scale16 == 0);
     if (t->lane == 0 && t->is_active) {
-        at[0] = (uchar)scale16;
-        at[1] = (uchar)(scale16 >> 8);
+        k->scales[0] = (uchar)scale16;
+        k->scales[1] = (uchar)(scale16 >> 8);
     }
 }

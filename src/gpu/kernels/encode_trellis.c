@@ -58,8 +58,7 @@ INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *
     float xl, ll;
     team_project(t, f, &xl, &ll);
     ushort scale16 = is_zero ? 0 : scale_of(xl, ll, unit);
-    codes_store(t, f, k->codes, scale16 == 0);
-    scale_store(t, k->scales, scale16);
+    row_store(t, f, k, scale16);
 }
 
 KERNEL8(encode_trellis, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,

@@ -29,7 +29,7 @@ typedef struct tensor_params {
     uint tiles_of_sequence; /* of all heads, if there are no lengths */
     uint n_blocks;   /* of ROWS query rows that a KV head has */
     uint query_type, out_type;
-    uint n_centres, has_sinks, has_state;
+    uint n_centres, has_sinks;
     uint overlaps;   /* the launch before this one is of this kernel, and may not have ended */
     uint minus_one;  /* what the compiler shall not know */
     float scale;     /* of logits */
