@@ -1,16 +1,20 @@
 /*
- * The backend that llama.cpp loads.
+ * The library that llama.cpp loads.
  *
- * It stands before ggml's CPU backend and takes over all that the CPU can do,
- * so that a graph stays in one piece: its nodes on cache tensors become custom
- * operations, and then an instance of the CPU backend computes the whole graph
- * on its own threads. No operation waits for another backend, nothing is
- * copied, and there is no second pool of threads.
+ * It brings no device of its own. It changes how ggml's CPU device makes its
+ * backends: each backend stays the CPU's own object, on the CPU's own device,
+ * but three of its functions are replaced by those below, which call the CPU's.
+ * So llama.cpp decides about flash attention, fused operations, threads and
+ * pipelines as it does without tqkv, and a graph without a cache of ours goes
+ * straight to the CPU. In a graph with one, the nodes on cache tensors become
+ * custom operations, and the CPU computes the whole graph on its own threads.
  *
- * What tqkv cannot do right it claims as well, and refuses: the scheduler would
- * give it to the CPU otherwise, which would take codes for ggml's blocks. A
- * refused graph gets no memory, so that the context's creation fails.
+ * What tqkv cannot compute shows in the graphs that llama.cpp reserves memory
+ * for, before any row has been stored. Then tqkv stands aside for that context:
+ * its cache holds what ggml puts there, and one warning says why.
  */
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,54 +23,69 @@
 
 #define NAME "tqkv"
 
-static struct gg_reg registry;
-static struct gg_device device;
+/* ---- instances ---- */
 
-/* Why this thread's last graph was refused, and whose it was, until memory for it
- * is asked for; empty if it was not. */
-static _Thread_local char refusal[512];
-static _Thread_local const void *refused_owner;
-
-/* ---- a context's backend ---- */
-
+/* What tqkv knows of one backend, of which each llama.cpp context has one. */
 typedef struct instance {
-    struct gg_backend base;
-    gg_backend_t cpu;
+    struct instance *next;
+    gg_backend_t backend;
+    struct { /* the CPU's own; optimize may be null */
+        void (*free)(gg_backend_t);
+        int (*compute)(gg_backend_t, gg_graph *);
+        void (*optimize)(gg_backend_t, gg_graph *, void *);
+    } cpu;
     work work;
     int knows_profile; /* the model has been looked at */
     tqkv_profile *profile;
     uint64_t profile_id;
-    char refused[512]; /* why no graph is computed; empty if they are */
+    int is_aside;      /* ggml computes this context's graphs alone */
+    int has_started;   /* rows may have been stored */
+    char problem[256]; /* why the graph that was learnt last is not computed, or empty */
 } instance;
+
+static instance *instances;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static instance *instance_of(gg_backend_t b)
 {
-    return b->context;
+    pthread_mutex_lock(&lock);
+    instance *i = instances;
+    while (i->backend != b)
+        i = i->next;
+    pthread_mutex_unlock(&lock);
+    return i;
 }
 
-static const char *backend_name(gg_backend_t b)
+static void insert(instance *i)
 {
-    (void)b;
-    return NAME;
+    pthread_mutex_lock(&lock);
+    i->next = instances;
+    instances = i;
+    pthread_mutex_unlock(&lock);
 }
+
+static void take_out(instance *i)
+{
+    pthread_mutex_lock(&lock);
+    instance **at = &instances;
+    while (*at != i)
+        at = &(*at)->next;
+    *at = i->next;
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- a backend's functions ---- */
 
 static void backend_free(gg_backend_t b)
 {
     instance *i = instance_of(b);
-    if (refused_owner == i)
-        refusal[0] = 0;
+    void (*cpu_free)(gg_backend_t) = i->cpu.free;
+    take_out(i);
     capture_finish(i->work.capture);
     work_free(&i->work);
     tqkv_profile_free(i->profile);
-    i->cpu->iface.free(i->cpu);
     free(i);
-}
-
-static void refuse(instance *i, const char *why)
-{
-    if (!i->refused[0])
-        gg.log(GG_LOG_ERROR, NAME ": %s\n", why);
-    strncpy(i->refused, why, sizeof i->refused - 1);
+    cpu_free(b);
 }
 
 static int has_attention(gg_graph *graph)
@@ -78,54 +97,76 @@ static int has_attention(gg_graph *graph)
 }
 
 /* Finds the model's profile, at the first graph that would use it. */
-static const char *meet_model(instance *i, gg_graph *graph)
+static void meet_model(instance *i, gg_graph *graph)
 {
     char fingerprint[FINGERPRINT_SIZE];
     if (i->knows_profile || !has_attention(graph) || !fingerprint_of(graph, fingerprint))
-        return NULL;
+        return;
+    i->knows_profile = 1;
     if (i->work.capture)
         capture_name(i->work.capture, fingerprint);
     const char *problem = profile_for(fingerprint, &i->profile, &i->profile_id);
-    i->knows_profile = !problem;
-    return problem;
+    if (problem)
+        gg.log(GG_LOG_WARN, NAME ": keys are kept without a profile: %s\n", problem);
+}
+
+/* Before the first row ggml can take the cache over; behind it, the graph fails. */
+static void cannot(instance *i, const char *why)
+{
+    if (i->has_started) {
+        snprintf(i->problem, sizeof i->problem, "%s", why);
+        return;
+    }
+    gg.log(GG_LOG_WARN, NAME ": not used in this context, whose cache is llama.cpp's own: %s\n",
+           why);
+    i->is_aside = 1;
+    caches_free(&i->work.caches);
+}
+
+static void learn(instance *i, gg_graph *graph, void *params)
+{
+    meet_model(i, graph);
+    i->problem[0] = 0;
+    const char *why = graph_learn(&i->work.caches, graph, i->profile, i->profile_id);
+    if (why) {
+        cannot(i, why);
+        return;
+    }
+    for (size_t c = 0; i->work.capture && c < i->work.caches.n; c++)
+        if (i->work.caches.all[c].is_key)
+            capture_prepare(i->work.capture, &i->work.caches.all[c]);
+    rotate_reserve(graph, params);
 }
 
 static void graph_optimize(gg_backend_t b, gg_graph *graph, void *params)
 {
     instance *i = instance_of(b);
-    const char *problem = meet_model(i, graph);
-    if (!problem)
-        problem = graph_learn(&i->work.caches, graph, i->profile, i->profile_id);
-    for (size_t c = 0; i->work.capture && c < i->work.caches.n; c++)
-        if (i->work.caches.all[c].is_key)
-            capture_prepare(i->work.capture, &i->work.caches.all[c]);
-    if (problem)
-        refuse(i, problem);
-    else
-        rotate_reserve(graph, params);
-    memcpy(refusal, i->refused, sizeof refusal);
-    refused_owner = i;
+    if (i->cpu.optimize)
+        i->cpu.optimize(b, graph, params);
+    if (!i->is_aside)
+        learn(i, graph, params);
 }
 
 static int graph_compute(gg_backend_t b, gg_graph *graph)
 {
     instance *i = instance_of(b);
-    if (i->refused[0]) {
-        refusal[0] = 0;
-        return GG_STATUS_FAILED;
-    }
-    const char *problem = work_begin(&i->work, graph);
-    int status = problem ? GG_STATUS_FAILED : i->cpu->iface.graph_compute(i->cpu, graph);
-    if (!problem)
-        problem = work_end(&i->work);
-    if (problem) {
+    if (i->is_aside || !i->work.caches.n)
+        return i->cpu.compute(b, graph);
+    const char *problem = i->problem[0] ? i->problem : work_begin(&i->work, graph);
+    if (problem)
         gg.log(GG_LOG_ERROR, NAME ": %s\n", problem);
+    if (problem)
         return GG_STATUS_FAILED;
+    if (!i->has_started && i->work.n_steps) {
+        caches_describe(&i->work.caches, i->profile != NULL);
+        i->has_started = 1;
     }
-    return status;
+    int status = i->cpu.compute(b, graph);
+    problem = work_end(&i->work);
+    if (problem)
+        gg.log(GG_LOG_ERROR, NAME ": %s\n", problem);
+    return problem ? GG_STATUS_FAILED : status;
 }
-
-static uint8_t guid[16] = "tqkv cache rows";
 
 static capture *capture_wanted(void)
 {
@@ -137,122 +178,51 @@ static capture *capture_wanted(void)
                : NULL;
 }
 
-static gg_backend_t device_init(gg_device_t d, const char *params)
+/* ---- the CPU's device ---- */
+
+static gg_backend_t (*cpu_init)(gg_device_t, const char *params);
+
+static gg_backend_t init_backend(gg_device_t d, const char *params)
 {
-    const char *reason;
-    (void)params;
-    refusal[0] = 0;
-    gg_device_t cpu = gg_cpu_device(&reason);
-    instance *i = cpu ? calloc(1, sizeof *i) : NULL;
-    if (i)
-        i->cpu = cpu->iface.init_backend(cpu, NULL);
-    if (!i || !i->cpu || !i->cpu->iface.graph_compute || i->cpu->iface.synchronize ||
-        i->cpu->iface.event_record || i->cpu->iface.graph_optimize || i->cpu->device != cpu) {
-        gg.log(GG_LOG_ERROR, NAME ": %s\n",
-               cpu ? "ggml's backends lie otherwise than this backend was made for" : reason);
-        if (i && i->cpu)
-            i->cpu->iface.free(i->cpu);
-        free(i);
-        return NULL;
+    gg_backend_t b = cpu_init(d, params);
+    if (!b || b->device != d || !b->iface.graph_compute || !b->iface.free ||
+        b->iface.synchronize || b->iface.event_record) {
+        if (b)
+            gg.log(GG_LOG_WARN, NAME ": not used: ggml's backends lie otherwise than this library "
+                                     "was made for\n");
+        return b;
     }
-    i->base.guid = &guid;
-    i->base.iface.get_name = backend_name;
-    i->base.iface.free = backend_free;
-    i->base.iface.graph_compute = graph_compute;
-    i->base.iface.graph_optimize = graph_optimize;
-    i->base.device = d;
-    i->base.context = i;
+    instance *i = calloc(1, sizeof *i);
+    if (!i) {
+        gg.log(GG_LOG_WARN, NAME ": not used: out of memory\n");
+        return b;
+    }
+    i->backend = b;
+    i->cpu.free = b->iface.free;
+    i->cpu.compute = b->iface.graph_compute;
+    i->cpu.optimize = b->iface.graph_optimize;
     caches_init(&i->work.caches);
-    i->work.n_threads = 4; /* ggml's own, until it says how many */
     i->work.capture = capture_wanted();
-    return &i->base;
+    insert(i);
+    b->iface.free = backend_free;
+    b->iface.graph_compute = graph_compute;
+    b->iface.graph_optimize = graph_optimize;
+    return b;
 }
 
-/* ---- memory ----
- *
- * llama.cpp assigns some nodes to the CPU by name; the scheduler brings them
- * back only to a backend whose memory is of the very same type. So tqkv's is the
- * CPU's, whose allocation is made to fail, once, for the thread whose graph was
- * refused. (The library is never unloaded, so that this stays valid.) */
-
-static gg_buffer_t (*cpu_alloc)(gg_buffer_type_t, size_t);
-
-static gg_buffer_t alloc_unless_refused(gg_buffer_type_t t, size_t size)
+/* Null, or why the CPU's device stays as it is. The library is never unloaded,
+ * so that what is put here stays valid. */
+static const char *hook(void)
 {
-    if (!refusal[0])
-        return cpu_alloc(t, size);
-    gg.log(GG_LOG_ERROR, NAME ": no memory for a graph that was refused: %s\n", refusal);
-    refusal[0] = 0;
+    const char *problem;
+    gg_device_t cpu = gg_cpu_device(&problem);
+    if (!cpu || cpu->iface.init_backend == init_backend)
+        return problem;
+    if (gg.reg_by_name(NAME))
+        return "another copy of this library is loaded already";
+    cpu_init = cpu->iface.init_backend;
+    cpu->iface.init_backend = init_backend;
     return NULL;
-}
-
-static void watch_memory(void)
-{
-    gg_buffer_type_t cpu = gg.cpu_buffer_type();
-    if (cpu->iface.alloc_buffer == alloc_unless_refused)
-        return;
-    cpu_alloc = cpu->iface.alloc_buffer;
-    cpu->iface.alloc_buffer = alloc_unless_refused;
-}
-
-/* ---- device ---- */
-
-static const char *device_name(gg_device_t d)
-{
-    (void)d;
-    return NAME;
-}
-
-static const char *device_description(gg_device_t d)
-{
-    (void)d;
-    return "attention on a compressed KV cache";
-}
-
-static void device_memory(gg_device_t d, size_t *free_bytes, size_t *total)
-{
-    (void)d;
-    *free_bytes = *total = 0;
-}
-
-static int device_type(gg_device_t d)
-{
-    (void)d;
-    return GG_DEVICE_ACCEL;
-}
-
-static void device_props(gg_device_t d, gg_device_props *p)
-{
-    (void)d;
-    p->name = NAME;
-    p->description = device_description(d);
-    p->memory_free = p->memory_total = 0;
-    p->type = GG_DEVICE_ACCEL;
-    memset(&p->caps, 0, sizeof p->caps);
-}
-
-static gg_buffer_type_t device_buffer_type(gg_device_t d)
-{
-    (void)d;
-    return gg.cpu_buffer_type();
-}
-
-static bool device_supports_op(gg_device_t d, const gg_tensor *op)
-{
-    const char *reason;
-    gg_device_t cpu = gg_cpu_device(&reason);
-    (void)d;
-    if (!cpu)
-        return false;
-    return node_kind_of(op) != NODE_OTHER || cpu->iface.supports_op(cpu, op);
-}
-
-static bool device_supports_buft(gg_device_t d, gg_buffer_type_t t)
-{
-    const char *reason;
-    gg_device_t cpu = gg_cpu_device(&reason);
-    (void)d;
-    return cpu && cpu->iface.supports_buft(cpu, t);
 }
 
 /* ---- registry ---- */
@@ -266,54 +236,19 @@ static const char *registry_name(gg_reg_t r)
 static size_t registry_count(gg_reg_t r)
 {
     (void)r;
-    return 1;
+    return 0;
 }
 
 static gg_device_t registry_device(gg_reg_t r, size_t i)
 {
     (void)r, (void)i;
-    return &device;
-}
-
-/* The CPU's functions of these names, on the instance that computes. */
-static void *cpu_function(const char *name)
-{
-    const char *reason;
-    gg_device_t cpu = gg_cpu_device(&reason);
-    return cpu ? cpu->reg->iface.get_proc_address(cpu->reg, name) : NULL;
-}
-
-static void set_n_threads(gg_backend_t b, int n)
-{
-    instance *i = instance_of(b);
-    void *found = cpu_function("ggml_backend_set_n_threads");
-    void (*set)(gg_backend_t, int);
-    memcpy(&set, &found, sizeof set);
-    if (set)
-        set(i->cpu, n);
-    i->work.n_threads = n > 0 ? (uint32_t)n : 1;
-}
-
-static void set_abort_callback(gg_backend_t b, bool (*callback)(void *), void *data)
-{
-    void *found = cpu_function("ggml_backend_set_abort_callback");
-    void (*set)(gg_backend_t, bool (*)(void *), void *);
-    memcpy(&set, &found, sizeof set);
-    if (set)
-        set(instance_of(b)->cpu, callback, data);
+    return NULL;
 }
 
 static void *registry_function(gg_reg_t r, const char *name)
 {
-    (void)r;
-    void (*threads)(gg_backend_t, int) = set_n_threads;
-    void (*abortion)(gg_backend_t, bool (*)(void *), void *) = set_abort_callback;
-    void *found = NULL;
-    if (!strcmp(name, "ggml_backend_set_n_threads"))
-        memcpy(&found, &threads, sizeof found);
-    else if (!strcmp(name, "ggml_backend_set_abort_callback"))
-        memcpy(&found, &abortion, sizeof found);
-    return found;
+    (void)r, (void)name;
+    return NULL;
 }
 
 /* What ggml calls when it loads the library. */
@@ -321,22 +256,14 @@ __attribute__((visibility("default"))) gg_reg_t ggml_backend_init(void);
 
 gg_reg_t ggml_backend_init(void)
 {
+    static struct gg_reg registry;
     const char *problem = gg_bind(__builtin_return_address(0));
+    if (!problem)
+        problem = hook();
     if (problem) {
         (gg.log ? gg.log : gg_log_to_stderr)(GG_LOG_ERROR, NAME ": not loaded: %s\n", problem);
         return NULL;
     }
-    device.iface.get_name = device_name;
-    device.iface.get_description = device_description;
-    device.iface.get_memory = device_memory;
-    device.iface.get_type = device_type;
-    device.iface.get_props = device_props;
-    device.iface.init_backend = device_init;
-    device.iface.get_buffer_type = device_buffer_type;
-    device.iface.supports_op = device_supports_op;
-    device.iface.supports_buft = device_supports_buft;
-    device.reg = &registry;
-    watch_memory();
     registry.api_version = GG_API_VERSION;
     registry.iface.get_name = registry_name;
     registry.iface.get_device_count = registry_count;

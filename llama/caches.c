@@ -81,14 +81,15 @@ void caches_free(caches *c)
 }
 
 /* The layer's key profiles, or null where the profile has none for it. */
-static tqkv_key_profile *profiles_of(const tqkv_profile *p, int layer, uint32_t n_heads,
-                                     uint32_t head_dim)
+static tqkv_key_profile *profiles_of(caches *c, const tqkv_profile *p, int layer,
+                                     uint32_t n_heads, uint32_t head_dim)
 {
     int fits = p && (uint32_t)layer < tqkv_profile_n_layers(p) &&
                n_heads <= tqkv_profile_n_heads(p) && head_dim == tqkv_profile_head_dim(p);
-    if (p && !fits)
-        gg.log(GG_LOG_WARN, "tqkv: the profile has nothing for layer %d of %u heads of %u\n", layer,
-               n_heads, head_dim);
+    if (p && !fits && !c->has_warned)
+        gg.log(GG_LOG_WARN, "tqkv: the profile has nothing for layers as layer %d is, with %u heads "
+                            "of %u\n", layer, n_heads, head_dim);
+    c->has_warned |= p && !fits;
     if (!fits)
         return NULL;
     tqkv_key_profile *all = calloc(n_heads, sizeof *all);
@@ -177,7 +178,7 @@ const char *caches_add(caches *c, const cache_pair *pair, const tqkv_profile *pr
     /* Without tagged values a key's spare bits hold its tag, not its centre; and
      * profiles are of keys as they are. */
     if (pair->keys && pair->values && !pair->is_rotated) {
-        keys.profiles = profiles_of(profile, layer_of(pair->keys), pair->n_heads,
+        keys.profiles = profiles_of(c, profile, layer_of(pair->keys), pair->n_heads,
                                     pair->key_dim);
         if (keys.profiles)
             n_centres = keys.profiles->n_centres;
@@ -196,6 +197,42 @@ const char *caches_add(caches *c, const cache_pair *pair, const tqkv_profile *pr
         problem = put(c, &values);
     free((void *)keys.profiles);
     return problem;
+}
+
+/* ---- what is kept ---- */
+
+/* The keys' or the values' format, "several formats", or empty if none is ours. */
+static void name_formats(const caches *c, int is_key, char name[32])
+{
+    name[0] = 0;
+    for (size_t i = 0; i < c->n; i++) {
+        char other[TQKV_FORMAT_NAME_SIZE];
+        if (c->all[i].is_key != is_key)
+            continue;
+        tqkv_format_name(&c->all[i].slot.format, other, sizeof other);
+        if (name[0] && strcmp(name, other)) {
+            snprintf(name, 32, "several formats");
+            return;
+        }
+        snprintf(name, 32, "%s", other);
+    }
+}
+
+void caches_describe(const caches *c, int has_profile)
+{
+    char keys[32], values[32];
+    double bits = 0, n = 0;
+    name_formats(c, 1, keys);
+    name_formats(c, 0, values);
+    for (size_t i = 0; i < c->n; i++) {
+        const slot_layout *s = &c->all[i].slot;
+        double rows = (double)c->all[i].n_slots * c->all[i].n_heads;
+        bits += rows * (double)s->bytes * 8;
+        n += rows * s->format.head_dim;
+    }
+    gg.log(GG_LOG_INFO, "tqkv: keeps %s%s%s%s%s, %.2f bits a value, %s a profile\n",
+           keys[0] ? "keys in " : "", keys, keys[0] && values[0] ? ", " : "",
+           values[0] ? "values in " : "", values, bits / n, has_profile ? "with" : "without");
 }
 
 /* ---- tags ---- */

@@ -26,6 +26,7 @@ typedef struct caches {
     size_t n;
     /* Formats to use instead of the finest that fit; empty for none. */
     char key_format[TQKV_FORMAT_NAME_SIZE], value_format[TQKV_FORMAT_NAME_SIZE];
+    int has_warned; /* of layers that the profile does not cover */
 } caches;
 
 /* Reads TQKV_K and TQKV_V. */
@@ -56,6 +57,9 @@ typedef struct cache_pair {
  * wrong. */
 const char *caches_add(caches *c, const cache_pair *pair, const tqkv_profile *profile,
                        uint64_t profile_id);
+
+/* Logs on one line what the cache is kept in. */
+void caches_describe(const caches *c, int has_profile);
 
 void caches_free(caches *c);
 

@@ -64,7 +64,6 @@ const char *flash_prepare(work *w, step *s)
 {
     const gg_tensor *t = s->node, *q = t->src[0], *k = t->src[1], *v = t->src[2];
     float numbers[3]; /* scale, max_bias, softcap */
-    size_t bytes;
     memcpy(numbers, t->op_params, sizeof numbers);
     s->tokens = (tqkv_tokens){.n_tokens = (size_t)k->ne[1], .keys = operand_of(k, s->keys),
                               .values = operand_of(v, s->values)};
@@ -75,19 +74,7 @@ const char *flash_prepare(work *w, step *s)
         .scale = numbers[0], .softcap = numbers[2],
         .sinks = t->src[4] ? t->src[4]->data : NULL, .sets = &s->tokens, .n_sets = 1};
     set_mask(&s->attention, t->src[3]);
-    const char *problem = reserve_slopes(w, s->attention.n_heads);
-    if (problem)
-        return problem;
-    tqkv_executor executor = {.n_threads = w->n_threads};
-    tqkv_status status = tqkv_attend_workspace(&s->attention, &executor, &bytes);
-    if (status != TQKV_OK)
-        return tqkv_status_string(status);
-    if (w->workspace_size < bytes) {
-        free(w->workspace);
-        w->workspace = malloc(bytes);
-        w->workspace_size = w->workspace ? bytes : 0;
-    }
-    return w->workspace ? NULL : "out of memory";
+    return reserve_slopes(w, s->attention.n_heads);
 }
 
 /* ---- foreign rows ---- */
@@ -156,6 +143,22 @@ static void move_rows(tqkv_rows *r, size_t bytes)
     r->centres = r->centres ? r->centres + bytes : NULL;
 }
 
+/* Memory for this many threads, which grows and stays. Null, or what is wrong. */
+static const char *reserve_workspace(const step *s, const tqkv_executor *executor)
+{
+    work *w = s->work;
+    size_t bytes;
+    tqkv_status status = tqkv_attend_workspace(&s->attention, executor, &bytes);
+    if (status != TQKV_OK)
+        return tqkv_status_string(status);
+    if (w->workspace_size < bytes) {
+        free(w->workspace);
+        w->workspace = malloc(bytes);
+        w->workspace_size = w->workspace ? bytes : 0;
+    }
+    return w->workspace ? NULL : "out of memory";
+}
+
 static void lead(step *s, int nth)
 {
     const gg_tensor *t = s->node, *q = t->src[0], *k = t->src[1], *v = t->src[2], *m = t->src[3];
@@ -163,18 +166,20 @@ static void lead(step *s, int nth)
     if (s->is_first_of_mask && !check_rows(s))
         w->failure = "the cache holds rows that were made with another format or profile, or by "
                      "llama.cpp itself: the state that was loaded is not of this configuration";
+    tqkv_executor executor = {.n_threads = (uint32_t)nth, .run = crew_run, .context = &s->crew};
+    if (!w->failure)
+        w->failure = reserve_workspace(s, &executor);
     if (w->failure)
         return;
     float bias;
     memcpy(&bias, &s->op_params[1], sizeof bias);
     if (bias > 0)
         set_slopes(w->slopes, s->attention.n_heads, bias);
-    tqkv_executor executor = {.n_threads = (uint32_t)nth, .run = crew_run, .context = &s->crew};
     size_t streams = (size_t)q->ne[3], shared = streams / (size_t)k->ne[3];
     for (size_t i = 0; i < streams; i++) {
         tqkv_tokens tokens = s->tokens;
         tqkv_attention a = s->attention;
-        tqkv_partial result = {.out = (float *)((uint8_t *)s->out + i * t->nb[3])};
+        tqkv_partial result = {.out = (float *)((uint8_t *)t->data + i * t->nb[3])};
         move_rows(&tokens.keys.rows, i / shared * k->nb[3]);
         move_rows(&tokens.values.rows, i / shared * v->nb[3]);
         a.queries = (const uint8_t *)s->attention.queries + i * q->nb[3];

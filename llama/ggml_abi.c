@@ -65,6 +65,7 @@ static const char *find_all(void *handle, maker *m)
     } wanted[] = {
         {"ggml_backend_dev_by_type", &gg.dev_by_type, 0},
         {"ggml_backend_dev_by_name", &gg.dev_by_name, 0},
+        {"ggml_backend_reg_by_name", &gg.reg_by_name, 0},
         {"ggml_backend_cpu_buffer_type", &gg.cpu_buffer_type, 0},
         {"ggml_backend_buft_is_host", &gg.buft_is_host, 0},
         {"ggml_graph_n_nodes", &gg.graph_n_nodes, 0},
@@ -211,7 +212,7 @@ const char *gg_bind(const void *caller)
 gg_device_t gg_cpu_device(const char **reason)
 {
     gg_device_t d = gg.dev_by_type(GG_DEVICE_CPU);
-    *reason = "no CPU backend is loaded";
+    *reason = "ggml's CPU backend is not loaded; load it first";
     if (!d)
         return NULL;
     *reason = "ggml's devices lie otherwise than this backend was made for";

@@ -28,7 +28,7 @@ enum {
     GG_Q8_0 = 8, GG_Q2_K = 10, GG_Q3_K = 11, GG_IQ4_NL = 20, GG_I32 = 26,
     GG_I64 = 27, GG_BF16 = 30, GG_MXFP4 = 39,
 
-    GG_DEVICE_CPU = 0, GG_DEVICE_ACCEL = 3,
+    GG_DEVICE_CPU = 0,
     GG_STATUS_SUCCESS = 0, GG_STATUS_FAILED = -1,
     GG_USAGE_WEIGHTS = 1,
     GG_LOG_INFO = 2, GG_LOG_WARN = 3, GG_LOG_ERROR = 4
@@ -106,23 +106,13 @@ struct gg_backend {
     void *context;
 };
 
-typedef struct gg_device_props {
-    const char *name, *description;
-    size_t memory_free, memory_total;
-    int type;
-    const char *device_id;
-    struct {
-        bool async, host_buffer, buffer_from_host_ptr, events, mmap_support;
-    } caps;
-} gg_device_props;
-
 struct gg_device {
     struct {
         const char *(*get_name)(gg_device_t);
         const char *(*get_description)(gg_device_t);
         void (*get_memory)(gg_device_t, size_t *free, size_t *total);
         int (*get_type)(gg_device_t);
-        void (*get_props)(gg_device_t, gg_device_props *);
+        void (*get_props)(gg_device_t, void *props);
         gg_backend_t (*init_backend)(gg_device_t, const char *params);
         gg_buffer_type_t (*get_buffer_type)(gg_device_t);
         gg_buffer_type_t (*get_host_buffer_type)(gg_device_t);
@@ -158,6 +148,7 @@ typedef struct gg_optimize_params {
 typedef struct gg_api {
     gg_device_t (*dev_by_type)(int type);
     gg_device_t (*dev_by_name)(const char *name);
+    gg_reg_t (*reg_by_name)(const char *name);
     gg_buffer_type_t (*cpu_buffer_type)(void);
     bool (*buft_is_host)(gg_buffer_type_t);
     int (*graph_n_nodes)(gg_graph *);

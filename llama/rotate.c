@@ -44,11 +44,6 @@ void *rotate_data(const gg_tensor *t)
     return (uint8_t *)r->src[1]->data + ((uint8_t *)t->data - (uint8_t *)r->data);
 }
 
-int rotate_follows(const gg_tensor *rotation, const gg_tensor *attention)
-{
-    return tensor_root(rotation->src[1]) == attention;
-}
-
 const gg_tensor *rotate_shifts(const gg_tensor *keys)
 {
     const gg_tensor *t = tensor_root(keys);
@@ -57,38 +52,15 @@ const gg_tensor *rotate_shifts(const gg_tensor *keys)
     return t->src[1] && t->src[1]->type == GG_I32 ? t->src[1] : NULL;
 }
 
-static void keep(const gg_optimize_params *p, const gg_tensor *t, const gg_tensor *until)
-{
-    p->add_alloc_dep(p->context, (gg_tensor *)tensor_root(t), (gg_tensor *)until);
-}
-
-/* The rotation of an attention's output, if there is one. */
-static const gg_tensor *after(gg_graph *graph, const gg_tensor *attention)
-{
-    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
-        const gg_tensor *t = gg.graph_node(graph, i);
-        if (is_rotation(t) && rotate_follows(t, attention))
-            return t;
-    }
-    return NULL;
-}
-
 void rotate_reserve(gg_graph *graph, const gg_optimize_params *params)
 {
     for (int i = 0; gg.has_alloc_deps && i < gg.graph_n_nodes(graph); i++) {
-        const gg_tensor *t = gg.graph_node(graph, i), *from = t->src[0];
+        gg_tensor *t = gg.graph_node(graph, i);
         node_kind kind = node_kind_of(t);
         if (kind != NODE_STORE && kind != NODE_ATTEND)
             continue;
-        const gg_tensor *r = rotate_of(from), *last = kind == NODE_ATTEND ? after(graph, t) : NULL;
-        if (!last)
-            last = t;
+        const gg_tensor *r = rotate_of(t->src[0]);
         if (r)
-            keep(params, r->src[1], last);
-        /* What attention reads must not lie where it writes. */
-        if (last != t && !r)
-            keep(params, from, last);
-        if (last != t && t->src[3])
-            keep(params, t->src[3], last);
+            params->add_alloc_dep(params->context, (gg_tensor *)tensor_root(r->src[1]), t);
     }
 }

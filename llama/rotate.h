@@ -2,10 +2,12 @@
  * llama.cpp's own rotation. With quantised caches it multiplies queries, keys
  * and values with a Hadamard matrix, and attention's output once more: products
  * that cancel, and that tqkv's formats do not need, since they rotate inside.
- * tqkv leaves them out: stores and attention read what was to be rotated, and
- * attention writes where the product of its output was to go. ggml is asked to
- * keep that memory for so long. Where it cannot be asked, rotations stay, and
- * rows hold rotated keys and values.
+ * tqkv leaves them out: stores and attention read what was to be rotated, which
+ * ggml is asked to keep for so long, and the product of attention's output is a
+ * copy. (The output is written to attention's own memory and nowhere else: what
+ * the product will be written to may hold other tensors until then, as in models
+ * whose feed-forward network stands beside attention.) Where ggml cannot be asked,
+ * rotations stay, and rows hold rotated keys and values.
  */
 #ifndef TQKV_LLAMA_ROTATE_H
 #define TQKV_LLAMA_ROTATE_H
@@ -22,9 +24,6 @@ const gg_tensor *rotate_of(const gg_tensor *t);
 
 /* Where the values of t lie, or would if they had not been rotated. */
 void *rotate_data(const gg_tensor *t);
-
-/* Whether t, a rotation, comes after this attention. */
-int rotate_follows(const gg_tensor *rotation, const gg_tensor *attention);
 
 /* How far RoPE moved the keys of each slot, if it is RoPE, and rotations perhaps,
  * that they come from; null if not. */

@@ -89,20 +89,9 @@ static const char *add(work *w, gg_tensor *t, node_kind kind)
         return find(w, kind == NODE_LOAD ? t->src[0] : t, &s->keys) ? NULL : unknown;
     if (!find(w, t->src[1], &s->keys) || !find(w, t->src[2], &s->values))
         return unknown;
-    s->out = t->data;
     s->is_first_of_mask = is_first_of_mask(w, s);
     crew_reset(&s->crew);
     return flash_prepare(w, s);
-}
-
-/* Whether a step takes over what the rotation was for. */
-static int is_taken_over(const gg_tensor *rotation, step *s)
-{
-    if (s->kind == NODE_ATTEND && rotate_follows(rotation, s->node)) {
-        s->out = rotation->data;
-        return 1;
-    }
-    return s->rotation == rotation;
 }
 
 /* Whether ggml reads a rotation that has to change nothing: behind attention that
@@ -118,8 +107,7 @@ static int becomes_copy(const gg_tensor *rotation)
     return before && node_kind_of(tensor_root(before->src[1])) == NODE_LOAD;
 }
 
-/* Nothing is left of rotations whose result only tqkv reads, or that it writes
- * itself. */
+/* Nothing is left of rotations whose result only tqkv reads. */
 static const char *add_rotations(work *w, gg_graph *graph)
 {
     size_t n = w->n_steps;
@@ -129,7 +117,7 @@ static const char *add_rotations(work *w, gg_graph *graph)
             continue;
         int is_left_out = 0;
         for (size_t j = 0; j < n; j++)
-            is_left_out |= is_taken_over(t, w->steps[j]);
+            is_left_out |= w->steps[j]->rotation == t;
         if (!is_left_out && !becomes_copy(t))
             continue;
         step *s = begin_step(w, t, NODE_ROTATE);

@@ -25,7 +25,6 @@ typedef struct step {
     /* ATTEND: of stream 0. */
     tqkv_attention attention;
     tqkv_tokens tokens;
-    void *out; /* where the result goes: the node's data, or behind its rotation */
     int is_first_of_mask;
     crew crew;
 } step;
@@ -33,7 +32,6 @@ typedef struct step {
 typedef struct work {
     caches caches;
     capture *capture; /* or null */
-    uint32_t n_threads;
     step **steps; /* each in a place of its own, so that none moves */
     size_t n_steps, max_steps;
     uint8_t *workspace;

@@ -14,17 +14,17 @@
 #include <ggml-backend.h>
 #include <ggml.h>
 
-/* Loads the CPU's backend and tqkv's, wherever this ggml has its own. */
-static inline ggml_backend_dev_t load_backends(void)
+/* Loads the CPU's backend and tqkv, wherever this ggml has its own. */
+static inline int load_backends(void)
 {
     const char *folder = getenv("TQKV_TEST_GGML");
-    if (!ggml_backend_dev_by_name("tqkv")) {
+    if (!ggml_backend_reg_by_name("tqkv")) {
         if (folder)
             ggml_backend_load_all_from_path(folder);
         else
             ggml_backend_load_all();
     }
-    return ggml_backend_dev_by_name("tqkv");
+    return ggml_backend_reg_by_name("tqkv") != NULL;
 }
 
 static inline double random_unit(uint64_t *state)

@@ -57,8 +57,6 @@ static void check_backend(void)
     FIELD(struct gg_device, iface.init_backend, ggml_backend_device, iface.init_backend);
     FIELD(struct gg_device, iface.supports_op, ggml_backend_device, iface.supports_op);
     FIELD(struct gg_device, reg, ggml_backend_device, reg);
-    SIZE(gg_device_props, ggml_backend_dev_props);
-    FIELD(gg_device_props, caps, ggml_backend_dev_props, caps);
     SIZE(struct gg_reg, ggml_backend_reg);
     FIELD(struct gg_reg, iface.get_proc_address, ggml_backend_reg, iface.get_proc_address);
     SIZE(gg_optimize_params, ggml_backend_graph_optimize_params);
@@ -72,7 +70,6 @@ static void check_numbers(void)
     NUMBER(GG_MXFP4, GGML_TYPE_MXFP4);
     NUMBER(GG_I64, GGML_TYPE_I64);
     NUMBER(GG_DEVICE_CPU, GGML_BACKEND_DEVICE_TYPE_CPU);
-    NUMBER(GG_DEVICE_ACCEL, GGML_BACKEND_DEVICE_TYPE_ACCEL);
     NUMBER(GG_STATUS_FAILED, GGML_STATUS_FAILED);
     NUMBER(GG_USAGE_WEIGHTS, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     NUMBER(GG_LOG_INFO, GGML_LOG_LEVEL_INFO);

@@ -23,9 +23,13 @@ static void silent(enum ggml_log_level level, const char *text, void *data)
 
 /* ---- models and contexts ---- */
 
+/* Without weights packed for the processor: those kernels give a token other bits
+ * in another batch, and AMX, which some of them use, is not everywhere that the
+ * processor tells. */
 static struct llama_model *open_model(const char *path)
 {
     struct llama_model_params p = llama_model_default_params();
+    p.use_extra_bufts = false;
     return llama_model_load_from_file(path, p);
 }
 
@@ -377,18 +381,33 @@ static void test_two_contexts(void **state)
     llama_free(alone);
 }
 
-static void test_refusals(void **state)
+/* The logits of the prompt's last token. */
+static float *logits_with(struct llama_model *m, enum ggml_type type)
 {
-    struct llama_context_params p = params_of(GGML_TYPE_Q4_0);
-    p.type_v = GGML_TYPE_F16;
-    p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    assert_null(llama_init_from_model(*state, p));
-    setenv("TQKV_PROFILE", "/nonexistent.profile", 1);
-    assert_null(llama_init_from_model(*state, params_of(GGML_TYPE_Q4_0)));
-    setenv("TQKV_PROFILE", "", 1);
-    struct llama_context *c = open_context(*state, GGML_TYPE_Q4_0);
+    struct llama_context *c = open_context(m, type);
+    assert_int_equal(feed(c, 0, PROMPT, 0), 0);
+    float *x = logits_of(c);
     llama_free(c);
+    return x;
+}
+
+/* A profile that cannot be read, or is another model's, is done without. */
+static void assert_no_profile(struct llama_model *m, const char *path)
+{
+    size_t n = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(m));
+    float *without = logits_with(m, GGML_TYPE_Q4_0);
+    setenv("TQKV_PROFILE", path, 1);
+    float *with = logits_with(m, GGML_TYPE_Q4_0);
     unsetenv("TQKV_PROFILE");
+    assert_memory_equal(with, without, n * sizeof *with);
+    free(with);
+    free(without);
+}
+
+static void test_no_profile(void **state)
+{
+    assert_no_profile(*state, "/nonexistent.profile");
+    assert_no_profile(*state, "");
 }
 
 /* ---- profiles ---- */
@@ -425,13 +444,13 @@ static void test_profile(void **state)
     assert_int_equal(llama_state_seq_set_data(with, saved, size, 0), size);
     assert_int_not_equal(feed(with, PROMPT, PROMPT + 1, 0), 0);
     free(saved);
-    /* Another model is refused, and a damaged file. */
+    unsetenv("TQKV_PROFILE");
+    /* It is of no use to another model, and a damaged file to none. */
     const tiny_model other = {"llama", 128, 2, 2, 0};
     struct llama_model *m = open_tiny(&other);
-    assert_null(llama_init_from_model(m, params_of(GGML_TYPE_Q4_0)));
+    assert_no_profile(m, path);
     assert_int_equal(truncate(path, 1000), 0);
-    assert_null(llama_init_from_model(*state, params_of(GGML_TYPE_Q4_0)));
-    unsetenv("TQKV_PROFILE");
+    assert_no_profile(*state, path);
     llama_model_free(m);
     llama_free(exact);
     llama_free(with);
@@ -509,7 +528,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_foreign_state), cmocka_unit_test(test_sequences),
         cmocka_unit_test(test_context_shift), cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_two_contexts),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_profile),
+        cmocka_unit_test(test_no_profile), cmocka_unit_test(test_profile),
     };
     if (argc > 1 && !strcmp(argv[1], "real")) {
         if (!model || access(model, R_OK)) {
