@@ -19,8 +19,14 @@
  * - Finite input never gives NaN. NaN in queries counts as 0, magnitudes
  *   beyond 2^40 as 2^40, in queries and plain keys and values; a scale that no
  *   encoder writes (negative, infinite or NaN) counts as 0.
- * - Results do not depend on the number of threads at all: how the work is
- *   split follows from the shapes alone.
+ * - A query's result follows from the query and from the tokens that it sees, in
+ *   their order, and from nothing else: it is the same bits for any number of
+ *   threads, for any other queries in the call, for any bytes in rows that it does
+ *   not see, and wherever a mask hides tokens between those that it sees. So batches
+ *   of any size, drafts that are taken back and sequences beside each other give
+ *   what one token at a time gives. (What a window or `causal` hides counts by its
+ *   position, of which a token has the same in every call. Splitting the tokens
+ *   over several sets, or calls that are merged, does change the last bits.)
  */
 #ifndef TQKV_ATTENTION_H
 #define TQKV_ATTENTION_H
@@ -121,7 +127,8 @@ typedef struct tqkv_attention {
      * value; minus infinity for none. When work is split over several calls,
      * give them to one of these only. */
     const float *sinks;
-    /* f16 or f32, finite or minus infinity; mask_stride elements from query to
+    /* f16 or f32, finite or minus infinity (NaN counts as that), which hides the
+     * token; mask_stride elements from query to
      * query, mask_head_stride from head to head (0: the same for all heads).
      * Tokens are counted through all sets. */
     const void *mask;
@@ -163,8 +170,8 @@ typedef struct tqkv_executor {
 } tqkv_executor;
 
 /* Bytes of workspace that tqkv_attend needs for these shapes, and for any with
- * fewer queries or tokens: a few hundred KiB a thread, and for long contexts
- * some rows of partial results. Pointers to data in `a` may be null here, but
+ * fewer queries or tokens: some hundred KiB a thread, and for long contexts some
+ * rows of partial results. Pointers to data in `a` may be null here, but
  * not to profiles. */
 TQKV_API tqkv_status tqkv_attend_workspace(const tqkv_attention *a,
                                            const tqkv_executor *executor,

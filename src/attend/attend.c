@@ -9,26 +9,43 @@
 #include "common/checked.h"
 
 enum {
-    /* Items wanted, so that many threads find work; with fewer blocks tokens
-     * are divided, into ranges of no fewer than MIN_RANGE. */
+    /* Items wanted, so that many threads find work; with fewer blocks tokens are
+     * divided. */
     ITEMS = 64,
-    MIN_RANGE = 1024,
-    /* So many ranges a task, and it takes all heads of each. */
-    RANGES_A_TASK = 4
+    /* So many items of a block a task, and it takes all heads of each. */
+    ITEMS_A_TASK = 4,
+    /* So many elements of a mask are worth another thread's while. */
+    MASK_A_TASK = 1 << 17
 };
 
-static void set_ranges(attend_call *c)
+static size_t groups_of(const attend_call *c, size_t set)
+{
+    size_t ranges = ranges_of(c->a->sets[set].n_tokens);
+    return ranges / c->group_ranges + (ranges % c->group_ranges != 0);
+}
+
+static size_t all_groups(const attend_call *c)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->a->n_sets; i++)
+        n += groups_of(c, i);
+    return n;
+}
+
+/* Groups of ranges grow until a block has as few as it should. */
+static void set_groups(attend_call *c)
 {
     size_t wanted = c->n_bases ? (ITEMS + c->n_bases - 1) / c->n_bases : 1;
-    size_t most = c->n_tokens / MIN_RANGE;
-    size_t ranges = wanted < most ? wanted : most;
-    if (ranges < 1)
-        ranges = 1;
-    size_t tiles = (c->n_tokens + TILE - 1) / TILE;
-    c->range_tokens = (tiles + ranges - 1) / ranges * TILE;
-    c->n_ranges = c->range_tokens ? (c->n_tokens + c->range_tokens - 1) / c->range_tokens : 1;
-    if (c->n_ranges < 1)
-        c->n_ranges = 1;
+    size_t n_sets = c->a->n_sets, most = wanted > n_sets ? wanted : n_sets;
+    c->group_ranges = 1;
+    while (all_groups(c) > most)
+        c->group_ranges *= 2;
+    c->n_items = wanted > 1 && all_groups(c) > n_sets ? all_groups(c) : 1;
+    c->fold_depth = 1;
+    for (size_t i = 0; i < n_sets; i++) {
+        size_t depth = fold_depth(ranges_of(c->a->sets[i].n_tokens));
+        c->fold_depth = depth > c->fold_depth ? depth : c->fold_depth;
+    }
 }
 
 /* Shapes, and how the work is divided. a has been checked. */
@@ -55,13 +72,13 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
             if (set->keys.profiles[h].n_centres > c->max_centres)
                 c->max_centres = set->keys.profiles[h].n_centres;
     }
-    set_ranges(c);
+    set_groups(c);
     size_t threads = e && e->n_threads ? e->n_threads : (size_t)omp_get_max_threads();
     size_t items;
-    if (!size_multiply(c->n_bases, c->n_ranges, &items))
+    if (!size_multiply(c->n_bases, c->n_items, &items))
         return TQKV_ERROR_OVERFLOW;
     c->n_tasks = threads < items ? threads : items;
-    c->items_at_once = c->n_ranges >= RANGES_A_TASK * c->n_tasks ? c->n_bases : 1;
+    c->items_at_once = c->n_items >= ITEMS_A_TASK * c->n_tasks ? c->n_bases : 1;
     c->max_tasks = threads;
     return TQKV_OK;
 }
@@ -75,29 +92,35 @@ static int reserve(size_t *used, size_t count, size_t size, size_t *at)
            size_add(*used, 63, used) && (*used &= ~(size_t)63, *used <= PTRDIFF_MAX);
 }
 
-/* Parts, n_bases * n_ranges, that this call or one with fewer queries or tokens
- * can have: n * ceil(ITEMS / n) is below 2 * ITEMS. A workspace for many is thus
+/* Parts, n_bases * n_items, that this call or one with fewer queries or tokens can
+ * have. Only blocks of fewer than ITEMS bases are divided: into no more than all
+ * ranges, and no more than ceil(ITEMS / n_bases) or n_sets items, which n_bases
+ * multiplies to less than 2 * ITEMS or to ITEMS * n_sets. A workspace for many is thus
  * enough for few. */
 static size_t most_parts(const attend_call *c)
 {
-    size_t ranges = c->n_tokens / MIN_RANGE;
+    size_t ranges = 0, n_sets = c->a->n_sets;
+    for (size_t i = 0; i < n_sets; i++)
+        ranges += ranges_of(c->a->sets[i].n_tokens);
     if (ranges <= 1)
         return 0;
-    return c->n_bases < 2 * ITEMS && c->n_bases * ranges < 2 * ITEMS ? c->n_bases * ranges
-                                                                     : 2 * ITEMS;
+    size_t bases = c->n_bases < ITEMS ? c->n_bases : ITEMS, most = ITEMS * (n_sets > 2 ? n_sets : 2);
+    return ranges < most / bases ? bases * ranges : most;
 }
 
 /* Lays out the workspace; places it unless base is null. */
 static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
 {
     attend_scratch unused;
-    size_t used = 0, plans, next, unfinished, out, max, sum, scratch;
+    size_t used = 0, plans, next, unfinished, sights, out, max, sum, scratch, n_sights;
     size_t part_rows = most_parts(c) * c->block_rows, part_values;
     c->scratch_bytes = attend_scratch_place(c, NULL, &unused);
     if (!size_multiply(part_rows, c->value_dim, &part_values) ||
+        !size_multiply(sight_rows(c), c->a->n_sets, &n_sights) ||
         !reserve(&used, c->a->n_sets, sizeof *c->plans, &plans) ||
         !reserve(&used, 1, sizeof *c->next_item, &next) ||
         !reserve(&used, c->n_bases, sizeof *c->unfinished, &unfinished) ||
+        !reserve(&used, n_sights, sizeof *c->sights, &sights) ||
         !reserve(&used, part_values, sizeof(float), &out) ||
         !reserve(&used, part_rows, sizeof(float), &max) ||
         !reserve(&used, part_rows, sizeof(float), &sum) ||
@@ -109,6 +132,7 @@ static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
     c->plans = (set_plans *)(base + plans);
     c->next_item = (atomic_size_t *)(base + next);
     c->unfinished = (atomic_size_t *)(base + unfinished);
+    c->sights = (sight *)(base + sights);
     c->parts.out = (float *)(base + out);
     c->parts.max = (float *)(base + max);
     c->parts.sum = (float *)(base + sum);
@@ -127,9 +151,9 @@ static attend_block block_of(const attend_call *c, size_t base)
     return b;
 }
 
-static tqkv_partial part_of(const attend_call *c, size_t base, size_t range)
+static tqkv_partial part_of(const attend_call *c, size_t base, size_t item)
 {
-    size_t row = (base * c->n_ranges + range) * c->block_rows;
+    size_t row = (base * c->n_items + item) * c->block_rows;
     return (tqkv_partial){.out = c->parts.out + row * c->value_dim,
                           .max = c->parts.max + row,
                           .sum = c->parts.sum + row};
@@ -166,43 +190,77 @@ static void write_result(const attend_call *c, const attend_block *b, const tqkv
     }
 }
 
-static void merge_ranges(const attend_call *c, const attend_block *b, size_t base)
+static void start_result(const attend_call *c, const attend_scratch *s, const attend_block *b)
 {
-    tqkv_partial into = part_of(c, base, 0);
-    for (size_t range = 1; range < c->n_ranges; range++) {
-        tqkv_partial from = part_of(c, base, range);
-        merge_rows(b->rows, c->value_dim, &from, &into);
+    for (unsigned r = 0; r < b->rows; r++) {
+        s->result.max[r] = -INFINITY;
+        s->result.sum[r] = 0;
     }
-    write_result(c, b, &into);
+    memset(s->result.out, 0, (size_t)b->rows * c->value_dim * sizeof *s->result.out);
 }
 
-/* All heads of a range come one after the other, and to one task: where their
- * rows lie side by side, the first brings the others' into its cache. */
-static void run_item(const attend_call *c, attend_scratch *s, size_t item)
+/* All of a block's work. */
+static void run_block(const attend_call *c, attend_scratch *s, const attend_block *b)
 {
-    size_t base = item % c->n_bases, range = item / c->n_bases;
-    attend_block b = block_of(c, base);
-    size_t first = range * c->range_tokens, end = first + c->range_tokens;
-    if (end > c->n_tokens)
-        end = c->n_tokens;
-    if (c->n_ranges == 1) {
-        float max[BLOCK], sum[BLOCK];
-        tqkv_partial part = {.out = s->out, .max = max, .sum = sum};
-        attend_range(c, s, &b, first, end, &part);
-        write_result(c, &b, &part);
-        return;
+    start_result(c, s, b);
+    for (size_t set = 0; set < c->a->n_sets; set++) {
+        size_t ranges = ranges_of(c->a->sets[set].n_tokens);
+        if (!ranges)
+            continue;
+        attend_ranges(c, s, b, set, 0, ranges, &s->part);
+        attend_finish(c, set, b->rows, &s->part, &s->result);
     }
-    tqkv_partial part = part_of(c, base, range);
-    attend_range(c, s, &b, first, end, &part);
+    write_result(c, b, &s->result);
+}
+
+/* What the block's items left becomes its result. */
+static void merge_items(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                        size_t base)
+{
+    start_result(c, s, b);
+    for (size_t set = 0, item = 0; set < c->a->n_sets; set++) {
+        fold f = {.n_rows = b->rows, .dim = c->value_dim};
+        for (size_t group = 0; group < groups_of(c, set); group++)
+            fold_add(&f, part_of(c, base, item++));
+        if (!f.n)
+            continue;
+        tqkv_partial all = fold_end(&f);
+        attend_finish(c, set, b->rows, &all, &s->result);
+    }
+    write_result(c, b, &s->result);
+}
+
+/* One of a block's items where it has several. */
+static void run_group(const attend_call *c, attend_scratch *s, const attend_block *b, size_t base,
+                      size_t item)
+{
+    size_t set = 0, group = item;
+    while (group >= groups_of(c, set))
+        group -= groups_of(c, set++);
+    tqkv_partial part = part_of(c, base, item);
+    size_t first = group * c->group_ranges;
+    attend_ranges(c, s, b, set, first, first + c->group_ranges, &part);
     if (atomic_fetch_sub_explicit(&c->unfinished[base], 1, memory_order_acq_rel) == 1)
-        merge_ranges(c, &b, base);
+        merge_items(c, s, b, base);
+}
+
+/* All heads of a group come one after the other, and to one task: where their
+ * rows lie side by side, the first brings the others' into its cache. */
+static void run_item(const attend_call *c, attend_scratch *s, size_t number)
+{
+    size_t base = number % c->n_bases, item = number / c->n_bases;
+    attend_block b = block_of(c, base);
+    if (c->n_items == 1)
+        run_block(c, s, &b);
+    else
+        run_group(c, s, &b, base, item);
 }
 
 static void run_task(void *argument, size_t index)
 {
     const attend_call *c = argument;
     attend_scratch s;
-    size_t items = c->n_bases * c->n_ranges, item;
+    size_t items = c->n_bases * c->n_items, item;
     attend_scratch_place(c, c->scratch + index * c->scratch_bytes, &s);
     while ((item = atomic_fetch_add_explicit(c->next_item, c->items_at_once,
                                              memory_order_relaxed)) < items)
@@ -210,11 +268,38 @@ static void run_task(void *argument, size_t index)
             run_item(c, &s, item + i);
 }
 
-static void run_openmp(size_t n_tasks, attend_call *c)
+/* The index-th of n_tasks equal parts of the sights. */
+static void read_sights(void *argument, size_t index)
 {
-#pragma omp parallel for schedule(static, 1) num_threads((int)n_tasks)
-    for (size_t i = 0; i < n_tasks; i++)
-        run_task(c, i);
+    const attend_call *c = argument;
+    size_t n = sight_rows(c) * c->a->n_sets, each = (n + c->n_tasks - 1) / c->n_tasks;
+    size_t from = index * each, to = from + each;
+    sight_read(c, from < n ? from : n, to < n ? to : n);
+}
+
+static void run_tasks(const tqkv_executor *executor, attend_call *c,
+                      void (*task)(void *argument, size_t index))
+{
+    if (c->n_tasks == 1) {
+        task(c, 0);
+    } else if (executor && executor->run) {
+        executor->run(executor->context, c->n_tasks, task, c);
+    } else {
+#pragma omp parallel for schedule(static, 1) num_threads((int)c->n_tasks)
+        for (size_t i = 0; i < c->n_tasks; i++)
+            task(c, i);
+    }
+}
+
+static void read_all_sights(const tqkv_executor *executor, attend_call *c)
+{
+    size_t n = sight_rows(c) * c->a->n_sets;
+    if (!c->a->mask)
+        return;
+    if (n > 1 && n > MASK_A_TASK / (c->n_tokens + 1))
+        run_tasks(executor, c, read_sights);
+    else
+        sight_read(c, 0, n);
 }
 
 /* ---- calls ---- */
@@ -264,8 +349,11 @@ tqkv_status tqkv_attend(const tqkv_attention *a, const tqkv_partial *result,
     if (status != TQKV_OK)
         return status;
     c.result = result;
+    size_t offset = 0;
     for (size_t i = 0; i < a->n_sets; i++) {
         const tqkv_operand *k = &a->sets[i].keys, *v = &a->sets[i].values;
+        c.plans[i].offset = offset;
+        offset += a->sets[i].n_tokens;
         tile_plan_init(&c.plans[i].keys, &k->format, (tqkv_type)k->type);
         tile_plan_init(&c.plans[i].values, &v->format, (tqkv_type)v->type);
         if (c.plans[i].keys.level_error > 0)
@@ -273,12 +361,8 @@ tqkv_status tqkv_attend(const tqkv_attention *a, const tqkv_partial *result,
     }
     atomic_init(c.next_item, 0);
     for (size_t i = 0; i < c.n_bases; i++)
-        atomic_init(&c.unfinished[i], c.n_ranges);
-    if (c.n_tasks == 1)
-        run_task(&c, 0);
-    else if (executor && executor->run)
-        executor->run(executor->context, c.n_tasks, run_task, &c);
-    else
-        run_openmp(c.n_tasks, &c);
+        atomic_init(&c.unfinished[i], c.n_items);
+    read_all_sights(executor, &c);
+    run_tasks(executor, &c, run_task);
     return TQKV_OK;
 }

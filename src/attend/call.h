@@ -2,20 +2,29 @@
  * A call of tqkv_attend, checked and divided.
  *
  * The rows of a KV head are the queries of its group at all positions: row
- * i * group + g. An item of work is a block of such rows over a range of the
- * tokens; ranges depend on the shapes only, so that results do not depend on
- * who computes an item. Where there are several ranges, the item that finishes
- * a block's last one merges them, in their order.
+ * i * group + g. The tokens that a row sees of a set, by rank (sight.h), are divided
+ * into ranges of RANGE, wherever the call's shapes or threads would like borders;
+ * each range gives a part, and parts are folded in an order of their own (fold.h).
+ * So a row's result depends neither on who computes what nor on the rows beside it.
+ *
+ * An item of work is a block of rows and all ranges of all sets, or, where there are
+ * few blocks, some consecutive ranges of one set. Then the item that finishes a
+ * block's last one folds what the others left.
  */
 #ifndef TQKV_ATTEND_CALL_H
 #define TQKV_ATTEND_CALL_H
 
 #include <stdatomic.h>
 
+#include "attend/fold.h"
+#include "attend/sight.h"
 #include "attend/tile.h"
 #include "codec/row.h"
 
-enum { BLOCK = 64 /* rows */ };
+enum {
+    BLOCK = 64, /* rows */
+    RANGE = 2048 /* tokens by rank, a multiple of TILE */
+};
 
 /* Logits stay within it, so that their differences are finite. */
 #define LARGEST_LOGIT 1e37f
@@ -23,6 +32,7 @@ enum { BLOCK = 64 /* rows */ };
 /* How a set's rows become tiles; key_rest where keys have a level_error. */
 typedef struct set_plans {
     tile_plan keys, values, key_rest;
+    size_t offset; /* tokens in the sets before */
 } set_plans;
 
 typedef struct attend_call {
@@ -34,8 +44,11 @@ typedef struct attend_call {
     uint32_t n_blocks;        /* of each KV head */
     size_t block_rows;        /* in the largest block */
     size_t n_tokens;          /* of all sets */
-    size_t n_ranges, range_tokens;
     size_t n_bases;           /* n_kv_heads * n_blocks */
+    /* A block's work is n_items items: one, or for each set as many as it has groups
+     * of group_ranges ranges, a power of two. */
+    size_t n_items, group_ranges;
+    size_t fold_depth;        /* of the longest set's ranges */
     size_t n_tasks, max_tasks; /* at work; there is scratch for */
     size_t items_at_once; /* divides the number of items */
     unsigned max_centres;
@@ -43,8 +56,9 @@ typedef struct attend_call {
     /* Parts of the workspace: */
     set_plans *plans;          /* [n_sets] */
     atomic_size_t *next_item;
-    atomic_size_t *unfinished; /* [n_bases] ranges */
-    tqkv_partial parts;        /* [n_bases][n_ranges][block_rows], if n_ranges > 1 */
+    atomic_size_t *unfinished; /* [n_bases] items */
+    sight *sights;             /* [n_sets][mask rows], if there is a mask */
+    tqkv_partial parts;        /* [n_bases][n_items][block_rows], if n_items > 1 */
     uint8_t *scratch;          /* [n_tasks][scratch_bytes] */
     size_t scratch_bytes;
 } attend_call;
@@ -55,9 +69,6 @@ typedef struct attend_block {
     size_t first_row;
     unsigned rows;
 } attend_block;
-
-/* What a mask does to a tile: adds 0, adds something, hides all tokens. */
-typedef enum mask_effect { MASK_NOTHING, MASK_SOME, MASK_ALL } mask_effect;
 
 /* What a task works with: carved from its scratch. Arrays have block_rows rows. */
 typedef struct attend_scratch {
@@ -71,20 +82,24 @@ typedef struct attend_scratch {
     float *narrow_error, *level_error;
     float *centre_logits;             /* [rows][max_centres] */
     int32_t (*score)[TILE], (*rest)[TILE];
-    int has_rest;                     /* rest holds the tile's */
+    uint8_t *has_rest;                /* [rows] rest[r] belongs to the logits */
     float (*logit)[TILE], (*mask)[TILE], (*p)[TILE];
-    const float **mask_row;           /* [rows] into mask: rows may share one */
-    mask_effect *mask_effect;         /* [rows] */
+    const float **mask_row;           /* [rows] into mask: rows may share one; null: all 0 */
     uint16_t (*weight)[TILE];
     float *peak, *value_unit;         /* [rows] */
-    float *sums, *out;                /* [rows][value_dim] */
+    float *sums;                      /* [rows][value_dim] */
+    tqkv_partial range, part, result; /* [rows] each */
+    tqkv_partial folds[FOLD_LEVELS];  /* fold_depth of them, [rows] each */
     float **sum_rows;                 /* [rows] into sums */
     softmax_state *state;             /* [rows] */
+    size_t *low_rank, *high_rank;     /* [rows] the tokens of the walk it sees */
     uint8_t *low, *high;              /* [rows] the tokens of the tile it sees */
     uint8_t *is_wide;                 /* [rows] */
     const tile_plan *key_plan, *value_plan, *rest_plan;
     tile_rows *keys, *values;         /* the tile at hand */
+    token_runs *tokens;
     tile_rows *next_keys, *next_values;
+    token_runs *next_tokens;
     /* Whose rows to ask memory for: the next tile's, or where there is none
      * those at hand. */
     const tile_rows *ahead_keys, *ahead_values;
@@ -98,22 +113,26 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
 void attend_prepare(const attend_call *c, const attend_scratch *s, const tqkv_operand *keys,
                     const attend_block *b);
 
-/* range.c: the block over tokens [first, end) of all sets' tokens in a row. */
-void attend_range(const attend_call *c, attend_scratch *s, const attend_block *b,
-                  size_t first, size_t end, const tqkv_partial *part);
+static inline size_t ranges_of(size_t n_tokens)
+{
+    return n_tokens / RANGE + (n_tokens % RANGE != 0);
+}
+
+/* range.c: the block over ranges [first, end) of set number `set`. Sums are in the
+ * order and domain of the set's codes. */
+void attend_ranges(const attend_call *c, attend_scratch *s, const attend_block *b, size_t set,
+                   size_t first, size_t end, const tqkv_partial *part);
+/* Brings a part of all ranges to the original domain and merges it into the block's
+ * result over the sets before. */
+void attend_finish(const attend_call *c, size_t set, unsigned n_rows, const tqkv_partial *part,
+                   const tqkv_partial *result);
 
 /* logits.c: scores of a tile to logits of what each row sees, minus infinity
- * elsewhere; token counts in all sets. attend_see says first which tokens those
- * are, and whether there are any. */
-int attend_see(const attend_call *c, const attend_scratch *s, const attend_block *b,
-               const tqkv_tokens *set, size_t token, size_t token_of_all, unsigned n);
-void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                   const tqkv_tokens *set, size_t token);
+ * elsewhere. */
+void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b, size_t set);
 
-/* merge.c: adds a row to another; out is a sum yet to be divided by `sum` if
- * normalised is 0. */
-void merge_row(float max, float sum, const float *out, int normalised, unsigned dim,
-               float *into_max, float *into_sum, float *into_out);
+/* merge.c: rows of [from] join those of [into]; a row without tokens changes no bit
+ * of the other. */
 void merge_rows(size_t n_rows, unsigned dim, const tqkv_partial *from, const tqkv_partial *into);
 
 static inline size_t row_query(const attend_call *c, size_t row)

@@ -5,88 +5,41 @@
 #include "common/f16.h"
 #include "common/finite.h"
 
-/* x between 0 and n. */
-static uint8_t within(int64_t x, unsigned n)
-{
-    return (uint8_t)(x < 0 ? 0 : x > (int64_t)n ? n : x);
-}
-
-/* Tokens [from, to) of the row's mask, NaN as minus infinity. */
-static void load_mask(const attend_call *c, size_t at, unsigned from, unsigned to, float *mask)
+/* n elements of the mask from `at` on. */
+static void load_mask(const attend_call *c, size_t at, unsigned n, float *mask)
 {
     if (c->a->mask_type == TQKV_F32) {
-        memcpy(mask + from, (const float *)c->a->mask + at + from, (to - from) * sizeof *mask);
-    } else {
-        const uint16_t *half = (const uint16_t *)c->a->mask + at;
-        unsigned whole = (to - from) / 16 * 16;
-        c->kernels->halves((const uint8_t *)(half + from), whole, mask + from);
-        for (unsigned t = from + whole; t < to; t++)
-            mask[t] = f16_to_f32(half[t]);
+        memcpy(mask, (const float *)c->a->mask + at, n * sizeof *mask);
+        return;
     }
-    for (unsigned t = from; t < to; t++)
-        mask[t] = mask[t] == mask[t] ? mask[t] : -INFINITY;
+    const uint16_t *half = (const uint16_t *)c->a->mask + at;
+    unsigned whole = n / 16 * 16;
+    c->kernels->halves((const uint8_t *)half, whole, mask);
+    for (unsigned t = whole; t < n; t++)
+        mask[t] = f16_to_f32(half[t]);
 }
 
-/* What the row's mask does to the tokens of the tile that it may see. */
-static mask_effect read_mask(const attend_call *c, const attend_scratch *s,
-                             const attend_block *b, unsigned r, size_t token_of_all)
+/* What the row's mask adds to the tokens of the tile. Query heads of one position
+ * share it, unless each has its own. */
+static void read_mask(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                      size_t set, unsigned r)
 {
-    size_t row = b->first_row + r;
-    float *mask = s->mask[r];
-    unsigned from = s->low[r], to = s->high[r], is_zero = 1, is_seen = 0;
-    load_mask(c, row_head(c, b, row) * c->a->mask_head_stride +
-                     row_query(c, row) * c->a->mask_stride + token_of_all,
-              from, to, mask);
-    for (unsigned t = from; t < to; t++) {
-        is_zero &= mask[t] == 0;
-        is_seen |= mask[t] > -INFINITY;
-    }
-    return is_zero ? MASK_NOTHING : is_seen ? MASK_SOME : MASK_ALL;
-}
-
-/* Query heads of one position share a mask, unless each has its own. */
-static int shares_mask(const attend_call *c, const attend_block *b, unsigned r)
-{
-    return r > 0 && c->a->mask_head_stride == 0 &&
-           row_query(c, b->first_row + r) == row_query(c, b->first_row + r - 1);
-}
-
-static void see_mask(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                     unsigned r, size_t token_of_all)
-{
-    if (shares_mask(c, b, r)) {
+    const sight *seen = sight_of(c, b, set, r);
+    s->mask_row[r] = NULL;
+    if (!seen->has_bias || s->low[r] == s->high[r])
+        return;
+    if (r > 0 && sight_of(c, b, set, r - 1) == seen) {
         s->mask_row[r] = s->mask_row[r - 1];
-        s->mask_effect[r] = s->mask_effect[r - 1];
-    } else {
-        s->mask_row[r] = s->mask[r];
-        s->mask_effect[r] = s->low[r] < s->high[r] ? read_mask(c, s, b, r, token_of_all) : MASK_ALL;
+        return;
     }
-    if (s->mask_effect[r] == MASK_ALL)
-        s->low[r] = s->high[r];
-}
-
-int attend_see(const attend_call *c, const attend_scratch *s, const attend_block *b,
-               const tqkv_tokens *set, size_t token, size_t token_of_all, unsigned n)
-{
-    const tqkv_attention *a = c->a;
-    int any = 0;
-    for (unsigned r = 0; r < b->rows; r++) {
-        /* positions are below 2^62 */
-        int64_t first = (int64_t)(set->position + token);
-        int64_t query = (int64_t)(a->position + row_query(c, b->first_row + r));
-        s->low[r] = 0;
-        s->high[r] = (uint8_t)n;
-        if (a->causal)
-            s->high[r] = within(query - first + 1, n);
-        if (a->window && a->window <= (uint64_t)query)
-            s->low[r] = within(query - (int64_t)a->window + 1 - first, n);
-        if (s->low[r] > s->high[r])
-            s->low[r] = s->high[r];
-        if (a->mask)
-            see_mask(c, s, b, r, token_of_all);
-        any |= s->low[r] < s->high[r];
+    size_t at = sight_mask_at(c, b, set, r);
+    const token_runs *tokens = s->tokens;
+    for (unsigned run = 0, t = 0; run < tokens->n_runs && t < s->high[r]; run++) {
+        unsigned end = tokens->runs[run].end < s->high[r] ? tokens->runs[run].end : s->high[r];
+        load_mask(c, at + tokens->runs[run].token, end - t, s->mask[r] + t);
+        t = end;
     }
-    return any;
+    s->mask_row[r] = s->mask[r];
 }
 
 static void add_rest(const attend_call *c, const attend_scratch *s, unsigned r)
@@ -128,27 +81,37 @@ static void add_means(const attend_call *c, const attend_scratch *s, const tqkv_
     }
 }
 
+static void add_slopes(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                       const tqkv_tokens *set, unsigned r)
+{
+    size_t row = b->first_row + r;
+    float slope = c->a->slopes[row_head(c, b, row)];
+    int64_t query = (int64_t)(c->a->position + row_query(c, row));
+    for (unsigned run = 0, t = 0; run < s->tokens->n_runs; run++) {
+        int64_t token = (int64_t)(set->position + s->tokens->runs[run].token);
+        int64_t distance = token - query - t;
+        for (; t < s->tokens->runs[run].end; t++)
+            s->logit[r][t] += slope * (float)(distance + t);
+    }
+}
+
 /* Softcap, slope and mask, then minus infinity for what is not seen. */
 static void finish_row(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                       const tqkv_tokens *set, size_t token, unsigned r)
+                       size_t set, unsigned r)
 {
     const tqkv_attention *a = c->a;
-    size_t row = b->first_row + r;
     float *logit = s->logit[r];
     if (a->softcap > 0)
         c->kernels->softcap(logit, a->softcap);
-    if (a->slopes) {
-        float slope = a->slopes[row_head(c, b, row)];
-        int64_t distance = (int64_t)(set->position + token) -
-                           (int64_t)(a->position + row_query(c, row));
-        for (unsigned t = 0; t < TILE; t++)
-            logit[t] += slope * (float)(distance + t);
-    }
-    if (a->mask && s->mask_effect[r] == MASK_SOME) {
+    if (a->slopes)
+        add_slopes(c, s, b, &a->sets[set], r);
+    if (a->mask)
+        read_mask(c, s, b, set, r);
+    if (a->mask && s->mask_row[r]) {
         const float *mask = s->mask_row[r];
-        float slope = a->mask_slopes ? a->mask_slopes[row_head(c, b, row)] : 1;
+        float slope = a->mask_slopes ? a->mask_slopes[row_head(c, b, b->first_row + r)] : 1;
         for (unsigned t = s->low[r]; t < s->high[r]; t++)
-            logit[t] += mask[t] > -INFINITY ? slope * mask[t] : -INFINITY;
+            logit[t] += slope * mask[t];
     }
     if (a->mask || a->slopes)
         for (unsigned t = 0; t < TILE; t++)
@@ -159,10 +122,9 @@ static void finish_row(const attend_call *c, const attend_scratch *s, const atte
         logit[t] = -INFINITY;
 }
 
-void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                   const tqkv_tokens *set, size_t token)
+void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b, size_t set)
 {
-    const tqkv_operand *o = &set->keys;
+    const tqkv_operand *o = &c->a->sets[set].keys;
     if (s->key_plan->source == TILE_FLOAT)
         for (unsigned r = 0; r < b->rows; r++)
             for (unsigned t = 0; t < TILE; t++)
@@ -170,7 +132,7 @@ void attend_logits(const attend_call *c, const attend_scratch *s, const attend_b
     else
         for (unsigned r = 0; r < b->rows; r++) {
             c->kernels->logits(s->score[r], s->key_unit[r], s->keys->scales, s->logit[r]);
-            if (s->has_rest)
+            if (s->has_rest[r])
                 add_rest(c, s, r);
         }
     if (o->profiles) {
@@ -186,5 +148,5 @@ void attend_logits(const attend_call *c, const attend_scratch *s, const attend_b
     if (o->means)
         add_means(c, s, o, b);
     for (unsigned r = 0; r < b->rows; r++)
-        finish_row(c, s, b, set, token, r);
+        finish_row(c, s, b, set, r);
 }

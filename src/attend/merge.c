@@ -1,18 +1,24 @@
 #include <math.h>
+#include <string.h>
 
 #include "attend/call.h"
 #include "common/checked.h"
 
-void merge_row(float max, float sum, const float *out, int normalised, unsigned dim,
-               float *into_max, float *into_sum, float *into_out)
+static void merge_row(float max, float sum, const float *out, unsigned dim, float *into_max,
+                      float *into_sum, float *into_out)
 {
     if (!(sum > 0))
         return;
+    if (!(*into_sum > 0)) { /* the same bits, zeros' signs included */
+        memcpy(into_out, out, dim * sizeof *out);
+        *into_max = max;
+        *into_sum = sum;
+        return;
+    }
     float largest = max > *into_max ? max : *into_max;
-    /* exp of -inf, where `into` is empty, is 0 */
     float from_sum = sum * expf(max - largest), old_sum = *into_sum * expf(*into_max - largest);
     float total = from_sum + old_sum;
-    float from = (normalised ? from_sum : from_sum / sum) / total, old = old_sum / total;
+    float from = from_sum / total, old = old_sum / total;
     for (unsigned i = 0; i < dim; i++)
         into_out[i] = into_out[i] * old + out[i] * from;
     *into_max = largest;
@@ -22,8 +28,8 @@ void merge_row(float max, float sum, const float *out, int normalised, unsigned 
 void merge_rows(size_t n_rows, unsigned dim, const tqkv_partial *from, const tqkv_partial *into)
 {
     for (size_t r = 0; r < n_rows; r++)
-        merge_row(from->max[r], from->sum[r], from->out + r * dim, 1, dim, into->max + r,
-                  into->sum + r, into->out + r * dim);
+        merge_row(from->max[r], from->sum[r], from->out + r * dim, dim, into->max + r, into->sum + r,
+                  into->out + r * dim);
 }
 
 tqkv_status tqkv_merge(size_t n_rows, uint32_t v_head_dim, const tqkv_partial *from,

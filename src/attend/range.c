@@ -14,6 +14,8 @@
 /* Up to so many rows tiles are not worth their while (doc/attention.md). */
 enum { FEW_ROWS = 4 };
 
+/* ---- a tile ---- */
+
 /* Rows r to the first of another width, or the last. */
 static unsigned same_width(const attend_scratch *s, unsigned r, unsigned rows)
 {
@@ -23,24 +25,36 @@ static unsigned same_width(const attend_scratch *s, unsigned r, unsigned rows)
     return end;
 }
 
-/* Scores of what rounding to levels lost, where a logit would miss it. */
-static void score_rest(const attend_call *c, attend_scratch *s, const attend_block *b)
+/* The largest scale of the tile's n keys that the row sees. Digits are chosen by
+ * it: a key that a row does not see must not change the bits of those that it does. */
+static float largest_seen(const attend_scratch *s, unsigned r, unsigned n)
 {
-    s->has_rest = 0;
-    for (unsigned r = 0; r < b->rows; r++)
-        s->has_rest |= s->level_error[r] * s->keys->largest_scale > LOGIT_ERROR;
-    if (!s->has_rest)
-        return;
-    c->kernels->expand_keys(s->rest_plan, s->keys->codes, s->keys->codes, s->key_tile);
-    c->kernels->scores(s->rest_plan, s->key_tile, s->packed, b->rows, 1, s->rest);
+    if (s->low[r] == 0 && s->high[r] == n)
+        return s->keys->largest_scale;
+    float largest = 0;
+    for (unsigned t = s->low[r]; t < s->high[r]; t++)
+        largest = s->keys->scales[t] > largest ? s->keys->scales[t] : largest;
+    return largest;
 }
 
-static void score_tile(const attend_call *c, attend_scratch *s, const attend_block *b)
+/* Which rows need wide queries, and whether any needs what rounding to levels lost,
+ * because a logit would miss it. */
+static int choose_digits(const attend_call *c, attend_scratch *s, const attend_block *b, unsigned n)
+{
+    int narrow = (c->kernels->narrow & NARROW_SCORES) && !s->key_plan->is_fine, any_rest = 0;
+    for (unsigned r = 0; r < b->rows; r++) {
+        float largest = largest_seen(s, r, n);
+        s->is_wide[r] = !(narrow && s->narrow_error[r] * largest <= LOGIT_ERROR);
+        s->has_rest[r] = s->level_error[r] * largest > LOGIT_ERROR;
+        any_rest |= s->has_rest[r];
+    }
+    return any_rest;
+}
+
+static void score_tile(const attend_call *c, attend_scratch *s, const attend_block *b, unsigned n)
 {
     const tile_plan *p = s->key_plan;
-    int narrow = (c->kernels->narrow & NARROW_SCORES) && !p->is_fine;
-    for (unsigned r = 0; r < b->rows; r++)
-        s->is_wide[r] = !(narrow && s->narrow_error[r] * s->keys->largest_scale <= LOGIT_ERROR);
+    int any_rest = choose_digits(c, s, b, n);
     const uint8_t *const *rows = s->keys->codes, *const *ahead = s->ahead_keys->codes;
     int expanded = 0;
     for (unsigned r = 0, end; r < b->rows; r = end) {
@@ -54,7 +68,10 @@ static void score_tile(const attend_call *c, attend_scratch *s, const attend_blo
         expanded = 1;
         c->kernels->scores(p, s->key_tile, packed, end - r, s->is_wide[r], s->score + r);
     }
-    score_rest(c, s, b);
+    if (any_rest) {
+        c->kernels->expand_keys(s->rest_plan, rows, rows, s->key_tile);
+        c->kernels->scores(s->rest_plan, s->key_tile, s->packed, b->rows, 1, s->rest);
+    }
 }
 
 static void scale_sums(float *sums, unsigned n, float factor)
@@ -106,21 +123,22 @@ static void accumulate_tile(const attend_call *c, const attend_scratch *s, const
 }
 
 static void attend_tile(const attend_call *c, attend_scratch *s, const attend_block *b,
-                        const tqkv_tokens *set, size_t token, unsigned n)
+                        size_t set, unsigned n)
 {
+    const tqkv_operand *keys = &c->a->sets[set].keys, *values = &c->a->sets[set].values;
     int float_keys = s->key_plan->source == TILE_FLOAT;
     int float_values = s->value_plan->source == TILE_FLOAT;
-    tile_scales(&set->keys, s->key_plan, c->kernels, s->keys);
+    tile_scales(keys, s->key_plan, c->kernels, s->keys);
     if (float_keys) {
-        tile_floats(&set->keys, s->key_plan, c->kernels, s->keys, n, s->key_floats);
+        tile_floats(keys, s->key_plan, c->kernels, s->keys, n, s->key_floats);
         for (unsigned r = 0; r < b->rows; r++)
             c->kernels->float_scores(s->rotated + (size_t)r * c->key_dim, s->key_floats,
                                      c->key_dim, s->logit[r]);
     } else {
-        score_tile(c, s, b);
+        score_tile(c, s, b, n);
     }
-    attend_logits(c, s, b, set, token);
-    tile_scales(&set->values, s->value_plan, c->kernels, s->values);
+    attend_logits(c, s, b, set);
+    tile_scales(values, s->value_plan, c->kernels, s->values);
     for (unsigned r = 0; r < b->rows; r++) {
         float peak, rescale = c->kernels->softmax(s->logit[r], s->values->scales, &s->state[r],
                                                   s->p[r], &peak);
@@ -129,7 +147,7 @@ static void attend_tile(const attend_call *c, attend_scratch *s, const attend_bl
         s->peak[r] = peak;
     }
     if (float_values) {
-        tile_floats(&set->values, s->value_plan, c->kernels, s->values, n, s->value_floats);
+        tile_floats(values, s->value_plan, c->kernels, s->values, n, s->value_floats);
         for (unsigned r = 0; r < b->rows; r++)
             c->kernels->float_accumulate(s->p[r], s->value_floats, c->value_dim, s->sum_rows[r]);
     } else {
@@ -139,57 +157,70 @@ static void attend_tile(const attend_call *c, attend_scratch *s, const attend_bl
     }
 }
 
-/* What has been summed, in the original domain, joins the part. */
-static void finish_set(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                       const tqkv_operand *values, const tqkv_partial *part)
+/* ---- a range ---- */
+
+/* A walk over the tokens of one set that some rows share: up to `end`, of which the
+ * tile at rank `located` is next. */
+typedef struct route {
+    size_t set, end, located;
+    sight_walk walk;
+} route;
+
+static void locate_next(const attend_call *c, attend_scratch *s, const attend_block *b, route *w,
+                        size_t rank)
 {
-    rotation rotate;
-    float natural[MAX_DIM];
-    rotation_init(&rotate, c->value_dim, values->format.rotation);
-    for (unsigned r = 0; r < b->rows; r++) {
-        if (s->value_plan->source != TILE_FLOAT)
-            c->kernels->natural_order(s->value_plan, s->sum_rows[r], natural);
-        else
-            memcpy(natural, s->sum_rows[r], c->value_dim * sizeof *natural);
-        if (rotate.active)
-            unrotate_row(s->value_plan->codec, &rotate, rotate.inverse_root, natural);
-        merge_row(s->state[r].max, s->state[r].sum, natural, 0, c->value_dim, part->max + r,
-                  part->sum + r, part->out + (size_t)r * c->value_dim);
-    }
+    const tqkv_tokens *set = &c->a->sets[w->set];
+    unsigned n = w->end - rank < TILE ? (unsigned)(w->end - rank) : TILE;
+    sight_tokens(c, &w->walk, rank, n, s->next_tokens);
+    tile_locate(set, &set->keys, c->kernels, b->head, s->next_tokens, s->next_keys);
+    tile_locate(set, &set->values, c->kernels, b->head, s->next_tokens, s->next_values);
+    w->located = rank;
 }
 
-static void locate_next(const attend_call *c, attend_scratch *s, const attend_block *b,
-                        const tqkv_tokens *set, size_t token, size_t end)
-{
-    unsigned n = end - token < TILE ? (unsigned)(end - token) : TILE;
-    tile_locate(set, &set->keys, c->kernels, b->head, token, n, s->next_keys);
-    tile_locate(set, &set->values, c->kernels, b->head, token, n, s->next_values);
-}
+#define SWAP(type, a, b)                                                                       \
+    do {                                                                                       \
+        type *swapped = a;                                                                     \
+        a = b;                                                                                 \
+        b = swapped;                                                                           \
+    } while (0)
 
-/* Makes the tile at `token` the one at hand, and finds the one behind it, so
- * that its rows can be on their way from memory. */
-static void step_to(const attend_call *c, attend_scratch *s, const attend_block *b,
-                    const tqkv_tokens *set, size_t token, size_t end, size_t *located)
+/* Makes the tile at `rank` the one at hand, and finds the one behind it, so that
+ * its rows can be on their way from memory. */
+static void step_to(const attend_call *c, attend_scratch *s, const attend_block *b, route *w,
+                    size_t rank)
 {
-    if (*located != token)
-        locate_next(c, s, b, set, token, end);
-    tile_rows *keys = s->keys, *values = s->values;
-    s->keys = s->next_keys;
-    s->values = s->next_values;
-    s->next_keys = keys;
-    s->next_values = values;
-    *located = token + TILE;
-    int has_next = *located < end;
+    if (w->located != rank)
+        locate_next(c, s, b, w, rank);
+    SWAP(tile_rows, s->keys, s->next_keys);
+    SWAP(tile_rows, s->values, s->next_values);
+    SWAP(token_runs, s->tokens, s->next_tokens);
+    int has_next = w->end - rank > TILE;
     if (has_next)
-        locate_next(c, s, b, set, *located, end);
+        locate_next(c, s, b, w, rank + TILE);
     s->ahead_keys = has_next ? s->next_keys : s->keys;
     s->ahead_values = has_next ? s->next_values : s->values;
 }
 
-static void start_set(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                      const tqkv_operand *keys)
+/* x - base, between 0 and n. */
+static uint8_t place_in_tile(size_t x, size_t base, unsigned n)
 {
-    attend_prepare(c, s, keys, b);
+    return (uint8_t)(x < base ? 0 : x - base < n ? x - base : n);
+}
+
+/* Which of the n tokens from `rank` on each row sees. 0 if none does. */
+static int see_tile(const attend_scratch *s, const attend_block *b, size_t rank, unsigned n)
+{
+    int any = 0;
+    for (unsigned r = 0; r < b->rows; r++) {
+        s->low[r] = place_in_tile(s->low_rank[r], rank, n);
+        s->high[r] = place_in_tile(s->high_rank[r], rank, n);
+        any |= s->low[r] < s->high[r];
+    }
+    return any;
+}
+
+static void start_range(const attend_call *c, const attend_scratch *s, const attend_block *b)
+{
     memset(s->sums, 0, (size_t)b->rows * c->value_dim * sizeof *s->sums);
     for (unsigned r = 0; r < b->rows; r++) {
         s->state[r] = (softmax_state){.max = -INFINITY};
@@ -197,45 +228,125 @@ static void start_set(const attend_call *c, const attend_scratch *s, const atten
     }
 }
 
-/* The set's tokens [first, end), which stand offset tokens into all. */
-static void attend_set(const attend_call *c, attend_scratch *s, const attend_block *b,
-                       const tqkv_tokens *set, size_t first, size_t end, size_t offset,
-                       const tqkv_partial *part)
-{
-    size_t located = SIZE_MAX;
-    int started = 0;
-    for (size_t token = first; token < end; token += TILE) {
-        unsigned n = end - token < TILE ? (unsigned)(end - token) : TILE;
-        if (!attend_see(c, s, b, set, token, offset + token, n))
-            continue;
-        if (!started)
-            start_set(c, s, b, &set->keys);
-        started = 1;
-        step_to(c, s, b, set, token, end, &located);
-        attend_tile(c, s, b, set, token, n);
-    }
-    if (started)
-        finish_set(c, s, b, &set->values, part);
-}
-
-void attend_range(const attend_call *c, attend_scratch *s, const attend_block *b,
-                  size_t first, size_t end, const tqkv_partial *part)
+/* Sums divided by the sums of weights. Adding 0 makes a zero's sign the same however
+ * often zeros were added to it. */
+static void end_range(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                      const tqkv_partial *part)
 {
     for (unsigned r = 0; r < b->rows; r++) {
+        const float *sums = s->sum_rows[r];
+        float *out = part->out + (size_t)r * c->value_dim, total = s->state[r].sum;
+        float factor = total > 0 ? 1 / total : 0;
+        for (unsigned i = 0; i < c->value_dim; i++)
+            out[i] = sums[i] * factor + 0.0f;
+        part->max[r] = s->state[r].max;
+        part->sum[r] = total;
+    }
+}
+
+static void make_empty(size_t rows, unsigned dim, const tqkv_partial *part)
+{
+    for (size_t r = 0; r < rows; r++) {
         part->max[r] = -INFINITY;
         part->sum[r] = 0;
     }
-    memset(part->out, 0, (size_t)b->rows * c->value_dim * sizeof *part->out);
-    size_t offset = 0;
-    for (size_t i = 0; i < c->a->n_sets && offset < end; i++) {
-        const tqkv_tokens *set = &c->a->sets[i];
-        size_t from = first > offset ? first - offset : 0;
-        size_t to = end - offset < set->n_tokens ? end - offset : set->n_tokens;
-        s->key_plan = &c->plans[i].keys;
-        s->value_plan = &c->plans[i].values;
-        s->rest_plan = &c->plans[i].key_rest;
-        if (from < to)
-            attend_set(c, s, b, set, from, to, offset, part);
-        offset += set->n_tokens;
+    memset(part->out, 0, rows * dim * sizeof *part->out);
+}
+
+/* Ranks [first, end), which are of one range. */
+static void attend_range(const attend_call *c, attend_scratch *s, const attend_block *b, route *w,
+                         size_t first, size_t end, const tqkv_partial *part)
+{
+    int started = 0;
+    for (size_t rank = first; rank < end; rank += TILE) {
+        unsigned n = end - rank < TILE ? (unsigned)(end - rank) : TILE;
+        if (!see_tile(s, b, rank, n))
+            continue;
+        if (!started)
+            start_range(c, s, b);
+        started = 1;
+        step_to(c, s, b, w, rank);
+        attend_tile(c, s, b, w->set, n);
     }
+    if (started)
+        end_range(c, s, b, part);
+    else
+        make_empty(b->rows, c->value_dim, part);
+}
+
+/* ---- ranges ---- */
+
+static void copy_part(size_t rows, unsigned dim, const tqkv_partial *from, const tqkv_partial *to)
+{
+    memcpy(to->out, from->out, rows * dim * sizeof *to->out);
+    memcpy(to->max, from->max, rows * sizeof *to->max);
+    memcpy(to->sum, from->sum, rows * sizeof *to->sum);
+}
+
+/* Rows that share a walk, over ranges [first, end). */
+static void attend_band(const attend_call *c, attend_scratch *s, const attend_block *b, route *w,
+                        size_t first, size_t end, const tqkv_partial *part)
+{
+    size_t last = ranges_of(w->walk.n);
+    if (end > last)
+        end = last;
+    if (first >= end) {
+        make_empty(b->rows, c->value_dim, part);
+        return;
+    }
+    attend_prepare(c, s, &c->a->sets[w->set].keys, b);
+    w->end = end < last ? end * RANGE : w->walk.n;
+    w->located = SIZE_MAX;
+    fold f = {.n_rows = b->rows, .dim = c->value_dim};
+    memcpy(f.level, s->folds, c->fold_depth * sizeof *f.level);
+    tqkv_partial range = s->range;
+    for (size_t i = first; i < end; i++) {
+        attend_range(c, s, b, w, i * RANGE, i + 1 < end ? (i + 1) * RANGE : w->end, &range);
+        range = fold_add(&f, range);
+    }
+    tqkv_partial all = fold_end(&f);
+    copy_part(b->rows, c->value_dim, &all, part);
+}
+
+void attend_ranges(const attend_call *c, attend_scratch *s, const attend_block *b, size_t set,
+                   size_t first, size_t end, const tqkv_partial *part)
+{
+    size_t *low_rank = s->low_rank, *high_rank = s->high_rank;
+    s->key_plan = &c->plans[set].keys;
+    s->value_plan = &c->plans[set].values;
+    s->rest_plan = &c->plans[set].key_rest;
+    for (unsigned r = 0, n; r < b->rows; r += n) {
+        route w = {.set = set};
+        n = sight_band(c, b, set, r, low_rank, high_rank, &w.walk);
+        s->low_rank = low_rank + r;
+        s->high_rank = high_rank + r;
+        attend_block band = {.head = b->head, .first_row = b->first_row + r, .rows = n};
+        tqkv_partial rows = {.out = part->out + (size_t)r * c->value_dim, .max = part->max + r,
+                             .sum = part->sum + r};
+        attend_band(c, s, &band, &w, first, end, &rows);
+    }
+    s->low_rank = low_rank;
+    s->high_rank = high_rank;
+}
+
+void attend_finish(const attend_call *c, size_t set, unsigned n_rows, const tqkv_partial *part,
+                   const tqkv_partial *result)
+{
+    const tile_plan *p = &c->plans[set].values;
+    rotation rotate;
+    float natural[MAX_DIM];
+    rotation_init(&rotate, c->value_dim, c->a->sets[set].values.format.rotation);
+    for (unsigned r = 0; r < n_rows; r++) {
+        float *out = part->out + (size_t)r * c->value_dim;
+        if (p->source == TILE_FLOAT && !rotate.active)
+            continue;
+        if (p->source != TILE_FLOAT)
+            c->kernels->natural_order(p, out, natural);
+        else
+            memcpy(natural, out, c->value_dim * sizeof *natural);
+        if (rotate.active)
+            unrotate_row(p->codec, &rotate, rotate.inverse_root, natural);
+        memcpy(out, natural, c->value_dim * sizeof *out);
+    }
+    merge_rows(n_rows, c->value_dim, part, result);
 }

@@ -8,6 +8,14 @@ static void *take(uint8_t *base, size_t *used, size_t bytes)
     return at;
 }
 
+/* A part of `rows` rows. */
+static tqkv_partial take_part(uint8_t *base, size_t *used, size_t rows, size_t dim)
+{
+    return (tqkv_partial){.out = take(base, used, rows * dim * sizeof(float)),
+                          .max = take(base, used, rows * sizeof(float)),
+                          .sum = take(base, used, rows * sizeof(float))};
+}
+
 #define TAKE(field, count) s->field = take(at, &used, (size_t)(count) * sizeof *s->field)
 
 size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s)
@@ -26,18 +34,19 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(centre_logits, rows * c->max_centres);
     TAKE(score, rows);
     TAKE(rest, rows);
+    TAKE(has_rest, rows);
     TAKE(logit, rows);
     TAKE(mask, rows);
     TAKE(mask_row, rows);
-    TAKE(mask_effect, rows);
     TAKE(p, rows);
     TAKE(weight, rows);
     TAKE(peak, rows);
     TAKE(value_unit, rows);
     TAKE(sums, rows * c->value_dim);
-    TAKE(out, rows * c->value_dim);
     TAKE(sum_rows, rows);
     TAKE(state, rows);
+    TAKE(low_rank, rows);
+    TAKE(high_rank, rows);
     TAKE(low, rows);
     TAKE(high, rows);
     TAKE(is_wide, rows);
@@ -45,5 +54,12 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(values, 1);
     TAKE(next_keys, 1);
     TAKE(next_values, 1);
+    TAKE(tokens, 1);
+    TAKE(next_tokens, 1);
+    s->range = take_part(at, &used, rows, c->value_dim);
+    s->part = take_part(at, &used, rows, c->value_dim);
+    s->result = take_part(at, &used, rows, c->value_dim);
+    for (size_t i = 0; i < c->fold_depth; i++)
+        s->folds[i] = take_part(at, &used, rows, c->value_dim);
     return used;
 }

@@ -31,17 +31,17 @@ static unsigned run_at(const tqkv_tokens *set, const tqkv_operand *o, uint32_t h
     return (unsigned)left;
 }
 
-void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_kernels *k,
-                 uint32_t head, size_t token, unsigned n, tile_rows *t)
+/* Rows of consecutive tokens, to the tile's places from `done` to before `end`. */
+static void locate_run(const tqkv_tokens *set, const tqkv_operand *o, const attend_kernels *k,
+                       uint32_t head, size_t token, unsigned done, unsigned end, tile_rows *t)
 {
     size_t slot = set->first_slot + token;
     if (set->capacity && slot >= set->capacity)
         slot -= set->capacity;
-    t->n_runs = 0;
-    for (unsigned done = 0; done < n;) {
+    while (done < end) {
         tile_run *run = &t->runs[t->n_runs++];
         const uint8_t *codes;
-        unsigned count = run_at(set, o, head, slot, n - done, run, &codes);
+        unsigned count = run_at(set, o, head, slot, end - done, run, &codes);
         k->addresses(codes, o->rows.code_stride, count, t->codes + done);
         for (unsigned i = 0; run->scales && i < count; i += 64 / sizeof(uint16_t))
             __builtin_prefetch(run->scales + i * o->rows.scale_stride);
@@ -50,6 +50,17 @@ void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_ker
         slot += count;
         if (slot == set->capacity)
             slot = 0;
+    }
+}
+
+void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_kernels *k,
+                 uint32_t head, const token_runs *tokens, tile_rows *t)
+{
+    unsigned n = 0;
+    t->n_runs = 0;
+    for (unsigned i = 0; i < tokens->n_runs; i++) {
+        locate_run(set, o, k, head, tokens->runs[i].token, n, tokens->runs[i].end, t);
+        n = tokens->runs[i].end;
     }
     for (unsigned i = n; i < TILE; i++)
         t->codes[i] = t->codes[n - 1];

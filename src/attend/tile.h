@@ -3,6 +3,7 @@
 #define TQKV_ATTEND_TILE_H
 
 #include "attend/kernels.h"
+#include "attend/sight.h"
 
 /* Tokens at constant strides: those of the tile from the end of the run before
  * to `end`. */
@@ -21,10 +22,10 @@ typedef struct tile_rows {
     uint8_t centres[TILE];      /* numbers, if the operand has them */
 } tile_rows;
 
-/* Finds n tokens (1 to 64) from `token` of the set on: codes and runs. Asks
- * memory for scales, but reads none. */
+/* Finds the rows of 1 to 64 tokens of the set: codes and runs. Asks memory for
+ * scales, but reads none. */
 void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_kernels *k,
-                 uint32_t head, size_t token, unsigned n, tile_rows *rows);
+                 uint32_t head, const token_runs *tokens, tile_rows *rows);
 
 /* Reads the scales and centres of a tile that has been located. */
 void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels *k,
