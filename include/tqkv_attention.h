@@ -170,8 +170,9 @@ typedef struct tqkv_executor {
 } tqkv_executor;
 
 /* Bytes of workspace that tqkv_attend needs for these shapes, and for any with
- * fewer queries or tokens: some hundred KiB a thread, and for long contexts some
- * rows of partial results. Pointers to data in `a` may be null here, but
+ * fewer queries or tokens, in whichever set they are: some hundred KiB a thread, and
+ * for long contexts some rows of partial results. A mask for each head takes more than
+ * one for all: mask_head_stride counts. Pointers to data in `a` may be null here, but
  * not to profiles. */
 TQKV_API tqkv_status tqkv_attend_workspace(const tqkv_attention *a,
                                            const tqkv_executor *executor,

@@ -41,11 +41,7 @@ static void set_groups(attend_call *c)
     while (all_groups(c) > most)
         c->group_ranges *= 2;
     c->n_items = wanted > 1 && all_groups(c) > n_sets ? all_groups(c) : 1;
-    c->fold_depth = 1;
-    for (size_t i = 0; i < n_sets; i++) {
-        size_t depth = fold_depth(ranges_of(c->a->sets[i].n_tokens));
-        c->fold_depth = depth > c->fold_depth ? depth : c->fold_depth;
-    }
+    c->fold_depth = fold_depth(ranges_of(c->n_tokens));
 }
 
 /* Shapes, and how the work is divided. a has been checked. */
@@ -92,17 +88,15 @@ static int reserve(size_t *used, size_t count, size_t size, size_t *at)
            size_add(*used, 63, used) && (*used &= ~(size_t)63, *used <= PTRDIFF_MAX);
 }
 
-/* Parts, n_bases * n_items, that this call or one with fewer queries or tokens can
- * have. Only blocks of fewer than ITEMS bases are divided: into no more than all
+/* Parts, n_bases * n_items, that this call or one with fewer queries or tokens, in
+ * whichever of its sets, can have. Only blocks of fewer than ITEMS bases are divided: into no more than all
  * ranges, and no more than ceil(ITEMS / n_bases) or n_sets items, which n_bases
  * multiplies to less than 2 * ITEMS or to ITEMS * n_sets. A workspace for many is thus
  * enough for few. */
 static size_t most_parts(const attend_call *c)
 {
-    size_t ranges = 0, n_sets = c->a->n_sets;
-    for (size_t i = 0; i < n_sets; i++)
-        ranges += ranges_of(c->a->sets[i].n_tokens);
-    if (ranges <= 1)
+    size_t n_sets = c->a->n_sets, ranges = ranges_of(c->n_tokens) + n_sets - 1;
+    if (c->n_tokens <= RANGE)
         return 0;
     size_t bases = c->n_bases < ITEMS ? c->n_bases : ITEMS, most = ITEMS * (n_sets > 2 ? n_sets : 2);
     return ranges < most / bases ? bases * ranges : most;

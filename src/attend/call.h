@@ -48,7 +48,7 @@ typedef struct attend_call {
     /* A block's work is n_items items: one, or for each set as many as it has groups
      * of group_ranges ranges, a power of two. */
     size_t n_items, group_ranges;
-    size_t fold_depth;        /* of the longest set's ranges */
+    size_t fold_depth;        /* of the ranges, were all tokens of one set */
     size_t n_tasks, max_tasks; /* at work; there is scratch for */
     size_t items_at_once; /* divides the number of items */
     unsigned max_centres;

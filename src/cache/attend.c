@@ -118,12 +118,12 @@ tqkv_status tqkv_sequence_attend(tqkv_sequence *sequence, uint32_t layer, const 
     return status;
 }
 
-/* The most a layer can need is with all kinds of tokens and the most of them:
- * workspaces grow with the number of tokens. */
+/* The most a layer can need is with all kinds of tokens, the most of them, and a
+ * mask for each head: workspaces grow with the number of tokens, in whichever set. */
 tqkv_status tqkv_cache_workspace(const tqkv_cache *c, uint32_t layer, uint32_t n_queries,
                                  const tqkv_executor *executor, size_t *bytes)
 {
-    tqkv_attention filled, a = {.n_queries = n_queries};
+    tqkv_attention filled, a = {.n_queries = n_queries, .mask_head_stride = 1};
     tqkv_tokens sets[3] = {{0}};
     if (!c || layer >= c->n_layers || !bytes)
         return TQKV_ERROR_ARGUMENT;
