@@ -7,6 +7,7 @@
 #endif
 
 #if defined(__x86_64__) && !defined(TQKV_SCALAR_ONLY)
+#include <cpuid.h>
 extern const codec_kernels codec_avx2, codec_avx512, codec_avx512vbmi;
 #elif defined(__aarch64__) && !defined(TQKV_SCALAR_ONLY)
 extern const codec_kernels codec_neon, codec_neon_dotprod;
@@ -25,12 +26,23 @@ const codec_isa codec_isas[] = {
 };
 const unsigned codec_n_isas = sizeof codec_isas / sizeof *codec_isas;
 
+#if defined(__x86_64__) && !defined(TQKV_SCALAR_ONLY)
+/* What __builtin_cpu_supports would say of "f16c", whose name clang does not know. */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
+
 static uint32_t detect(void)
 {
     uint32_t features = 0;
 #if defined(__x86_64__) && !defined(TQKV_SCALAR_ONLY)
     __builtin_cpu_init(); /* also asks whether the system saves the registers */
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    /* avx2 lets compilers use popcnt too */
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("popcnt") && has_f16c())
         features |= TQKV_CPU_AVX2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
