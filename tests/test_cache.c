@@ -414,9 +414,22 @@ static void bad_configurations(void **state)
     assert_int_equal(tqkv_sequence_append(s, 0, keys[0], values[0], NULL, (tqkv_type)7, 1),
                      TQKV_ERROR_ARGUMENT);
     assert_int_equal(tqkv_sequence_append(s, 0, NULL, NULL, NULL, TQKV_F32, 0), TQKV_OK);
+    assert_int_equal(tqkv_sequence_append(s, 0, keys[0], values[0], NULL, TQKV_F32, TOKENS + 1),
+                     TQKV_ERROR_BUFFER);
     assert_int_equal(tqkv_sequence_truncate(NULL, 0), TQKV_ERROR_ARGUMENT);
     assert_int_equal(tqkv_sequence_fork(s, NULL), TQKV_ERROR_ARGUMENT);
     assert_int_equal(tqkv_sequence_length(NULL, 0), 0);
+    tqkv_sequence_free(s);
+    tqkv_cache_free(c);
+    l[0] = layers[0]; /* a window's pages are few, whatever the capacity */
+    l[0].window = 64;
+    config.layers = l;
+    config.n_layers = 1;
+    config.capacity = SIZE_MAX / 16;
+    c = make_cache(&config);
+    s = make_sequence(c);
+    assert_int_equal(tqkv_sequence_append(s, 0, keys[0], values[0], NULL, TQKV_F32, SIZE_MAX / 32),
+                     TQKV_ERROR_OVERFLOW);
     tqkv_sequence_free(s);
     tqkv_cache_free(c);
     tqkv_cache_free(NULL);

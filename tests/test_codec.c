@@ -306,6 +306,11 @@ static void wrong_calls_leave_outputs_alone(void **state)
                      TQKV_ERROR_OVERFLOW);
     assert_int_equal(tqkv_encode(&f, NULL, x, TQKV_F32, 0, SIZE_MAX, &rows),
                      TQKV_ERROR_OVERFLOW);
+    uint16_t halves[1] = {0};
+    assert_int_equal(tqkv_to_f32(x, TQKV_F32, SIZE_MAX / 4 + 1, y), TQKV_ERROR_OVERFLOW);
+    assert_int_equal(tqkv_to_f32(halves, TQKV_F16, SIZE_MAX / 4 + 1, y), TQKV_ERROR_OVERFLOW);
+    assert_int_equal(tqkv_from_f32(x, SIZE_MAX / 4 + 1, y, TQKV_F32), TQKV_ERROR_OVERFLOW);
+    assert_int_equal(tqkv_from_f32(x, SIZE_MAX / 2 + 2, halves, TQKV_BF16), TQKV_ERROR_OVERFLOW);
     tqkv_rows tight = rows;
     tight.code_stride = 31;
     assert_int_equal(tqkv_encode(&f, NULL, x, TQKV_F32, 0, 2, &tight), TQKV_ERROR_BUFFER);

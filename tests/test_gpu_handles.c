@@ -89,6 +89,7 @@ static void memory_is_wrapped(void **state)
     tqkv_mlx_requantize(8, x, 40, want);
     assert_int_equal(tqkv_buffer_wrap(g->device, NULL, sizeof x, &b), TQKV_ERROR_ARGUMENT);
     assert_int_equal(tqkv_buffer_wrap(g->device, x, 0, &b), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_buffer_wrap(g->device, x, SIZE_MAX, &b), TQKV_ERROR_OVERFLOW);
     gpu_ok(g, tqkv_buffer_wrap(g->device, x, sizeof x, &b));
     gpu_ok(g, tqkv_dispatch_requantize(g->encoder, g->registry, g->device, b, b, 40, 8));
     gpu_run(g);

@@ -211,6 +211,10 @@ static void validation_is_the_references(void **state)
     s = (tqkv_mlx_shape){8, UINT32_MAX, 1024, UINT32_MAX};
     size_t a, b;
     assert_int_equal(tqkv_mlx_sizes(&s, &a, &b), TQKV_ERROR_OVERFLOW);
+    /* the values do not fit, but the codes do */
+    s = (tqkv_mlx_shape){4, 1u << 22, 1024, 1u << 31};
+    assert_int_equal(tqkv_mlx_encode(&s, dst, 0, 1u << 31, packed, norms), TQKV_ERROR_OVERFLOW);
+    assert_int_equal(tqkv_mlx_requantize(4, dst, SIZE_MAX / 4 + 2, dst), TQKV_ERROR_OVERFLOW);
 }
 
 /* The tables: symmetric, ascending; 4 bits are Lloyd-Max to a float's digits. */

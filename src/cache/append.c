@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cache/cache.h"
+#include "common/checked.h"
 
 /* What is appended: [n][n_heads][head_dim] of each. */
 typedef struct appended {
@@ -217,6 +218,16 @@ static tqkv_status append(tqkv_cache *c, cache_layer *l, tqkv_sequence *sequence
     return status;
 }
 
+/* Whether arrays of n tokens fit the address space: a layer with a window may have a capacity
+ * that they do not. */
+static int fits_memory(const tqkv_layer *l, size_t n, tqkv_type type)
+{
+    size_t keys = (size_t)l->n_heads * l->keys.head_dim; /* of queries, as many or more */
+    size_t values = (size_t)l->n_kv_heads * l->values.head_dim, bytes;
+    return size_multiply(n, keys > values ? keys : values, &bytes) &&
+           size_multiply(bytes, type == TQKV_F32 ? 4 : 2, &bytes) && bytes <= PTRDIFF_MAX;
+}
+
 tqkv_status tqkv_sequence_append(tqkv_sequence *sequence, uint32_t layer, const void *keys,
                                  const void *values, const void *queries, tqkv_type type,
                                  size_t n_tokens)
@@ -232,9 +243,13 @@ tqkv_status tqkv_sequence_append(tqkv_sequence *sequence, uint32_t layer, const 
     sequence_layer *s = &sequence->layers[layer];
     appended a = {keys, values, queries, type, n_tokens};
     pthread_rwlock_wrlock(&sequence->lock);
-    tqkv_status status = n_tokens > c->capacity - s->length
-                             ? TQKV_ERROR_BUFFER
-                             : append(c, &c->layers[layer], sequence, s, &a);
+    tqkv_status status = TQKV_OK;
+    if (n_tokens > c->capacity - s->length)
+        status = TQKV_ERROR_BUFFER;
+    else if (!fits_memory(&c->layers[layer].shape, n_tokens, type))
+        status = TQKV_ERROR_OVERFLOW;
+    else
+        status = append(c, &c->layers[layer], sequence, s, &a);
     pthread_rwlock_unlock(&sequence->lock);
     return status;
 }

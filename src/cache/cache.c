@@ -149,7 +149,8 @@ static tqkv_status create_layer(tqkv_cache *c, cache_layer *l, const tqkv_cache_
      * a profile, and a page's worth on its way. */
     size_t waiting = c->n_recent + PAGE_TOKENS, halves;
     l->n_tail = (waiting > l->fit_tokens ? waiting : l->fit_tokens) + PAGE_TOKENS;
-    if (!size_multiply(l->n_tail, 2 * token_values(l), &halves))
+    if (!size_multiply(l->n_tail, 2 * token_values(l), &halves) ||
+        !size_multiply(l->n_first, 2 * token_values(l), &halves))
         return TQKV_ERROR_OVERFLOW;
     status = count_slots(config, l);
     if (status != TQKV_OK)

@@ -57,7 +57,9 @@ static tqkv_status check_positions(const tqkv_mlx_shape *s, size_t first,
     if (n_positions > s->capacity)
         return TQKV_ERROR_ARGUMENT;
     if (!size_add(first, n_positions, &last) ||
-        !size_multiply((size_t)s->n_kv_heads * s->head_dim, n_positions, n_elements))
+        !size_multiply(s->n_kv_heads, s->head_dim, n_elements) ||
+        !size_multiply(*n_elements, n_positions, n_elements) ||
+        *n_elements > PTRDIFF_MAX / sizeof(float))
         return TQKV_ERROR_OVERFLOW;
     return TQKV_OK;
 }
@@ -128,6 +130,8 @@ tqkv_status tqkv_mlx_requantize(uint32_t bits, const float *src, size_t n, float
         return TQKV_ERROR_BITS;
     if (n == 0)
         return TQKV_OK;
+    if (n > PTRDIFF_MAX / sizeof(float))
+        return TQKV_ERROR_OVERFLOW;
     if (!src || !dst)
         return TQKV_ERROR_ARGUMENT;
     for (size_t i = 0; i < n; i++)

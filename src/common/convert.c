@@ -18,6 +18,8 @@ tqkv_status tqkv_to_f32(const void *src, tqkv_type type, size_t n, float *dst)
         return TQKV_ERROR_ARGUMENT;
     if (n == 0)
         return TQKV_OK;
+    if (n > PTRDIFF_MAX / sizeof(float))
+        return TQKV_ERROR_OVERFLOW;
     if (!src || !dst)
         return TQKV_ERROR_ARGUMENT;
     if (type == TQKV_F32) {
@@ -39,6 +41,8 @@ tqkv_status tqkv_from_f32(const float *src, size_t n, void *dst, tqkv_type type)
         return TQKV_ERROR_ARGUMENT;
     if (n == 0)
         return TQKV_OK;
+    if (n > PTRDIFF_MAX / sizeof(float))
+        return TQKV_ERROR_OVERFLOW;
     if (!src || !dst)
         return TQKV_ERROR_ARGUMENT;
     if (type == TQKV_F32) {

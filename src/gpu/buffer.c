@@ -56,6 +56,10 @@ tqkv_status tqkv_buffer_wrap(tqkv_device *d, void *native, size_t bytes, tqkv_bu
         return status;
     if (!native)
         return TQKV_ERROR_ARGUMENT;
+    /* a cl_mem or id<MTLBuffer> is a pointer as well, if to something else */
+    if (bytes > PTRDIFF_MAX || (uintptr_t)native > UINTPTR_MAX - bytes)
+        return device_failed(d, TQKV_ERROR_OVERFLOW,
+                             "%zu bytes go beyond the end of the address space", bytes);
     tqkv_buffer *b = buffer_new(d, bytes);
     if (!b)
         return device_failed(d, TQKV_ERROR_MEMORY, "out of host memory");
