@@ -529,6 +529,19 @@ static void bad_arguments(void **state)
     REFUSED((c.set.pages = NULL, c.set.keys.means = (uint16_t *)c.out), TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.rows.code_stride = SIZE_MAX / 4, TQKV_ERROR_OVERFLOW);
     REFUSED(c.set.keys.head.scales = SIZE_MAX, TQKV_ERROR_OVERFLOW);
+    const size_t too_far = SIZE_MAX / 2 + 2; /* twice it, in bytes, is 4 */
+    REFUSED((c.a.n_queries = 2, c.a.query_stride = too_far), TQKV_ERROR_OVERFLOW);
+    REFUSED(c.a.head_stride = too_far, TQKV_ERROR_OVERFLOW);
+    REFUSED(c.a.head_stride = PTRDIFF_MAX / 4, TQKV_ERROR_OVERFLOW);
+    REFUSED((c.a.n_queries = 2, c.a.mask = bad, c.a.mask_type = TQKV_F32,
+             c.a.mask_stride = too_far), TQKV_ERROR_OVERFLOW);
+    REFUSED((c.a.mask = bad, c.a.mask_type = TQKV_F16, c.a.mask_head_stride = too_far),
+            TQKV_ERROR_OVERFLOW);
+    REFUSED((c.set.keys.means = (uint16_t *)c.out, c.set.keys.mean_page_stride = too_far),
+            TQKV_ERROR_OVERFLOW);
+    REFUSED((c.set.keys.means = (uint16_t *)c.out, c.set.keys.mean_head_stride = too_far),
+            TQKV_ERROR_OVERFLOW);
+    REFUSED((c.a.n_queries = UINT32_MAX, c.a.n_heads = UINT32_MAX / 2 * 2), TQKV_ERROR_OVERFLOW);
     REFUSED(c.set.keys.format.rate = 1, TQKV_ERROR_FORMAT);
     REFUSED(c.set.values.format.head_dim = 17, TQKV_ERROR_HEAD_DIM_STEP);
 #undef REFUSED

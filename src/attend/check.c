@@ -98,6 +98,19 @@ static int fits(size_t row, size_t stride, size_t rows, size_t head_stride, size
            size_add(a, row, &a) && a <= PTRDIFF_MAX;
 }
 
+/* The same of numbers of `element` bytes, n by n_outer rows of them; strides are in elements,
+ * and count only where there is more than one row. */
+static int elements_fit(size_t element, size_t row, size_t stride, size_t n, size_t outer_stride,
+                        size_t n_outer)
+{
+    return (!n || !n_outer) ||
+           ((n == 1 || size_multiply(stride, element, &stride)) &&
+            (n_outer == 1 || size_multiply(outer_stride, element, &outer_stride)) &&
+            size_multiply(row, element, &row) &&
+            fits(row, n == 1 ? 0 : stride, n - 1, n_outer == 1 ? 0 : outer_stride, n_outer - 1, 0,
+                 0));
+}
+
 static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
                                 const tqkv_operand *o)
 {
@@ -122,7 +135,29 @@ static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
     if (!fits(codes, r->code_stride, slots, o->head.codes, a->n_kv_heads, o->page.codes, pages) ||
         !fits(scales, r->scale_stride, slots, o->head.scales, a->n_kv_heads, o->page.scales,
               pages) ||
-        !fits(1, r->centre_stride, slots, o->head.centres, a->n_kv_heads, o->page.centres, pages))
+        !fits(1, r->centre_stride, slots, o->head.centres, a->n_kv_heads, o->page.centres, pages) ||
+        (o->means && !elements_fit(sizeof *o->means, o->format.head_dim, o->mean_page_stride,
+                                   pages, o->mean_head_stride, a->n_kv_heads)))
+        return TQKV_ERROR_OVERFLOW;
+    return TQKV_OK;
+}
+
+/* Queries, outputs and mask. */
+static tqkv_status check_rows(const tqkv_attention *a)
+{
+    size_t key_dim = a->sets[0].keys.format.head_dim, value_dim = a->sets[0].values.format.head_dim;
+    size_t head_stride = a->head_stride ? a->head_stride : key_dim, tokens = 0, row, out;
+    if (!size_multiply(a->n_heads, key_dim, &row) || !size_multiply(a->n_heads, value_dim, &out))
+        return TQKV_ERROR_OVERFLOW;
+    if (!elements_fit(a->query_type == TQKV_F32 ? 4 : 2, key_dim,
+                      a->query_stride ? a->query_stride : row, a->n_queries, head_stride,
+                      a->n_heads) ||
+        !elements_fit(sizeof(float), out, out, a->n_queries, 0, 1))
+        return TQKV_ERROR_OVERFLOW;
+    for (size_t i = 0; i < a->n_sets; i++)
+        tokens += a->sets[i].n_tokens; /* checked not to overflow */
+    if (a->mask && !elements_fit(a->mask_type == TQKV_F32 ? 4 : 2, tokens, a->mask_stride,
+                                 a->n_queries, a->mask_head_stride, a->n_heads))
         return TQKV_ERROR_OVERFLOW;
     return TQKV_OK;
 }
@@ -175,7 +210,10 @@ tqkv_status check_data(const tqkv_attention *a)
         return TQKV_ERROR_ARGUMENT;
     if (a->mask && a->mask_type != TQKV_F16 && a->mask_type != TQKV_F32)
         return TQKV_ERROR_ARGUMENT;
-    tqkv_status status = check_numbers(a->slopes, a->n_heads, LARGEST_FACTOR, 0);
+    tqkv_status status = check_rows(a);
+    if (status != TQKV_OK)
+        return status;
+    status = check_numbers(a->slopes, a->n_heads, LARGEST_FACTOR, 0);
     for (uint32_t h = 0; status == TQKV_OK && a->mask_slopes && h < a->n_heads; h++)
         if (!(a->mask_slopes[h] >= 0 && a->mask_slopes[h] <= LARGEST_FACTOR))
             status = TQKV_ERROR_ARGUMENT;
