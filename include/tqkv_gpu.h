@@ -154,7 +154,8 @@ TQKV_API tqkv_status tqkv_registry_register_source(tqkv_registry *registry, cons
 
 /* The compiled kernel, which belongs to the registry. options: macros to define,
  * "A=1 B=2", or null. A source that does not compile: TQKV_ERROR_COMPILE, and the
- * compiler's log is the registry's message. */
+ * compiler's log is the registry's message. No compiler: TQKV_ERROR_NO_DEVICE. Both hold for
+ * as long as the registry does: it does not try again, and says the same at once. */
 TQKV_API tqkv_status tqkv_registry_get_pipeline(tqkv_registry *registry, const char *name,
                                                 const char *options, tqkv_device *device,
                                                 const tqkv_pipeline **pipeline);

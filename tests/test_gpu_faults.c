@@ -225,6 +225,43 @@ static void a_failed_call_leaves_the_handles_usable(void **state)
     free(x);
 }
 
+/* Whether a registry asks the driver for a kernel again is up to how it failed. */
+static void kernels_that_cannot_be_had_are_asked_for_once(void **state)
+{
+    tqkv_device *d;
+    const tqkv_pipeline *p;
+    char first[4096], again[4096];
+    (void)state;
+    assert_int_equal(tqkv_device_open(gpu_device_name(), NULL, &d, NULL, 0), TQKV_OK);
+    for (long n = 0;; n++) { /* the n-th call fails, and with 0 the source is bad */
+        tqkv_registry *r;
+        tqkv_registry_create(NULL, &r);
+        assert_int_equal(tqkv_registry_register_source(r, "bad", "#error", NULL), TQKV_OK);
+        standin_fail(n, 0);
+        const char *name = n ? "decode_rows" : "bad";
+        tqkv_status status = tqkv_registry_get_pipeline(r, name, "A=1", d, &p);
+        tqkv_registry_message(r, first, sizeof first);
+        int is_reached = standin_fail(0, 0) >= n;
+        tqkv_registry_get_pipeline(r, "nothing of that name", NULL, d, &p); /* another message */
+        standin_fail(0, 0);
+        tqkv_status second = tqkv_registry_get_pipeline(r, name, "A=1", d, &p);
+        if (n == 0)
+            assert_int_equal(status, TQKV_ERROR_COMPILE);
+        if (status == TQKV_ERROR_COMPILE) {
+            assert_int_equal(standin_fail(0, 0), 0);
+            assert_int_equal(second, status);
+            tqkv_registry_message(r, again, sizeof again);
+            assert_string_equal(again, first);
+        } else { /* it may have passed */
+            assert_int_equal(second, TQKV_OK);
+        }
+        tqkv_registry_free(r);
+        if (!is_reached)
+            break;
+    }
+    tqkv_device_free(d);
+}
+
 /* ---- files of compiled kernels ---- */
 
 static void cut(const char *path)
@@ -376,6 +413,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_call_fails_once),
         cmocka_unit_test(a_failed_call_leaves_the_handles_usable),
+        cmocka_unit_test(kernels_that_cannot_be_had_are_asked_for_once),
         cmocka_unit_test(damaged_files_are_made_again),
         cmocka_unit_test(folders_that_cannot_be_written),
         cmocka_unit_test(processes_share_a_folder),

@@ -12,11 +12,23 @@ typedef struct source {
     char name[];
 } source;
 
+/* A kernel that cannot be had: without a compiler, or of a source that does not compile, it
+ * never can, and asking again would take the time of a compilation at every dispatch. Other
+ * failures may pass, out of memory and errors of the driver: those are tried again. */
+typedef struct failure {
+    struct failure *next;
+    const char *name; /* as a pipeline's */
+    tqkv_device *device;
+    tqkv_status status;
+    char *message, *options;
+} failure;
+
 struct tqkv_registry {
     handle handle;
     pthread_mutex_t mutex; /* over all below */
     source *sources;
     tqkv_pipeline *pipelines;
+    failure *failures;
     char *cache_folder;
     void *cuda_module;
     size_t cuda_module_size;
@@ -58,6 +70,13 @@ void registry_keep(tqkv_registry *r)
     handle_keep(&r->handle);
 }
 
+static void failure_free(failure *f)
+{
+    free(f->message);
+    free(f->options);
+    free(f);
+}
+
 void registry_drop(tqkv_registry *r)
 {
     if (!handle_drop(&r->handle))
@@ -69,6 +88,12 @@ void registry_drop(tqkv_registry *r)
         device_drop(p->device);
         free(p->options);
         free(p);
+    }
+    while (r->failures) {
+        failure *f = r->failures;
+        r->failures = f->next;
+        device_drop(f->device);
+        failure_free(f);
     }
     while (r->sources) {
         source *s = r->sources;
@@ -196,6 +221,31 @@ static tqkv_status add_pipeline(tqkv_registry *r, const program *p, const char *
     return TQKV_OK;
 }
 
+/* Keeps the device, whose address another one could have later. */
+static void remember_failure(tqkv_registry *r, const program *p, const char *name, tqkv_device *d,
+                             tqkv_status status)
+{
+    char text[REPORT_SIZE];
+    if (status != TQKV_ERROR_NO_DEVICE && status != TQKV_ERROR_COMPILE)
+        return;
+    failure *f = calloc(1, sizeof *f);
+    if (!f)
+        return;
+    report_copy(&r->report, text, sizeof text);
+    f->message = strdup(text);
+    f->options = strdup(p->options);
+    if (!f->message || !f->options) {
+        failure_free(f);
+        return;
+    }
+    f->name = name;
+    f->device = d;
+    f->status = status;
+    handle_keep(&d->handle);
+    f->next = r->failures;
+    r->failures = f;
+}
+
 static tqkv_status get_pipeline(tqkv_registry *r, const char *name, const char *options,
                                 tqkv_device *d, const tqkv_pipeline **pipeline)
 {
@@ -204,13 +254,19 @@ static tqkv_status get_pipeline(tqkv_registry *r, const char *name, const char *
             *pipeline = p;
             return TQKV_OK;
         }
+    for (const failure *f = r->failures; f; f = f->next)
+        if (f->device == d && !strcmp(f->name, name) && !strcmp(f->options, options))
+            return report_error(&r->report, f->status, "%s", f->message);
     const source *s = find_source(r, name);
     program p = {name, s ? s->text : builtin_text(name), options,
                  s ? s->host : builtin_host_kernel(name)};
     if (!p.text)
         return report_error(&r->report, TQKV_ERROR_ARGUMENT, "no kernel '%.64s' is registered",
                             name);
-    return add_pipeline(r, &p, s ? s->name : builtin_name(name), d, pipeline);
+    const char *kept_name = s ? s->name : builtin_name(name);
+    tqkv_status status = add_pipeline(r, &p, kept_name, d, pipeline);
+    remember_failure(r, &p, kept_name, d, status);
+    return status;
 }
 
 tqkv_status registry_find(tqkv_registry *r, const char *name, const char *options,

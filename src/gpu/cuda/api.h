@@ -97,6 +97,7 @@ typedef struct cuda_api {
 } cuda_api;
 
 typedef int nvrtcResult;
+enum { NVRTC_ERROR_OUT_OF_MEMORY = 1 };
 typedef struct _nvrtcProgram *nvrtcProgram;
 
 #define NVRTC_FUNCTIONS(X)                                                                    \

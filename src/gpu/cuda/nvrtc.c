@@ -93,7 +93,10 @@ tqkv_status nvrtc_compile(int major, int minor, const program *p, binary *code, 
     if (ok && api.create(&made, text, p->name, 0, NULL, NULL) != 0)
         status = report_error(r, TQKV_ERROR_COMPILE, "%s: NVRTC does not take the source",
                               p->name);
-    if (status == TQKV_OK && api.compile(made, o.n, o.list) != 0) {
+    nvrtcResult result = status == TQKV_OK ? api.compile(made, o.n, o.list) : 0;
+    if (result == NVRTC_ERROR_OUT_OF_MEMORY) {
+        status = report_error(r, TQKV_ERROR_MEMORY, "%s: NVRTC is out of memory", p->name);
+    } else if (result != 0) {
         report_log(&api, made, p, r);
         status = TQKV_ERROR_COMPILE;
     }

@@ -83,6 +83,8 @@ static tqkv_status build(const opencl_device *c, cl_program made, const program 
     free(options);
     if (result == CL_SUCCESS)
         return TQKV_OK;
+    if (result == CL_OUT_OF_HOST_MEMORY || result == CL_OUT_OF_RESOURCES)
+        return opencl_failed(result, p->name, r);
     report_log(c, made, p, r);
     return TQKV_ERROR_COMPILE;
 }
