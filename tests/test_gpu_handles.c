@@ -290,6 +290,119 @@ static void callers_kernels(void **state)
     tqkv_registry_free(r);
 }
 
+/* ---- messages ---- */
+
+static void any_run(const uint32_t *group, uint32_t item, uint32_t n_items, uint8_t *local_memory,
+                    const void *params, void *const *buffers)
+{
+    (void)group, (void)item, (void)n_items, (void)local_memory, (void)params, (void)buffers;
+}
+
+/* Calls that fail leave a message where the one before was another. */
+#define SAYS(handle, other, call)                                                           \
+    do {                                                                                    \
+        assert_true((other) != TQKV_OK);                                                    \
+        assert_int_equal(tqkv_##handle##_message(HANDLE_##handle, old, sizeof old), TQKV_OK); \
+        assert_true((call) != TQKV_OK);                                                     \
+        assert_int_equal(tqkv_##handle##_message(HANDLE_##handle, text, sizeof text), TQKV_OK); \
+        if (!strcmp(old, text))                                                             \
+            fail_msg("no message: %s", #call);                                              \
+    } while (0)
+#define HANDLE_device d
+#define HANDLE_encoder e
+#define HANDLE_registry r
+#define DEVICE_SAYS(call) SAYS(device, tqkv_buffer_unmap(b), call)
+#define ENCODER_SAYS(call) \
+    SAYS(encoder, tqkv_encoder_dispatch(e, NULL, NULL, 0, NULL, 0, groups, 1, 0), call)
+#define REGISTRY_SAYS(call) SAYS(registry, tqkv_registry_get_pipeline(r, "none", NULL, d, &p), call)
+
+static void devices_say_why(void **state)
+{
+    const gpu_case *g = *state;
+    tqkv_device *d = g->device;
+    tqkv_buffer *b = gpu_buffer(g, NULL, 64), *none = NULL;
+    tqkv_event *v;
+    tqkv_format f = test_format("tq4", 64);
+    tqkv_gpu_rows rows;
+    tqkv_gpu_attention a = {0};
+    tqkv_flash_attn_vec_params vec = {.num_heads = 1, .num_kv_heads = 1, .head_dim = 64,
+                                      .mask_type = 9};
+    double seconds;
+    size_t bytes;
+    char x[64], old[4096], text[4096];
+    assert_int_equal(tqkv_event_create(d, &v), TQKV_OK);
+    DEVICE_SAYS(tqkv_device_get_info(d, NULL));
+    DEVICE_SAYS(tqkv_buffer_create(d, 0, &none));
+    DEVICE_SAYS(tqkv_buffer_create(d, 16, NULL));
+    DEVICE_SAYS(tqkv_buffer_create(d, SIZE_MAX, &none));
+    DEVICE_SAYS(tqkv_buffer_wrap(d, NULL, 16, &none));
+    DEVICE_SAYS(tqkv_buffer_wrap(d, x, 0, &none));
+    DEVICE_SAYS(tqkv_buffer_wrap(d, x, 16, NULL));
+    DEVICE_SAYS(tqkv_buffer_view(b, 0, 0, &none));
+    DEVICE_SAYS(tqkv_buffer_view(b, 0, 16, NULL));
+    DEVICE_SAYS(tqkv_buffer_view(b, 60, 16, &none));
+    DEVICE_SAYS(tqkv_buffer_upload(b, 0, NULL, 16));
+    DEVICE_SAYS(tqkv_buffer_upload(b, 60, x, 16));
+    DEVICE_SAYS(tqkv_buffer_download(b, 0, NULL, 16));
+    DEVICE_SAYS(tqkv_buffer_map(b, 0, NULL));
+    DEVICE_SAYS(tqkv_encoder_create(d, NULL, NULL));
+    DEVICE_SAYS(tqkv_event_create(d, NULL));
+    DEVICE_SAYS(tqkv_event_elapsed(v, NULL, &seconds));
+    DEVICE_SAYS(tqkv_event_elapsed(v, v, NULL));
+    DEVICE_SAYS(tqkv_event_elapsed(v, v, &seconds));
+    DEVICE_SAYS(tqkv_gpu_rows_at(NULL, b, 0, 0, 0, &rows));
+    DEVICE_SAYS(tqkv_gpu_rows_at(&f, b, 0, 0, 0, NULL));
+    DEVICE_SAYS(tqkv_gpu_rows_at(&f, b, 0, 1, 0, &rows));
+    DEVICE_SAYS(tqkv_gpu_attend_workspace(d, NULL, &bytes));
+    DEVICE_SAYS(tqkv_gpu_attend_workspace(d, &a, &bytes));
+    DEVICE_SAYS(tqkv_flash_attn_vec_workspace(d, &vec, &bytes));
+    DEVICE_SAYS(tqkv_flash_attn_vec_workspace(d, NULL, &bytes));
+    tqkv_event_free(v);
+    tqkv_buffer_free(b);
+}
+
+static void encoders_and_registries_say_why(void **state)
+{
+    const gpu_case *g = *state;
+    tqkv_device *d = g->device;
+    tqkv_encoder *e;
+    tqkv_registry *r;
+    tqkv_buffer *b = gpu_buffer(g, NULL, 64);
+    tqkv_format f = test_format("tq4", 64);
+    tqkv_gpu_attention a = {0};
+    tqkv_flash_attn_vec_params vec = {.num_heads = 1, .num_kv_heads = 1, .head_dim = 64,
+                                      .mask_type = 9};
+    const tqkv_pipeline *p;
+    uint32_t groups[3] = {1, 1, 1};
+    char old[4096], text[4096];
+    assert_int_equal(tqkv_encoder_create(d, NULL, &e), TQKV_OK);
+    assert_int_equal(tqkv_registry_create(NULL, &r), TQKV_OK);
+    ENCODER_SAYS(tqkv_encoder_finish_graph(e, NULL));
+    ENCODER_SAYS(tqkv_graph_launch(NULL, e));
+    ENCODER_SAYS(tqkv_encoder_record(e, NULL));
+    ENCODER_SAYS(tqkv_encoder_copy(e, NULL, 0, b, 0, 16));
+    ENCODER_SAYS(tqkv_encoder_copy(e, b, 60, b, 0, 16));
+    ENCODER_SAYS(tqkv_dispatch_attend(e, r, NULL, b));
+    ENCODER_SAYS(tqkv_dispatch_attend(e, NULL, &a, b));
+    ENCODER_SAYS(tqkv_dispatch_append(e, r, NULL, 1, b, b, TQKV_F32));
+    ENCODER_SAYS(tqkv_dispatch_merge(e, r, 0, 1, 64, b, b, b, TQKV_F32, NULL));
+    ENCODER_SAYS(tqkv_dispatch_merge(e, r, 2, 1, 64, b, b, b, TQKV_F32, NULL));
+    ENCODER_SAYS(tqkv_dispatch_encode(e, r, NULL, NULL, 0, b, TQKV_F32, 0, 1, NULL));
+    ENCODER_SAYS(tqkv_dispatch_decode(e, r, &f, NULL, 0, NULL, 1, TQKV_ORIGINAL, b, TQKV_F32, 0));
+    ENCODER_SAYS(tqkv_dispatch_requantize(e, r, d, b, b, 16, 7));
+    ENCODER_SAYS(tqkv_dispatch_requantize(e, r, NULL, b, b, 16, 8));
+    ENCODER_SAYS(tqkv_dispatch_flash_attn_vec_tq(e, r, d, b, b, b, b, b, b, b, &vec));
+    REGISTRY_SAYS(tqkv_registry_get_pipeline(r, NULL, NULL, d, &p));
+    REGISTRY_SAYS(tqkv_registry_get_pipeline(r, "decode_rows", NULL, d, NULL));
+    REGISTRY_SAYS(tqkv_registry_get_pipeline(r, "decode_rows", NULL, NULL, &p));
+    REGISTRY_SAYS(tqkv_registry_register_source(r, "", "x", any_run));
+    REGISTRY_SAYS(tqkv_registry_register_source(r, "x", NULL, any_run));
+    REGISTRY_SAYS(tqkv_registry_register_source(r, "decode_rows", "x", any_run));
+    tqkv_encoder_free(e);
+    tqkv_registry_free(r);
+    tqkv_buffer_free(b);
+}
+
 /* ---- threads ---- */
 
 typedef struct user {
@@ -348,6 +461,8 @@ int main(void)
         cmocka_unit_test(out_of_order),
         cmocka_unit_test(graphs_are_replayed),
         cmocka_unit_test(callers_kernels),
+        cmocka_unit_test(devices_say_why),
+        cmocka_unit_test(encoders_and_registries_say_why),
         cmocka_unit_test(threads_share_a_registry),
     };
     return cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);

@@ -26,7 +26,9 @@ static tqkv_status check_new(tqkv_device *d, size_t bytes, tqkv_buffer **buffer)
     tqkv_status status = handle_check(d, HANDLE_DEVICE);
     if (status != TQKV_OK)
         return status;
-    return buffer && bytes ? TQKV_OK : TQKV_ERROR_ARGUMENT;
+    return buffer && bytes ? TQKV_OK
+                           : device_failed(d, TQKV_ERROR_ARGUMENT,
+                                           "a buffer of no bytes, or nowhere to put it");
 }
 
 tqkv_status tqkv_buffer_create(tqkv_device *d, size_t bytes, tqkv_buffer **buffer)
@@ -55,7 +57,7 @@ tqkv_status tqkv_buffer_wrap(tqkv_device *d, void *native, size_t bytes, tqkv_bu
     if (status != TQKV_OK)
         return status;
     if (!native)
-        return TQKV_ERROR_ARGUMENT;
+        return device_failed(d, TQKV_ERROR_ARGUMENT, "the memory to wrap is null");
     /* a cl_mem or id<MTLBuffer> is a pointer as well, if to something else */
     if (bytes > PTRDIFF_MAX || (uintptr_t)native > UINTPTR_MAX - bytes)
         return device_failed(d, TQKV_ERROR_OVERFLOW,
@@ -74,7 +76,8 @@ tqkv_status tqkv_buffer_view(tqkv_buffer *buffer, size_t offset, size_t bytes, t
     if (status != TQKV_OK)
         return status;
     if (!view || !bytes)
-        return TQKV_ERROR_ARGUMENT;
+        return device_failed(buffer->device, TQKV_ERROR_ARGUMENT,
+                             "a view of no bytes, or nowhere to put it");
     if (offset > buffer->bytes || bytes > buffer->bytes - offset)
         return device_failed(buffer->device, TQKV_ERROR_BUFFER,
                              "a view of %zu bytes at %zu does not fit a buffer of %zu", bytes,
@@ -121,7 +124,7 @@ static tqkv_status check_range(const tqkv_buffer *b, size_t offset, const void *
     if (status != TQKV_OK)
         return status;
     if (!memory && bytes)
-        return TQKV_ERROR_ARGUMENT;
+        return device_failed(b->device, TQKV_ERROR_ARGUMENT, "the host memory is null");
     if (offset > b->bytes || bytes > b->bytes - offset)
         return device_failed(b->device, TQKV_ERROR_BUFFER,
                              "%zu bytes at %zu do not fit a buffer of %zu", bytes, offset,
@@ -153,7 +156,7 @@ tqkv_status tqkv_buffer_map(tqkv_buffer *b, int will_write, void **memory)
     if (status != TQKV_OK)
         return status;
     if (!memory)
-        return TQKV_ERROR_ARGUMENT;
+        return device_failed(b->device, TQKV_ERROR_ARGUMENT, "nowhere to put the map's address");
     if (b->map)
         return device_failed(b->device, TQKV_ERROR_STATE, "the buffer is mapped already");
     void *map = malloc(b->bytes);

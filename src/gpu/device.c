@@ -86,7 +86,7 @@ tqkv_status tqkv_device_get_info(const tqkv_device *d, tqkv_device_info *info)
 {
     tqkv_status status = handle_check(d, HANDLE_DEVICE);
     if (status == TQKV_OK && !info)
-        status = TQKV_ERROR_ARGUMENT;
+        status = device_failed(d, TQKV_ERROR_ARGUMENT, "nowhere to put what is asked for");
     if (status == TQKV_OK)
         *info = d->info;
     return status;

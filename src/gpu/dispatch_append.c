@@ -79,6 +79,8 @@ static tqkv_status record_all(append_call *c)
     uint32_t n = c->p.n_each;
     size_t recorded = c->e->list.n;
     tqkv_status status = cache_views(c->a, 0, c->views);
+    if (status != TQKV_OK)
+        FAILED(c->e, status, "out of host memory");
     if (status == TQKV_OK && is_one_launch(c->a)) {
         status = record_rows(c, 0, 2 * n);
     } else if (status == TQKV_OK) {

@@ -76,15 +76,17 @@ tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_atten
 {
     attend_plan plan;
     tqkv_status status = handle_check(d, HANDLE_DEVICE);
-    if (status == TQKV_OK)
-        status = check_shapes(a);
+    if (status != TQKV_OK)
+        return status;
+    status = check_shapes(a);
     if (status == TQKV_OK && !bytes)
         status = TQKV_ERROR_ARGUMENT;
     if (status == TQKV_OK)
         status = make_plan(d, a, &plan);
-    if (status == TQKV_OK)
-        *bytes = plan.workspace;
-    return status;
+    if (status != TQKV_OK)
+        return device_failed(d, status, "attention: %s", tqkv_status_string(status));
+    *bytes = plan.workspace;
+    return TQKV_OK;
 }
 
 /* ---- checks ---- */
@@ -241,6 +243,8 @@ static tqkv_status record_portable(tqkv_encoder *e, tqkv_registry *registry,
     uint32_t block_rows = ROWS;
     size_t recorded = e->list.n;
     tqkv_status status = parts_make(&s, a, plan, workspace);
+    if (status != TQKV_OK)
+        FAILED(e, status, "out of host memory");
     if (status == TQKV_OK)
         status = record_queries(e, registry, a, plan, &s);
     if (status == TQKV_OK)
@@ -346,8 +350,13 @@ tqkv_status tqkv_flash_attn_vec_workspace(const tqkv_device *d,
         *bytes = 0;
         return TQKV_OK;
     }
-    tqkv_status status = vec_attention(params, &a);
-    return status == TQKV_OK ? tqkv_gpu_attend_workspace(d, &a, bytes) : status;
+    tqkv_status status = handle_check(d, HANDLE_DEVICE);
+    if (status != TQKV_OK)
+        return status;
+    status = vec_attention(params, &a);
+    return status == TQKV_OK
+               ? tqkv_gpu_attend_workspace(d, &a, bytes)
+               : device_failed(d, status, "flash_attn_vec: %s", tqkv_status_string(status));
 }
 
 /* [head][slot] of rows of `bytes` bytes each. */

@@ -7,19 +7,22 @@
 tqkv_status tqkv_gpu_rows_at(const tqkv_format *format, tqkv_buffer *buffer, size_t offset,
                              size_t stride, int has_centres, tqkv_gpu_rows *rows)
 {
-    tqkv_status status = tqkv_format_check(format);
-    if (status == TQKV_OK)
-        status = handle_check(buffer, HANDLE_BUFFER);
+    tqkv_status status = handle_check(buffer, HANDLE_BUFFER);
     if (status != TQKV_OK)
         return status;
-    if (!rows)
-        return TQKV_ERROR_ARGUMENT;
+    status = tqkv_format_check(format);
+    if (status == TQKV_OK && !rows)
+        status = TQKV_ERROR_ARGUMENT;
+    if (status != TQKV_OK)
+        return device_failed(buffer->device, status, "rows: %s", tqkv_status_string(status));
     size_t codes = format_code_bytes(format), scale = format_scale_bytes(format);
     size_t row = codes + scale + !!has_centres;
     if (stride == 0)
         stride = row;
     if (stride < row || offset > buffer->bytes)
-        return TQKV_ERROR_BUFFER;
+        return device_failed(buffer->device, TQKV_ERROR_BUFFER,
+                             "rows of %zu bytes at %zu, %zu apart, in a buffer of %zu", row, offset,
+                             stride, buffer->bytes);
     *rows = (tqkv_gpu_rows){
         .codes = buffer, .scales = buffer, .centres = has_centres ? buffer : NULL,
         .code_offset = offset, .scale_offset = offset + codes,

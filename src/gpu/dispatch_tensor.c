@@ -383,6 +383,8 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
                               views[3], views[4], a->pages, a->lengths, a->sinks, a->out,
                               a->state, workspace, NULL};
     memcpy(l.buffers, buffers, sizeof buffers);
+    if (status != TQKV_OK)
+        FAILED(e, status, "out of host memory");
     if (status == TQKV_OK)
         status = launch_record(&l, e, &p, sizeof p);
     if (status == TQKV_OK) {

@@ -24,7 +24,7 @@ tqkv_status tqkv_encoder_create(tqkv_device *d, void *native, tqkv_encoder **enc
     if (status != TQKV_OK)
         return status;
     if (!encoder)
-        return TQKV_ERROR_ARGUMENT;
+        return device_failed(d, TQKV_ERROR_ARGUMENT, "nowhere to put the encoder");
     tqkv_encoder *e = calloc(1, sizeof *e);
     if (!e)
         return device_failed(d, TQKV_ERROR_MEMORY, "out of host memory");
@@ -300,7 +300,7 @@ tqkv_status tqkv_event_create(tqkv_device *d, tqkv_event **event)
     if (status != TQKV_OK)
         return status;
     if (!event)
-        return TQKV_ERROR_ARGUMENT;
+        return device_failed(d, TQKV_ERROR_ARGUMENT, "nowhere to put the event");
     tqkv_event *v = calloc(1, sizeof *v);
     if (!v)
         return device_failed(d, TQKV_ERROR_MEMORY, "out of host memory");
@@ -326,12 +326,15 @@ void tqkv_event_free(tqkv_event *v)
 tqkv_status tqkv_event_elapsed(tqkv_event *from, tqkv_event *to, double *seconds)
 {
     tqkv_status status = handle_check(from, HANDLE_EVENT);
-    if (status == TQKV_OK)
-        status = handle_check(to, HANDLE_EVENT);
     if (status != TQKV_OK)
         return status;
+    status = handle_check(to, HANDLE_EVENT);
+    if (status != TQKV_OK)
+        return device_failed(from->device, status, "the second event is null or freed");
     if (!seconds || from->device != to->device)
-        return TQKV_ERROR_ARGUMENT;
+        return device_failed(from->device, TQKV_ERROR_ARGUMENT,
+                             seconds ? "the second event is of another device"
+                                     : "nowhere to put the seconds");
     if (!atomic_load(&from->is_recorded) || !atomic_load(&to->is_recorded))
         return device_failed(from->device, TQKV_ERROR_STATE, "the event was not recorded");
     return from->device->backend->elapsed(from->device, from->state, to->state, seconds,
@@ -346,7 +349,8 @@ tqkv_status tqkv_encoder_finish_graph(tqkv_encoder *e, tqkv_graph **graph)
     if (status != TQKV_OK)
         return status;
     if (!graph)
-        return encoder_leave(e, TQKV_ERROR_ARGUMENT);
+        return encoder_leave(e, report_error(&e->report, TQKV_ERROR_ARGUMENT,
+                                             "nowhere to put the graph"));
     for (size_t i = 0; i < e->list.n; i++)
         if (e->list.commands[i].event)
             return encoder_leave(e, report_error(&e->report, TQKV_ERROR_STATE,
@@ -372,11 +376,12 @@ tqkv_status tqkv_encoder_finish_graph(tqkv_encoder *e, tqkv_graph **graph)
 
 tqkv_status tqkv_graph_launch(tqkv_graph *g, tqkv_encoder *e)
 {
-    tqkv_status status = handle_check(g, HANDLE_GRAPH);
-    if (status == TQKV_OK)
-        status = encoder_enter(e);
+    tqkv_status status = encoder_enter(e);
     if (status != TQKV_OK)
         return status;
+    status = handle_check(g, HANDLE_GRAPH);
+    if (status != TQKV_OK)
+        return encoder_leave(e, report_error(&e->report, status, "the graph is null or freed"));
     if (g->device != e->device)
         return encoder_leave(e, report_error(&e->report, TQKV_ERROR_ARGUMENT,
                                      "the graph is of another device"));

@@ -135,7 +135,7 @@ tqkv_status tqkv_registry_register_source(tqkv_registry *r, const char *name, co
     if (status != TQKV_OK)
         return status;
     if (!name || !*name || !text)
-        return TQKV_ERROR_ARGUMENT;
+        return report_error(&r->report, TQKV_ERROR_ARGUMENT, "a kernel without name or source");
     size_t length = strlen(name) + 1;
     source *s = malloc(sizeof *s + length);
     char *copy = strdup(text);
@@ -284,9 +284,14 @@ tqkv_status registry_find(tqkv_registry *r, const char *name, const char *option
 tqkv_status tqkv_registry_get_pipeline(tqkv_registry *r, const char *name, const char *options,
                                        tqkv_device *d, const tqkv_pipeline **pipeline)
 {
-    tqkv_status status = handle_check(d, HANDLE_DEVICE);
+    tqkv_status status = handle_check(r, HANDLE_REGISTRY);
     if (status != TQKV_OK)
         return status;
-    return name && pipeline ? registry_find(r, name, options ? options : "", d, pipeline)
-                            : TQKV_ERROR_ARGUMENT;
+    status = handle_check(d, HANDLE_DEVICE);
+    if (status != TQKV_OK)
+        return report_error(&r->report, status, "the device is null or freed");
+    if (!name || !pipeline)
+        return report_error(&r->report, TQKV_ERROR_ARGUMENT,
+                            "a kernel without name, or nowhere to put it");
+    return registry_find(r, name, options ? options : "", d, pipeline);
 }
