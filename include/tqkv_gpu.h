@@ -109,7 +109,9 @@ TQKV_API tqkv_status tqkv_buffer_download(tqkv_buffer *buffer, size_t offset, vo
                                           size_t bytes);
 
 /* The buffer's contents at *memory, until unmapped, which brings back what was
- * written if will_write was not 0. One map at a time. */
+ * written if will_write was not 0. One map at a time. Where unmap fails the map is as it was,
+ * to be unmapped again, or given up by freeing the buffer; of what was written any part may
+ * have arrived. */
 TQKV_API tqkv_status tqkv_buffer_map(tqkv_buffer *buffer, int will_write, void **memory);
 TQKV_API tqkv_status tqkv_buffer_unmap(tqkv_buffer *buffer);
 

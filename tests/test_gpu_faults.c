@@ -225,6 +225,39 @@ static void a_failed_call_leaves_the_handles_usable(void **state)
     free(x);
 }
 
+/* What was written to a map that cannot be brought back is not lost. */
+static void a_map_outlives_a_failed_unmap(void **state)
+{
+    tqkv_device *d;
+    tqkv_buffer *b;
+    uint8_t back[64];
+    void *map, *other;
+    int failures = 0;
+    (void)state;
+    assert_int_equal(tqkv_device_open(gpu_device_name(), NULL, &d, NULL, 0), TQKV_OK);
+    assert_int_equal(tqkv_buffer_create(d, sizeof back, &b), TQKV_OK);
+    assert_int_equal(tqkv_buffer_map(b, 1, &map), TQKV_OK);
+    memset(map, 0x5A, sizeof back);
+    for (long n = 1;; n++) {
+        standin_fail(n, 0);
+        tqkv_status status = tqkv_buffer_unmap(b);
+        standin_fail(0, 0);
+        if (status == TQKV_OK)
+            break;
+        failures++;
+        assert_int_equal(tqkv_buffer_map(b, 1, &other), TQKV_ERROR_STATE);
+        assert_int_equal(((uint8_t *)map)[63], 0x5A);
+    }
+    if (strncmp(gpu_device_name(), "metal", 5)) /* whose uploads are memcpy */
+        assert_true(failures > 0);
+    assert_int_equal(tqkv_buffer_unmap(b), TQKV_ERROR_STATE);
+    assert_int_equal(tqkv_buffer_download(b, 0, back, sizeof back), TQKV_OK);
+    for (size_t i = 0; i < sizeof back; i++)
+        assert_int_equal(back[i], 0x5A);
+    tqkv_buffer_free(b);
+    tqkv_device_free(d);
+}
+
 /* Whether a registry asks the driver for a kernel again is up to how it failed. */
 static void kernels_that_cannot_be_had_are_asked_for_once(void **state)
 {
@@ -413,6 +446,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_call_fails_once),
         cmocka_unit_test(a_failed_call_leaves_the_handles_usable),
+        cmocka_unit_test(a_map_outlives_a_failed_unmap),
         cmocka_unit_test(kernels_that_cannot_be_had_are_asked_for_once),
         cmocka_unit_test(damaged_files_are_made_again),
         cmocka_unit_test(folders_that_cannot_be_written),

@@ -181,7 +181,9 @@ tqkv_status tqkv_buffer_unmap(tqkv_buffer *b)
         return device_failed(b->device, TQKV_ERROR_STATE, "the buffer is not mapped");
     if (b->map_writes)
         status = tqkv_buffer_upload(b, 0, b->map, b->bytes);
+    if (status != TQKV_OK)
+        return status;
     free(b->map);
     b->map = NULL;
-    return status;
+    return TQKV_OK;
 }
