@@ -373,7 +373,9 @@ typedef struct tqkv_writer tqkv_writer;
 typedef struct tqkv_reader tqkv_reader;
 
 /* Writes the header, and the profile if there is one, which is copied. Free
- * with tqkv_writer_free, after tqkv_writer_finish for a whole container. */
+ * with tqkv_writer_free, after tqkv_writer_finish for a whole container. Once writing has
+ * failed, what was written is no container, and every further append and finish gives that
+ * error again. */
 TQKV_API tqkv_status tqkv_writer_create(const tqkv_container_info *info,
                                         const tqkv_profile *profile,
                                         tqkv_write_function write,
@@ -391,7 +393,8 @@ TQKV_API tqkv_status tqkv_writer_append_rows(tqkv_writer *writer, const void *ro
 TQKV_API tqkv_status tqkv_writer_finish(tqkv_writer *writer);
 TQKV_API void tqkv_writer_free(tqkv_writer *writer); /* null is fine */
 
-/* Reads and checks the header and the profile. */
+/* Reads and checks the header and the profile. Once reading has failed, which may have taken
+ * any number of bytes from `read`, every further _next gives that error again. */
 TQKV_API tqkv_status tqkv_reader_create(tqkv_read_function read, void *context,
                                         tqkv_reader **reader);
 TQKV_API const tqkv_container_info *tqkv_reader_info(const tqkv_reader *reader);

@@ -192,7 +192,8 @@ TQKV_API tqkv_status tqkv_encoder_copy(tqkv_encoder *encoder, tqkv_buffer *src, 
                                        tqkv_buffer *dst, size_t dst_offset, size_t bytes);
 
 /* Starts what was recorded since the last submit; waits until all that was
- * submitted is done. After an error of submit what was recorded is dropped. */
+ * submitted is done. After an error of submit what was recorded is dropped, and any number of
+ * its first commands may have been started: what they write has no defined contents. */
 TQKV_API tqkv_status tqkv_encoder_submit(tqkv_encoder *encoder);
 TQKV_API tqkv_status tqkv_encoder_wait(tqkv_encoder *encoder);
 
@@ -205,7 +206,10 @@ TQKV_API tqkv_status tqkv_event_elapsed(tqkv_event *from, tqkv_event *to, double
 
 /* Takes what was recorded since the last submit as a graph (on CUDA a CUDA graph),
  * to be launched any number of times, in order with the encoder's other work. Its
- * parameters are fixed; buffers' contents are not. No events inside. */
+ * parameters are fixed; buffers' contents are not. No events inside. Where finish_graph fails
+ * what was recorded is still there, to be submitted or tried again.
+ * A launch first submits what was recorded. Where either fails nothing is left recorded, as
+ * after an error of submit, and the graph may be launched again. */
 TQKV_API tqkv_status tqkv_encoder_finish_graph(tqkv_encoder *encoder, tqkv_graph **graph);
 TQKV_API tqkv_status tqkv_graph_launch(tqkv_graph *graph, tqkv_encoder *encoder);
 TQKV_API void tqkv_graph_free(tqkv_graph *graph); /* null is fine; after its launches are done */

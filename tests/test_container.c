@@ -1,3 +1,8 @@
+#include <signal.h>
+
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include "test.h"
 
 #define XXH_INLINE_ALL
@@ -235,13 +240,51 @@ static void failing_sinks(void **state)
         if (status == TQKV_OK)
             status = tqkv_writer_finish(w);
         assert_int_equal(status, TQKV_ERROR_IO);
-        if (w)
-            assert_int_equal(tqkv_writer_finish(w), TQKV_ERROR_STATE);
+        if (w) { /* also where there would be room again */
+            m.fail_at = SIZE_MAX;
+            assert_int_equal(tqkv_writer_append(w, x, TQKV_F32, 0), TQKV_ERROR_IO);
+            assert_int_equal(tqkv_writer_append_rows(w, x, ROWS), TQKV_ERROR_IO);
+            assert_int_equal(tqkv_writer_finish(w), TQKV_ERROR_IO);
+        }
         tqkv_writer_free(w);
         free(m.data);
     }
     free(whole.data);
     tqkv_profile_free(p);
+    free(x);
+}
+
+static size_t file_write(void *context, const void *data, size_t size)
+{
+    size_t done = fwrite(data, 1, size, context);
+    return fflush(context) == 0 ? done : 0;
+}
+
+/* The same of a file that the system lets grow no further. */
+static void full_files(void **state)
+{
+    float *x = test_rows(2, ROWS * DIM);
+    tqkv_container_info info = info_of("tq8");
+    struct rlimit before, limit;
+    FILE *file = tmpfile();
+    tqkv_writer *w;
+    (void)state;
+    assert_non_null(file);
+    assert_int_equal(tqkv_writer_create(&info, NULL, file_write, file, &w), TQKV_OK);
+    assert_int_equal(tqkv_writer_append(w, x, TQKV_F32, ROWS), TQKV_OK);
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit = before;
+    limit.rlim_cur = 1000;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    tqkv_status first = tqkv_writer_finish(w), full = tqkv_writer_finish(w);
+    setrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(first, TQKV_ERROR_IO);
+    assert_int_equal(full, TQKV_ERROR_IO);
+    assert_int_equal(tqkv_writer_finish(w), TQKV_ERROR_IO);
+    tqkv_writer_free(w);
+    fclose(file);
     free(x);
 }
 
@@ -277,6 +320,7 @@ int main(void)
         cmocka_unit_test(random_corruptions_are_noticed),
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(failing_sinks),
+        cmocka_unit_test(full_files),
         cmocka_unit_test(wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

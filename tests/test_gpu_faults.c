@@ -258,6 +258,69 @@ static void a_map_outlives_a_failed_unmap(void **state)
     tqkv_device_free(d);
 }
 
+/* Contents of b once all is done that was submitted. */
+static void contents(tqkv_encoder *e, tqkv_buffer *b, float *y, size_t bytes)
+{
+    assert_int_equal(tqkv_encoder_wait(e), TQKV_OK);
+    assert_int_equal(tqkv_buffer_download(b, 0, y, bytes), TQKV_OK);
+}
+
+/* A graph that could not be made is still recorded; after a launch that failed nothing is. */
+static void graphs_that_fail(void **state)
+{
+    enum { N = 64 };
+    float x[N], want[N], y[N], z[N];
+    tqkv_device *d;
+    tqkv_registry *r;
+    tqkv_encoder *e;
+    tqkv_buffer *src, *dst, *other;
+    (void)state;
+    if (!strncmp(gpu_device_name(), "metal", 5))
+        skip(); /* a failed command buffer stays so */
+    for (int i = 0; i < N; i++)
+        x[i] = (float)i / 16 - 2;
+    tqkv_mlx_requantize(5, x, N, want);
+    assert_int_equal(tqkv_device_open(gpu_device_name(), NULL, &d, NULL, 0), TQKV_OK);
+    assert_int_equal(tqkv_registry_create(NULL, &r), TQKV_OK);
+    assert_int_equal(tqkv_encoder_create(d, NULL, &e), TQKV_OK);
+    assert_int_equal(tqkv_buffer_create(d, sizeof x, &src), TQKV_OK);
+    assert_int_equal(tqkv_buffer_create(d, sizeof x, &dst), TQKV_OK);
+    assert_int_equal(tqkv_buffer_create(d, sizeof x, &other), TQKV_OK);
+    assert_int_equal(tqkv_buffer_upload(src, 0, x, sizeof x), TQKV_OK);
+    tqkv_graph *graph = NULL;
+    assert_int_equal(tqkv_dispatch_requantize(e, r, d, src, dst, N, 5), TQKV_OK);
+    for (long n = 1; !graph; n++) {
+        standin_fail(n, 0);
+        tqkv_status status = tqkv_encoder_finish_graph(e, &graph);
+        standin_fail(0, 0);
+        assert_true((status == TQKV_OK) == (graph != NULL));
+    }
+    for (long n = 1, failed = 1; failed; n++) {
+        assert_int_equal(tqkv_buffer_upload(other, 0, x, sizeof x), TQKV_OK);
+        assert_int_equal(tqkv_dispatch_requantize(e, r, d, other, other, N, 5), TQKV_OK);
+        standin_fail(n, 0);
+        failed = tqkv_graph_launch(graph, e) != TQKV_OK;
+        standin_fail(0, 0);
+        contents(e, other, y, sizeof y);
+        assert_int_equal(tqkv_encoder_submit(e), TQKV_OK);
+        contents(e, other, z, sizeof z);
+        assert_memory_equal(y, z, sizeof y);
+        assert_memory_equal(failed && !memcmp(y, x, sizeof y) ? x : want, y, sizeof y);
+        assert_int_equal(tqkv_buffer_upload(dst, 0, x, sizeof x), TQKV_OK);
+        assert_int_equal(tqkv_graph_launch(graph, e), TQKV_OK);
+        contents(e, dst, y, sizeof y);
+        assert_memory_equal(y, want, sizeof y);
+        assert_true(failed || n > 1);
+    }
+    tqkv_graph_free(graph);
+    tqkv_buffer_free(src);
+    tqkv_buffer_free(dst);
+    tqkv_buffer_free(other);
+    tqkv_encoder_free(e);
+    tqkv_registry_free(r);
+    tqkv_device_free(d);
+}
+
 /* Whether a registry asks the driver for a kernel again is up to how it failed. */
 static void kernels_that_cannot_be_had_are_asked_for_once(void **state)
 {
@@ -447,6 +510,7 @@ int main(void)
         cmocka_unit_test(every_call_fails_once),
         cmocka_unit_test(a_failed_call_leaves_the_handles_usable),
         cmocka_unit_test(a_map_outlives_a_failed_unmap),
+        cmocka_unit_test(graphs_that_fail),
         cmocka_unit_test(kernels_that_cannot_be_had_are_asked_for_once),
         cmocka_unit_test(damaged_files_are_made_again),
         cmocka_unit_test(folders_that_cannot_be_written),

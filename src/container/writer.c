@@ -13,7 +13,8 @@ struct tqkv_writer {
     void *context;
     uint64_t n_rows, done;
     size_t row_bytes, rows_per_section;
-    int failed, finished;
+    tqkv_status failed; /* the error that ended writing, if any */
+    int finished;
     uint8_t *buffer; /* one section's rows */
     size_t buffered; /* rows */
 };
@@ -21,7 +22,7 @@ struct tqkv_writer {
 /* What has been written when writing fails is no prefix of a container. */
 static tqkv_status wrote(tqkv_writer *w, tqkv_status status)
 {
-    w->failed |= status != TQKV_OK;
+    w->failed = status;
     return status;
 }
 
@@ -139,12 +140,14 @@ static tqkv_status append(tqkv_writer *w, const uint8_t *in, int type, size_t n_
 {
     size_t row = type < 0 ? w->row_bytes
                           : (size_t)w->info.format.head_dim * (type == TQKV_F32 ? 4 : 2);
-    if (w->failed || w->finished || n_rows > w->n_rows - w->done)
+    if (w->failed != TQKV_OK)
+        return w->failed;
+    if (w->finished || n_rows > w->n_rows - w->done)
         return TQKV_ERROR_STATE;
     while (n_rows) {
         size_t room = w->rows_per_section - w->buffered;
         size_t count = n_rows < room ? n_rows : room;
-        tqkv_status status = put_rows(w, in, type, count);
+        tqkv_status status = wrote(w, put_rows(w, in, type, count));
         if (status != TQKV_OK)
             return status;
         w->buffered += count;
@@ -181,7 +184,9 @@ tqkv_status tqkv_writer_finish(tqkv_writer *w)
     uint8_t total[8];
     if (!w)
         return TQKV_ERROR_ARGUMENT;
-    if (w->failed || w->finished || w->done != w->n_rows)
+    if (w->failed != TQKV_OK)
+        return w->failed;
+    if (w->finished || w->done != w->n_rows)
         return TQKV_ERROR_STATE;
     tqkv_status status = w->buffered ? flush(w) : TQKV_OK;
     store_le(total, w->n_rows, 8);
