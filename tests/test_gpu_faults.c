@@ -321,6 +321,33 @@ static void graphs_that_fail(void **state)
     tqkv_device_free(d);
 }
 
+/* Names that do not fit are cut, between characters. */
+static void long_names_are_cut(void **state)
+{
+    tqkv_device_info info;
+    (void)state;
+    if (!strncmp(gpu_device_name(), "cuda", 4))
+        skip(); /* CUDA's driver cuts them */
+    for (size_t n = 120; n < 300; n++) {
+        char name[304] = "", message[256] = "";
+        tqkv_device *d;
+        memset(name, 'n', n);
+        strcpy(name + n, "\xE2\x82\xAC"); /* the euro sign */
+        setenv("TQKV_TEST_NAME", name, 1);
+        tqkv_status status =
+            tqkv_device_open(gpu_device_name(), NULL, &d, message, sizeof message);
+        unsetenv("TQKV_TEST_NAME");
+        assert_int_equal(status, TQKV_OK);
+        assert_int_equal(tqkv_device_get_info(d, &info), TQKV_OK);
+        size_t kept = n + 3 < sizeof info.description ? n + 3
+                      : n < sizeof info.description   ? n
+                                                      : sizeof info.description - 1;
+        name[kept] = 0;
+        assert_string_equal(info.description, name);
+        tqkv_device_free(d);
+    }
+}
+
 /* Whether a registry asks the driver for a kernel again is up to how it failed. */
 static void kernels_that_cannot_be_had_are_asked_for_once(void **state)
 {
@@ -511,6 +538,7 @@ int main(void)
         cmocka_unit_test(a_failed_call_leaves_the_handles_usable),
         cmocka_unit_test(a_map_outlives_a_failed_unmap),
         cmocka_unit_test(graphs_that_fail),
+        cmocka_unit_test(long_names_are_cut),
         cmocka_unit_test(kernels_that_cannot_be_had_are_asked_for_once),
         cmocka_unit_test(damaged_files_are_made_again),
         cmocka_unit_test(folders_that_cannot_be_written),

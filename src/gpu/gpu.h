@@ -25,6 +25,9 @@ tqkv_status report_error(report *r, tqkv_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 tqkv_status report_copy(const report *r, char *message, size_t size);
 
+/* As much of UTF-8 text as fits size bytes with its end, in whole characters. */
+void text_copy(char *to, size_t size, const char *from);
+
 /* ---- handles ---- */
 
 enum { HANDLE_DEVICE = 0x54514456, HANDLE_BUFFER, HANDLE_REGISTRY, HANDLE_ENCODER, HANDLE_EVENT,

@@ -39,6 +39,16 @@ tqkv_status report_copy(const report *r, char *message, size_t size)
     return TQKV_OK;
 }
 
+void text_copy(char *to, size_t size, const char *from)
+{
+    size_t n = strlen(from);
+    if (n >= size)
+        for (n = size - 1; n && ((unsigned char)from[n] & 0xC0) == 0x80;)
+            n--;
+    memcpy(to, from, n);
+    to[n] = 0;
+}
+
 void handle_init(handle *h, unsigned kind)
 {
     atomic_init(&h->kind, kind);

@@ -53,7 +53,7 @@ static void fill_info(const objc_api *api, object device, unsigned number, tqkv_
     const char *name = send_string(api, send(api, device, "name"), "UTF8String");
     memset(info, 0, sizeof *info);
     snprintf(info->name, sizeof info->name, "metal:%u", number);
-    snprintf(info->description, sizeof info->description, "%s", name ? name : "");
+    text_copy(info->description, sizeof info->description, name ? name : "");
     snprintf(info->driver, sizeof info->driver, "Metal");
     info->memory = send_integer(api, device, "recommendedMaxWorkingSetSize");
     info->max_buffer = send_integer(api, device, "maxBufferLength");

@@ -47,6 +47,23 @@ static cl_uint get_devices(const opencl_api *api, cl_platform_id platform, cl_de
     return *ids && api->devices(platform, CL_DEVICE_TYPE_ALL, n, *ids, NULL) == CL_SUCCESS ? n : 0;
 }
 
+/* Text of any length: a driver fills nothing if what it has is longer than there is room. */
+static cl_int get_text(const opencl_api *api, cl_device_id id, cl_uint name, char *to, size_t size)
+{
+    size_t length = 0;
+    cl_int result = api->device_info(id, name, 0, NULL, &length);
+    if (result != CL_SUCCESS)
+        return result;
+    char *text = calloc(1, length + 1);
+    if (!text)
+        return CL_OUT_OF_HOST_MEMORY;
+    result = length ? api->device_info(id, name, length, text, NULL) : CL_SUCCESS;
+    if (result == CL_SUCCESS)
+        text_copy(to, size, text);
+    free(text);
+    return result;
+}
+
 static cl_int fill_info(const opencl_api *api, cl_device_id id, unsigned platform, unsigned device,
                         tqkv_device_info *info)
 {
@@ -58,8 +75,6 @@ static cl_int fill_info(const opencl_api *api, cl_device_id id, unsigned platfor
         size_t size;
         void *value;
     } queries[] = {
-        {CL_DEVICE_NAME, sizeof info->description - 1, info->description},
-        {CL_DRIVER_VERSION, sizeof info->driver - 1, info->driver},
         {CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory},
         {CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof buffer, &buffer},
         {CL_DEVICE_LOCAL_MEM_SIZE, sizeof local, &local},
@@ -67,12 +82,13 @@ static cl_int fill_info(const opencl_api *api, cl_device_id id, unsigned platfor
         {CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units},
     };
     memset(info, 0, sizeof *info);
-    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++) {
-        cl_int result = api->device_info(id, queries[i].name, queries[i].size, queries[i].value,
-                                         NULL);
-        if (result != CL_SUCCESS)
-            return result;
-    }
+    cl_int result = get_text(api, id, CL_DEVICE_NAME, info->description, sizeof info->description);
+    if (result == CL_SUCCESS)
+        result = get_text(api, id, CL_DRIVER_VERSION, info->driver, sizeof info->driver);
+    for (size_t i = 0; result == CL_SUCCESS && i < sizeof queries / sizeof *queries; i++)
+        result = api->device_info(id, queries[i].name, queries[i].size, queries[i].value, NULL);
+    if (result != CL_SUCCESS)
+        return result;
     snprintf(info->name, sizeof info->name, "opencl:%u.%u", platform, device);
     info->memory = memory;
     info->max_buffer = buffer;
