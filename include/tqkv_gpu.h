@@ -169,8 +169,9 @@ TQKV_API tqkv_status tqkv_registry_get_pipeline(tqkv_registry *registry, const c
 /* An encoder records dispatches and copies, in order, each of which sees what those
  * before it wrote. native: null for a stream of its own, or the caller's, who keeps
  * it: a CUstream, cl_command_queue (with profiling, for events) or
- * id<MTLCommandBuffer>, whose other work comes before and after in the same order. Create it
- * before a capture of that CUstream begins; graphs that the caller captures from it may be
+ * id<MTLCommandBuffer>, whose other work comes before and after in the same order.
+ * CU_STREAM_PER_THREAD is at each call the calling thread's, CU_STREAM_LEGACY the default
+ * stream. Create it before a capture of that CUstream begins, in the thread that captures; graphs that the caller captures from it may be
  * launched until the device is freed, one at a time. */
 TQKV_API tqkv_status tqkv_encoder_create(tqkv_device *device, void *native,
                                          tqkv_encoder **encoder);

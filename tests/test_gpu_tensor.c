@@ -1,5 +1,8 @@
 /* Attention by the kernel for tensor cores, where the device has it (elsewhere the same
  * cases by the other one), against double precision over the decoded rows. */
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include "gpu_attend_case.h"
 
 /* What tqkv_gpu.h promises: of formats with integer levels, and of the others. */
@@ -297,6 +300,79 @@ static void parts_merge_to_the_whole(void **state)
     small_free(&s);
 }
 
+/* ---- streams ---- */
+
+typedef struct launched {
+    const gpu_case *g;
+    tqkv_encoder *encoder;
+    small_cache *s;
+    void *(*last_buffer)(unsigned);
+    void *counters[2]; /* by the encoder, and by one that the thread made */
+} launched;
+
+static void *counters_of(launched *l, tqkv_encoder *e)
+{
+    enum { COUNTERS = 13 };
+    if (tqkv_dispatch_attend(e, l->g->registry, &l->s->a, l->s->workspace) != TQKV_OK ||
+        tqkv_encoder_submit(e) != TQKV_OK || tqkv_encoder_wait(e) != TQKV_OK)
+        return NULL;
+    return l->last_buffer(COUNTERS);
+}
+
+static void *launch_both(void *argument)
+{
+    launched *l = argument;
+    tqkv_encoder *own = NULL;
+    void *per_thread = (void *)2; /* CU_STREAM_PER_THREAD */
+    if (tqkv_encoder_create(l->g->device, per_thread, &own) == TQKV_OK)
+        l->counters[1] = counters_of(l, own);
+    l->counters[0] = counters_of(l, l->encoder);
+    tqkv_encoder_free(own);
+    return NULL;
+}
+
+/* CU_STREAM_PER_THREAD is another stream in each thread, whose launches run beside each other:
+ * they must not count in the same place. */
+static void streams_of_threads_count_apart(void **state)
+{
+    enum { THREADS = 3 };
+    small_cache s;
+    launched l[THREADS];
+    pthread_t thread;
+    tqkv_encoder *e, *legacy;
+    if (!getenv("TQKV_TEST_STANDIN") || getenv("TQKV_TEST_MODULE") ||
+        strncmp(gpu_device_name(), "cuda", 4))
+        skip(); /* another driver, or no compiler and so no kernel that counts */
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    assert_non_null(driver);
+    void *found = dlsym(driver, "standin_last_buffer");
+    assert_non_null(found);
+    small_make(*state, &s);
+    s.a.out = gpu_buffer(*state, NULL, OUT_BYTES);
+    gpu_ok(*state, tqkv_encoder_create(((gpu_case *)*state)->device, (void *)2, &e));
+    gpu_ok(*state, tqkv_encoder_create(((gpu_case *)*state)->device, (void *)1, &legacy));
+    for (int i = 0; i < THREADS; i++) {
+        l[i] = (launched){.g = *state, .encoder = e, .s = &s};
+        memcpy(&l[i].last_buffer, &found, sizeof found);
+        if (i == 0) {
+            launch_both(&l[i]);
+        } else { /* the second ends before the third, whose pthread_t may be the same */
+            assert_int_equal(pthread_create(&thread, NULL, launch_both, &l[i]), 0);
+            pthread_join(thread, NULL);
+        }
+        assert_non_null(l[i].counters[0]);
+        assert_ptr_equal(l[i].counters[0], l[i].counters[1]);
+        assert_ptr_not_equal(l[i].counters[0], counters_of(&l[i], legacy));
+        for (int k = 0; k < i; k++)
+            assert_ptr_not_equal(l[i].counters[0], l[k].counters[0]);
+    }
+    tqkv_buffer_free(s.a.out);
+    tqkv_encoder_free(legacy);
+    tqkv_encoder_free(e);
+    small_free(&s);
+    dlclose(driver);
+}
+
 /* argument: the name of a test, or all */
 int main(int argc, char **argv)
 {
@@ -310,6 +386,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_small_weights),
         cmocka_unit_test(the_same_bits_every_time),
         cmocka_unit_test(parts_merge_to_the_whole),
+        cmocka_unit_test(streams_of_threads_count_apart),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

@@ -39,6 +39,25 @@ struct CUevent_st {
     double time;
 };
 
+/* CU_STREAM_LEGACY and CU_STREAM_PER_THREAD name streams that nobody makes. */
+static CUstream real_stream(CUstream stream)
+{
+    static struct CUstream_st legacy;
+    static _Thread_local struct CUstream_st per_thread;
+    return (uintptr_t)stream == CU_STREAM_PER_THREAD ? &per_thread
+           : (uintptr_t)stream <= 1                  ? &legacy
+                                                     : stream;
+}
+
+/* Buffer `index` of the last kernel that a stream has got. */
+EXPORT void *standin_last_buffer(unsigned index);
+static void *last_buffers[TQKV_MAX_BUFFERS];
+
+void *standin_last_buffer(unsigned index)
+{
+    return last_buffers[index];
+}
+
 #define DEFINE(name, ...) EXPORT CUresult name(__VA_ARGS__); CUresult name(__VA_ARGS__)
 
 DEFINE(cuInit, unsigned flags)
@@ -236,13 +255,14 @@ DEFINE(cuLaunchKernelEx, const CUlaunchConfig *config, CUfunction function, void
 {
     (void)extra;
     CALL();
-    CUstream stream = config->stream;
+    CUstream stream = real_stream(config->stream);
     standin_launch l = {.kernel = function->kernel, .emulate = function->emulate,
                         .groups = {config->grid[0], config->grid[1], config->grid[2]},
                         .n_items = config->block[0], .local_bytes = config->shared_bytes};
     uint32_t n = l.emulate ? (uint32_t)STANDIN_EMULATED_BUFFERS : l.kernel->n_buffers;
     for (uint32_t i = 0; i < n; i++)
         memcpy(&l.buffers[i], arguments[i], sizeof l.buffers[i]);
+    memcpy(last_buffers, l.buffers, sizeof last_buffers);
     memcpy(l.params, arguments[n], sizeof l.params); /* the encoder has as many */
     if (!stream->capture)
         standin_run(&l);
@@ -305,6 +325,7 @@ DEFINE(cuStreamBeginCapture_v2, CUstream stream, int mode)
 {
     (void)mode;
     CALL();
+    stream = real_stream(stream);
     stream->capture = calloc(1, sizeof *stream->capture);
     return CUDA_SUCCESS;
 }
@@ -312,6 +333,7 @@ DEFINE(cuStreamBeginCapture_v2, CUstream stream, int mode)
 /* As the driver does, ends the capture also where it fails. */
 DEFINE(cuStreamEndCapture, CUstream stream, CUgraph *graph)
 {
+    stream = real_stream(stream);
     *graph = stream->capture;
     stream->capture = NULL;
     if (standin_call()) {

@@ -38,6 +38,7 @@ typedef struct cuda_stream {
 typedef struct native_counters {
     struct native_counters *next;
     CUstream stream;
+    uint64_t thread; /* of CU_STREAM_PER_THREAD, which is another stream in each; else 0 */
     CUdeviceptr counters;
 } native_counters;
 
@@ -340,19 +341,37 @@ static void unload(tqkv_device *d, void *kernel)
 
 /* ---- streams ---- */
 
-/* The counters of a caller's stream. */
+static int is_per_thread(CUstream stream)
+{
+    return (uintptr_t)stream == CU_STREAM_PER_THREAD;
+}
+
+/* Of the calling thread: from 1 on, and never that of another one, also of one that has ended,
+ * whose stream may still have work. */
+static uint64_t thread_number(void)
+{
+    static _Atomic uint64_t last;
+    static _Thread_local uint64_t number;
+    if (!number)
+        number = atomic_fetch_add(&last, 1) + 1;
+    return number;
+}
+
+/* The counters of a caller's stream, as the calling thread names it. */
 static CUresult find_counters(cuda_device *c, CUstream stream, CUdeviceptr *counters)
 {
     CUresult result = CUDA_SUCCESS;
+    uint64_t thread = is_per_thread(stream) ? thread_number() : 0;
     pthread_mutex_lock(&c->mutex);
     native_counters *n = c->native_counters;
-    while (n && n->stream != stream)
+    while (n && (n->stream != stream || n->thread != thread))
         n = n->next;
     if (!n) {
         n = calloc(1, sizeof *n);
         result = n ? make_counters(&c->api, &n->counters) : CUDA_ERROR_OUT_OF_MEMORY;
         if (result == CUDA_SUCCESS) {
             n->stream = stream;
+            n->thread = thread;
             n->next = c->native_counters;
             c->native_counters = n;
         } else {
@@ -461,12 +480,31 @@ static CUresult run(const cuda_api *api, CUstream stream, CUdeviceptr counters,
     return result;
 }
 
+static int is_counted(const command_list *commands)
+{
+    for (size_t i = 0; i < commands->n; i++)
+        if (commands->commands[i].counters_at)
+            return 1;
+    return 0;
+}
+
+/* An encoder may have come to another thread since it was made, and so to another stream. */
+static CUresult run_on_stream(cuda_device *c, const cuda_stream *s, const command_list *commands,
+                              const char **what)
+{
+    CUdeviceptr counters = s->counters;
+    CUresult result = CUDA_SUCCESS;
+    *what = "making counters";
+    if (is_per_thread(s->stream) && is_counted(commands))
+        result = find_counters(c, s->stream, &counters);
+    return result == CUDA_SUCCESS ? run(&c->api, s->stream, counters, commands, what) : result;
+}
+
 static tqkv_status submit(tqkv_device *d, void *stream, const command_list *commands, report *r)
 {
     const char *what = "";
     tqkv_status status;
-    const cuda_stream *s = stream;
-    IN_CONTEXT(d, r, status, what, run(api_, s->stream, s->counters, commands, &what));
+    IN_CONTEXT(d, r, status, what, run_on_stream(d->state, stream, commands, &what));
     return status;
 }
 
@@ -510,14 +548,6 @@ static tqkv_status elapsed(tqkv_device *d, void *from, void *to, double *seconds
 }
 
 /* ---- graphs ---- */
-
-static int is_counted(const command_list *commands)
-{
-    for (size_t i = 0; i < commands->n; i++)
-        if (commands->commands[i].counters_at)
-            return 1;
-    return 0;
-}
 
 static CUresult capture(const cuda_api *api, CUstream stream, const command_list *commands,
                         cuda_graph *g, const char **what)
