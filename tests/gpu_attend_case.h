@@ -107,6 +107,117 @@ static inline double error_of_shape(const gpu_case *g, const shape *s, int is_po
     return error;
 }
 
+/* Results of a case, to be compared bit for bit with those of another run. */
+typedef struct results {
+    float *out, *max, *sum;
+    size_t rows, dim;
+} results;
+
+static inline results results_take(const attend_case *c, const shape *s)
+{
+    results r = {.rows = (size_t)c->a.n_queries * c->a.n_heads, .dim = s->value_dim};
+    float *from[] = {c->out, c->max, c->sum}, **to[] = {&r.out, &r.max, &r.sum};
+    for (int i = 0; i < 3; i++) {
+        size_t bytes = r.rows * (i ? 1 : r.dim) * sizeof(float);
+        *to[i] = malloc(bytes);
+        memcpy(*to[i], from[i], bytes);
+    }
+    return r;
+}
+
+static inline int same_row(const results *r, const attend_case *c, size_t row)
+{
+    return !memcmp(r->out + row * r->dim, c->out + row * r->dim, r->dim * sizeof(float)) &&
+           !memcmp(r->max + row, c->max + row, sizeof(float)) &&
+           !memcmp(r->sum + row, c->sum + row, sizeof(float));
+}
+
+static inline void results_free(results *r)
+{
+    free(r->out);
+    free(r->max);
+    free(r->sum);
+}
+
+/* Random bytes in all rows of a head that no query sees, also behind the last token. */
+static inline void spoil_unseen(const attend_case *c, const shape *s, const tqkv_operand *o,
+                                size_t head, uint64_t *seed)
+{
+    size_t code = o->format.head_dim * (o->type == TQKV_F32 ? 4u : 2u), scale = 0;
+    size_t first = c->a.window && c->a.position >= c->a.window ? c->a.position - c->a.window + 1 : 0;
+    size_t end = s->is_ring ? s->n_tokens : slots_of(s) - s->first_slot;
+    if (o->format.codebook) {
+        tqkv_format_code_bytes(&o->format, &code);
+        tqkv_format_scale_bytes(&o->format, &scale);
+    }
+    for (size_t t = 0; t < end; t++) {
+        if (t >= first && t < c->a.position + c->a.n_queries)
+            continue;
+        tqkv_rows r = row_at(s, c, o, head, t);
+        for (size_t i = 0; i < code; i++)
+            r.codes[i] = (uint8_t)test_random(seed);
+        for (size_t i = 0; i < scale; i++)
+            r.scales[i] = (uint8_t)test_random(seed);
+        if (r.centres)
+            r.centres[0] = (uint8_t)test_random(seed);
+    }
+}
+
+/* What no query sees does not change a bit of their results. */
+static inline void check_unseen(const gpu_case *g, const shape *s, uint64_t position,
+                                uint64_t window, int is_portable)
+{
+    attend_case c;
+    uint64_t seed = 7;
+    case_make(&c, s);
+    case_store(&c, s);
+    c.a.causal = 1;
+    c.a.position = position;
+    c.a.window = window;
+    run_case(g, &c, s, is_portable);
+    results before = results_take(&c, s);
+    for (int again = 0; again < 3; again++) {
+        for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+            spoil_unseen(&c, s, &c.set.keys, h, &seed);
+            spoil_unseen(&c, s, &c.set.values, h, &seed);
+        }
+        run_case(g, &c, s, is_portable);
+        for (size_t row = 0; row < before.rows; row++)
+            if (!same_row(&before, &c, row))
+                fail_msg("%s/%s, %zu tokens, query at %llu, window %llu: row %zu sees other rows",
+                         s->keys, s->values, s->n_tokens, (unsigned long long)position,
+                         (unsigned long long)window, row);
+    }
+    results_free(&before);
+    case_free(&c);
+}
+
+/* Nor do the queries and heads beside it in a launch change a query's. */
+static inline void check_beside(const gpu_case *g, const shape *s, int is_portable)
+{
+    attend_case c;
+    case_make(&c, s);
+    case_store(&c, s);
+    c.a.causal = 1;
+    size_t rows = (size_t)c.a.n_queries * c.a.n_heads;
+    run_case(g, &c, s, is_portable);
+    results before = results_take(&c, s);
+    for (size_t kept = 0; kept < rows; kept++) {
+        for (size_t i = 0; i < rows * s->key_dim; i++)
+            if (i / s->key_dim != kept)
+                c.queries[i] *= kept % 2 ? -8 : 1 / 8.f;
+        run_case(g, &c, s, is_portable);
+        if (!same_row(&before, &c, kept))
+            fail_msg("%s/%s, %u queries of %u heads: row %zu depends on others", s->keys,
+                     s->values, s->n_queries, c.a.n_heads, kept);
+        for (size_t i = 0; i < rows * s->key_dim; i++)
+            if (i / s->key_dim != kept)
+                c.queries[i] /= kept % 2 ? -8 : 1 / 8.f;
+    }
+    results_free(&before);
+    case_free(&c);
+}
+
 /* Asserts it, and names the case. */
 static inline void check_error(const shape *s, double error, double bound)
 {

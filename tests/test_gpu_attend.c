@@ -98,6 +98,28 @@ static void what_is_not_seen_may_be_anything(void **state)
     case_free(&c);
 }
 
+static void nothing_unseen_counts(void **state)
+{
+    for (int i = 0; i < N_NAMES; i++) {
+        shape s = {.keys = names[i], .values = names[(i + 3) % N_NAMES], .key_dim = 64,
+                   .value_dim = 64, .n_kv_heads = 2, .group = 2, .n_queries = 1 + (uint32_t)i % 3,
+                   .n_tokens = 700, .slots_multiple = 64, .seed = (uint64_t)i};
+        s.centres = i % 4 == 0 ? 5 : 0;
+        s.page_size = i % 5 == 1 ? 32 : 0;
+        check_unseen(*state, &s, 3 + (uint64_t)i * 37, i % 2 ? 100 : 0, 1);
+    }
+}
+
+static void rows_of_a_launch_are_apart(void **state)
+{
+    for (int i = 0; i < 4; i++) {
+        shape s = {.keys = i % 2 ? "lm4" : "tq4", .values = i < 2 ? "tq3" : "f16", .key_dim = 64,
+                   .value_dim = 64, .n_kv_heads = 1, .group = 1 + (uint32_t)i, .n_queries = 3,
+                   .n_tokens = 500, .seed = (uint64_t)i};
+        check_beside(*state, &s, 1);
+    }
+}
+
 /* What would read beyond a buffer, or has no meaning, is refused; and what makes
  * sizes overflow. */
 static void bad_calls_are_refused(void **state)
@@ -240,6 +262,75 @@ static void sequences_of_all_lengths(void **state)
     free(q);
 }
 
+/* A sequence of the n there are, into out: by its length on the device, or the caller's. */
+static void attend_alone(const gpu_case *g, const tqkv_gpu_attention *all, uint32_t b,
+                         const uint32_t *lengths, const float *q, int by_length, float *out)
+{
+    tqkv_gpu_attention a = *all;
+    size_t bytes, row = (size_t)a.n_heads * a.keys.format.head_dim * 4;
+    a.n_sequences = 1;
+    a.lengths = by_length ? gpu_buffer(g, lengths + b, 4) : NULL;
+    a.n_tokens = by_length ? all->n_tokens : lengths[b];
+    a.position = lengths[b] - 1;
+    a.queries = gpu_buffer(g, q + b * row / 4, row);
+    a.out = gpu_buffer(g, NULL, row);
+    a.keys.rows.code_offset += b * a.keys.sequence.codes;
+    a.keys.rows.scale_offset += b * a.keys.sequence.scales;
+    a.values.rows = a.keys.rows;
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &a, &bytes));
+    tqkv_buffer *workspace = gpu_buffer(g, NULL, bytes);
+    gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &a, workspace));
+    gpu_run(g);
+    gpu_ok(g, tqkv_buffer_download(a.out, 0, out, row));
+    tqkv_buffer_free(a.out);
+    tqkv_buffer_free(a.queries);
+    tqkv_buffer_free(a.lengths);
+    tqkv_buffer_free(workspace);
+}
+
+/* A sequence gives the same bits alone and beside others, whatever their lengths. */
+static void sequences_are_apart(void **state)
+{
+    const gpu_case *g = *state;
+    enum { N = 9, HEADS = 2, DIM = 64, MOST = 2600, ROW = HEADS * DIM };
+    static const uint32_t lengths[N] = {2600, 1, 129, 128, 1000, 2000, 640, 77, 2599};
+    tqkv_format f = test_format("tq4", DIM);
+    size_t row, bytes;
+    tqkv_format_row_bytes(&f, 0, &row);
+    float *x = test_rows(5, (size_t)N * MOST * DIM), *q = test_rows(6, N * ROW), alone[ROW];
+    tqkv_rows rows;
+    uint8_t *memory = test_encode(&f, NULL, x, (size_t)N * MOST, &rows);
+    tqkv_gpu_attention a = {
+        .n_sequences = N, .n_queries = 1, .n_heads = HEADS, .n_kv_heads = 1,
+        .query_type = TQKV_F32, .out_type = TQKV_F32, .n_tokens = MOST, .scale = 0.5f,
+        .causal = 1, .is_portable = 1};
+    tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * MOST, 0, &a.keys.rows);
+    a.keys.format = f;
+    a.keys.sequence = (tqkv_gpu_strides){MOST * row, MOST * row, 0};
+    a.values = a.keys;
+    a.queries = gpu_buffer(g, q, N * ROW * 4);
+    a.out = gpu_buffer(g, NULL, N * ROW * 4);
+    a.lengths = gpu_buffer(g, lengths, sizeof lengths);
+    gpu_ok(g, tqkv_gpu_attend_workspace(g->device, &a, &bytes));
+    tqkv_buffer *workspace = gpu_buffer(g, NULL, bytes);
+    gpu_ok(g, tqkv_dispatch_attend(g->encoder, g->registry, &a, workspace));
+    gpu_run(g);
+    float *out = gpu_take(g, a.out);
+    for (uint32_t b = 0; b < N; b++)
+        for (int by_length = 0; by_length < 2; by_length++) {
+            attend_alone(g, &a, b, lengths, q, by_length, alone);
+            if (memcmp(alone, out + b * ROW, sizeof alone))
+                fail_msg("sequence %u depends on others (%d)", b, by_length);
+        }
+    tqkv_buffer *used[] = {codes, a.queries, a.lengths, workspace};
+    for (int i = 0; i < 4; i++)
+        tqkv_buffer_free(used[i]);
+    free(out);
+    free(memory);
+    free(x);
+    free(q);
+}
+
 /* flash_attn_vec, _tq and _hb on the same data: the second and third are what the
  * first gives on what they decode to. */
 static void the_references_legs(void **state)
@@ -346,6 +437,9 @@ int main(void)
         cmocka_unit_test(few_tokens_and_many),
         cmocka_unit_test(large_logits),
         cmocka_unit_test(sequences_of_all_lengths),
+        cmocka_unit_test(nothing_unseen_counts),
+        cmocka_unit_test(rows_of_a_launch_are_apart),
+        cmocka_unit_test(sequences_are_apart),
         cmocka_unit_test(the_references_legs),
         cmocka_unit_test(what_is_not_seen_may_be_anything),
         cmocka_unit_test(bad_calls_are_refused),

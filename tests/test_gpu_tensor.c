@@ -300,6 +300,35 @@ static void parts_merge_to_the_whole(void **state)
     small_free(&s);
 }
 
+/* ---- what a query cannot see ---- */
+
+static void nothing_unseen_counts(void **state)
+{
+    static const uint32_t dims[] = {128, 64, 256, 80};
+    for (int i = 0; i < 8; i++) {
+        shape s = {.keys = names[i], .values = names[(i + 1) % 8], .key_dim = dims[i % 4],
+                   .value_dim = dims[i % 4], .n_kv_heads = 2, .group = 2,
+                   .n_queries = 1 + 2 * (uint32_t)(i % 3), .n_tokens = 700, .slots_multiple = 64,
+                   .seed = (uint64_t)i};
+        s.keys = i % 4 == 3 ? "tq4" : s.keys; /* others have no whole words with 80 */
+        s.values = i % 4 == 3 ? "tq4" : s.values;
+        s.centres = i % 4 == 0 ? 5 : 0;
+        s.page_size = i % 5 == 1 ? 32 : 0;
+        check_unseen(*state, &s, 3 + (uint64_t)i * 83, i % 2 ? 100 : 0, 0);
+    }
+}
+
+static void rows_of_a_launch_are_apart(void **state)
+{
+    for (int i = 0; i < 3; i++) { /* with tokens enough that warps' refs move on the way */
+        shape s = {.keys = "tq4", .values = i % 2 ? "lm4" : "tq4", .key_dim = 64, .value_dim = 64,
+                   .n_kv_heads = 1, .group = 2, .n_queries = i == 0 ? 2 : i == 1 ? 3 : 5,
+                   .n_tokens = i == 2 ? 3000 : 6000, .key_size = 2, .slots_multiple = 64,
+                   .seed = (uint64_t)i};
+        check_beside(*state, &s, 0);
+    }
+}
+
 /* ---- streams ---- */
 
 typedef struct launched {
@@ -386,6 +415,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_small_weights),
         cmocka_unit_test(the_same_bits_every_time),
         cmocka_unit_test(parts_merge_to_the_whole),
+        cmocka_unit_test(nothing_unseen_counts),
+        cmocka_unit_test(rows_of_a_launch_are_apart),
         cmocka_unit_test(streams_of_threads_count_apart),
     };
     if (argc > 1)

@@ -22,11 +22,14 @@ static uint32_t group_of(const tqkv_gpu_attention *a)
     return a->n_heads / a->n_kv_heads;
 }
 
-/* Enough groups to fill the device several times, but no split without a tile. */
+/* Of each sequence, of which `groups` groups read each token: enough to fill the device several
+ * times, but no split without a tile. The number of sequences does not count, nor, in the
+ * kernel, the lengths of others: a sequence's splits, and so its bits, are its own. */
 static uint32_t count_splits(const tqkv_device *d, const tqkv_gpu_attention *a, uint64_t groups)
 {
+    enum { GROUPS_A_UNIT = 4 };
     uint64_t tiles = ((uint64_t)a->n_tokens + TILE - 1) / TILE;
-    uint64_t wanted = groups ? (16ull * d->info.n_units + groups - 1) / groups : 1;
+    uint64_t wanted = groups ? (1ull * GROUPS_A_UNIT * d->info.n_units + groups - 1) / groups : 1;
     if (wanted > tiles)
         wanted = tiles;
     if (wanted > MAX_SPLITS)
@@ -39,7 +42,7 @@ static tqkv_status make_plan(const tqkv_device *d, const tqkv_gpu_attention *a, 
     uint64_t rows = (uint64_t)a->n_queries * group_of(a), blocks = (rows + ROWS - 1) / ROWS;
     uint64_t groups = product3(blocks, a->n_kv_heads, a->n_sequences);
     uint64_t dim = a->values.format.head_dim;
-    plan->n_splits = count_splits(d, a, groups);
+    plan->n_splits = count_splits(d, a, product3(blocks, a->n_kv_heads, 1));
     plan->query_rows = product3(a->n_queries, a->n_heads, a->n_sequences);
     plan->rotated = product3(plan->query_rows, a->keys.format.head_dim, 1);
     plan->products = product3(plan->query_rows, a->keys.n_centres, 1);

@@ -90,7 +90,8 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
     ulong position = p->has_lengths
                          ? p->first_position + length - (length < p->n_queries ? length : p->n_queries)
                          : p->position;
-    uint tiles = (p->n_tokens + TILE - 1) / TILE;
+    /* By this sequence's length: its bits are the same alone and beside others. */
+    uint tiles = (length + TILE - 1) / TILE;
     uint per_split = (tiles + p->n_splits - 1) / p->n_splits * TILE;
     uint begin = group_x * per_split, end = begin + per_split < length ? begin + per_split : length;
 

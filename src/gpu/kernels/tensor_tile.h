@@ -329,8 +329,21 @@ INLINE void logits_mask(const workplace *b, uint first_token, uint r, uint c, fl
         }
 }
 
-/* A weight needs more than 16 bits: moves the refs, and all sums with them. */
-INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIRS][2], progress *w)
+/* A bit for each of a lane's rows that has a weight of more than 16 bits. */
+INLINE uint rows_over(const uint (*weights)[SCORES])
+{
+    uint over = 0;
+    UNROLL for (int g = 0; g < GROUPS; g++)
+        UNROLL for (int i = 0; i < SCORES; i++)
+            over |= weights[g][i] > LARGEST_WEIGHT ? 1u << lane_row(i) : 0;
+    UNROLL for (int o = SETS == 1 ? 2 : 4; o < 32; o *= 2) over |= __shfl_xor_sync(~0u, over, o);
+    return over;
+}
+
+/* A weight needs more than 16 bits: moves the row's ref, and its sums with it. Only that row's,
+ * so that a query's result does not depend on those beside it. */
+INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIRS][2],
+                      uint over, progress *w)
 {
     UNROLL for (int k = 0; k < LANE_ROWS; k++)
     {
@@ -341,7 +354,7 @@ INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIR
                     most = fmaxf(most, y[g][i] + logarithm2(fmaxf(scales[g][token_pair(i)][i / 2 % 2],
                                                                   2.98e-8f)));
         UNROLL for (int o = SETS == 1 ? 2 : 4; o < 32; o *= 2) most = fmaxf(most, shuffle_xor(most, o));
-        float ref = fmaxf(w->ref[k], ceilf(most));
+        float ref = over >> k & 1 ? fmaxf(w->ref[k], ceilf(most)) : w->ref[k];
         int shift = (int)fminf(ref - w->ref[k], 30), half = (1 << shift) >> 1;
         UNROLL for (int n = 0; n < SETS; n++)
             if (SETS == 1 || n % HIGH_SETS == k / 2)
@@ -442,7 +455,7 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, const float 
     float dithers[GROUPS][TOKEN_PAIRS][2];
     dithers_make(r, c, dithers);
     if (weights_make(y, scales, dithers, w, e, weights)) {
-        refs_move(y, scales, w);
+        refs_move(y, scales, rows_over(weights), w);
         weights_make(y, scales, dithers, w, e, weights);
     }
     UNROLL for (int g = 0; g < GROUPS; g++)
