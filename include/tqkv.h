@@ -20,7 +20,9 @@
  * - Sizes and strides are in bytes where their name says so, otherwise in
  *   elements. Sizes are checked for overflow.
  * - Results are the same bytes on every processor, given the default
- *   floating-point environment (round to nearest, subnormals kept).
+ *   floating-point environment (round to nearest, subnormals kept); arrays of
+ *   numbers have the processor's byte order, and the library builds only where
+ *   that is little-endian.
  * - The codec allocates no memory and uses at most 128 KiB of stack.
  */
 #ifndef TQKV_H

@@ -14,20 +14,30 @@
  *
  * - Handles count their users: a buffer lives until the encoders that recorded it
  *   have finished, a registry until what was recorded with its kernels is done, a
- *   device until its last buffer, encoder, event and graph is freed. So handles may be freed in any order, each once, and not be used after;
+ *   device until its last buffer, encoder, event, graph and registry that compiled for
+ *   it is freed. So handles may be freed in any order, each once, and not be used after;
  *   a freed handle that is still in memory gives TQKV_ERROR_STATE.
  * - Handles of different devices do not mix: TQKV_ERROR_ARGUMENT.
  * - Devices and registries may be used from any number of threads at a time, and
  *   so may buffers whose contents nobody changes. An encoder, event or graph
  *   belongs to one thread at a time; a second one that comes upon the first inside
  *   an encoder gets TQKV_ERROR_STATE.
- * - Where a call fails, the message of the handle it was given says why, until the
- *   next call that fails.
- * - Encoding is the same bytes on every device and the processor, decoding too;
- *   attention is within 1e-3 of double precision over the decoded rows, as long as
+ * - Where a call fails, a message says why, until the next one: the encoder's or
+ *   registry's that it was given, otherwise the device's, of a buffer or event its
+ *   device's. There is none where that handle itself is null or freed, or where
+ *   there is nowhere to copy a message to. A call that succeeds may leave one, too:
+ *   of a file that could not be kept, or of a kernel that another one stands in for.
+ * - Encoding is the same bytes on every device and the (little-endian) processor,
+ *   decoding too; but that OpenCL devices whose divisions are not correctly rounded
+ *   may differ in a scale's last bit.
+ * - Attention is within 1e-3 of double precision over the decoded rows, as long as
  *   logits are within +-100. On NVIDIA GPUs from sm_80 on, tensor cores serve most
  *   cases (doc/gpu.md says which): there lm4 and mlx4, whose levels become integers,
- *   are within 1.1e-2. Results are the same bits every time, on one device.
+ *   are within 1.1e-2, and 5e-3 is the bound where one token weighs as much as
+ *   thousands of others together.
+ * - The same call gives the same bits every time, on one device with one registry
+ *   (where there is no compiler, other kernels serve). doc/gpu.md says which changes
+ *   beside a query change its bits.
  */
 #ifndef TQKV_GPU_H
 #define TQKV_GPU_H
@@ -79,8 +89,8 @@ TQKV_API void tqkv_device_free(tqkv_device *device); /* null is fine */
 
 TQKV_API tqkv_status tqkv_device_get_info(const tqkv_device *device, tqkv_device_info *info);
 
-/* Why the last call failed that was given this device, or a buffer, event or graph
- * of it: a copy of up to size bytes, zero-ended. */
+/* Why the last call failed that was given this device, or a buffer or event of it, and no
+ * encoder or registry: a copy of up to size bytes, zero-ended. */
 TQKV_API tqkv_status tqkv_device_message(const tqkv_device *device, char *message, size_t size);
 
 /* ------------------------------------------------------------------ */
@@ -132,7 +142,8 @@ typedef struct tqkv_registry_config {
 } tqkv_registry_config;
 
 /* The library's kernels, compiled for a device when first used there; config may be
- * null. One registry serves all devices, and keeps those alive that it compiled for. */
+ * null. One registry serves all devices, and keeps those alive that it compiled for, or
+ * tried to. */
 TQKV_API tqkv_status tqkv_registry_create(const tqkv_registry_config *config,
                                           tqkv_registry **registry);
 TQKV_API void tqkv_registry_free(tqkv_registry *registry); /* null is fine */
@@ -145,8 +156,8 @@ TQKV_API tqkv_status tqkv_kernel_source(const char *language, const char **prelu
                                         const char **kernels);
 
 /* Registers a kernel of one's own by name: source in the kernels' common language
- * (doc/gpu.md), copied, behind which the prelude of the device's language is put. A
- * name may be registered once. On the host there is no compiler: give `host` a
+ * (doc/gpu.md), copied, in front of which the prelude of the device's language is put. A
+ * name may be registered once, and not those of built-in kernels. On the host there is no compiler: give `host` a
  * function, or null if the kernel shall not run there. */
 typedef void (*tqkv_host_kernel)(const uint32_t *group, uint32_t item, uint32_t n_items,
                                  uint8_t *local_memory, const void *params,
@@ -354,7 +365,10 @@ typedef struct tqkv_gpu_operand {
     int is_rotated; /* queries and outputs are in the rows' domain: rotate nothing */
 } tqkv_gpu_operand;
 
-/* Attention as tqkv_attention.h defines it, for several sequences at a time. */
+/* Attention as tqkv_attention.h defines it, for several sequences at a time, each one set of
+ * tokens; without masks, slopes, means of pages and spare bits, with head_dims up to
+ * TQKV_GPU_MAX_HEAD_DIM, and scale, softcap and plain keys and values that are finite where they
+ * are seen: they are not cut to a range here. */
 typedef struct tqkv_gpu_attention {
     uint32_t n_sequences, n_queries, n_heads, n_kv_heads;
     /* queries[sequence][i][head][.] of query_type, out likewise of out_type. */
