@@ -1,9 +1,12 @@
 #include "capture.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct layer {
     uint32_t n_heads, head_dim;
@@ -15,7 +18,7 @@ typedef struct layer {
 
 struct capture {
     int progress; /* file to write progress to, or -1 */
-    char path[4096], fingerprint[FINGERPRINT_SIZE];
+    char *path, fingerprint[FINGERPRINT_SIZE];
     size_t max_keys, seen; /* seen: of all layers */
     uint32_t n_centres, n_layers;
     layer *layers;
@@ -24,9 +27,12 @@ struct capture {
 capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres)
 {
     capture *c = calloc(1, sizeof *c);
-    if (!c)
+    if (c)
+        c->path = strdup(path);
+    if (!c || !c->path) {
+        free(c);
         return NULL;
-    snprintf(c->path, sizeof c->path, "%s", path);
+    }
     c->max_keys = max_keys;
     c->n_centres = n_centres;
     const char *progress = getenv("TQKV_CAPTURE_PROGRESS");
@@ -34,7 +40,7 @@ capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres)
     return c;
 }
 
-/* For whoever started us: a line of what, done and total. */
+/* For whoever started us: a line of what, done and total; or "failed" and why. */
 static void report(const capture *c, const char *what, size_t done, size_t total)
 {
     if (c->progress >= 0)
@@ -168,52 +174,104 @@ static tqkv_status fit(const capture *c, tqkv_profile *p, uint32_t head_dim)
     return (tqkv_status)worst;
 }
 
-static tqkv_status write_profile(const tqkv_profile *p, const char *path)
+/* ---- the file ---- */
+
+/* Makes a rename safe from a crash of the system; where a file system cannot, what is
+ * under the name is whole all the same. */
+static void sync_folder(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (slash)
+        slash[slash == path] = 0;
+    int fd = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+}
+
+/* Writes, flushes and closes; 0, or an errno. */
+static int write_all(int fd, const void *data, size_t size)
+{
+    int error = 0;
+    for (size_t done = 0; done < size && !error;) {
+        ssize_t n = write(fd, (const char *)data + done, size - done);
+        if (n >= 0)
+            done += (size_t)n;
+        else if (errno != EINTR)
+            error = errno;
+    }
+    if (!error && fsync(fd))
+        error = errno;
+    if (close(fd) && !error)
+        error = errno;
+    return error;
+}
+
+/* The file appears under its name when it is whole and on the disk: two contexts that
+ * end at once, or a crash, leave one of them or none. 0, or an errno. */
+static int write_file(const char *path, const void *data, size_t size)
+{
+    char *beside;
+    if (asprintf(&beside, "%s.XXXXXX", path) < 0)
+        return ENOMEM;
+    int fd = mkostemp(beside, O_CLOEXEC);
+    int error = fd < 0 ? errno : write_all(fd, data, size);
+    if (!error && rename(beside, path))
+        error = errno;
+    if (error && fd >= 0)
+        unlink(beside);
+    if (!error)
+        sync_folder(beside);
+    free(beside);
+    return error;
+}
+
+/* Null, or why nothing was written. */
+static const char *write_profile(const tqkv_profile *p, const char *path)
 {
     size_t size;
     tqkv_status status = tqkv_profile_size(p, &size);
     void *data = status == TQKV_OK ? malloc(size) : NULL;
-    if (!data)
-        return TQKV_ERROR_MEMORY;
-    status = tqkv_profile_write(p, data, size);
-    char part[4096 + 8];
-    snprintf(part, sizeof part, "%s.part", path);
-    FILE *f = status == TQKV_OK ? fopen(part, "wb") : NULL;
-    size_t written = f ? fwrite(data, 1, size, f) : 0;
-    int closed = f ? fclose(f) : -1;
+    if (status == TQKV_OK)
+        status = data ? tqkv_profile_write(p, data, size) : TQKV_ERROR_MEMORY;
+    int error = status == TQKV_OK ? write_file(path, data, size) : 0;
     free(data);
-    if (written != size || closed || rename(part, path)) {
-        remove(part);
-        return TQKV_ERROR_IO;
-    }
-    return TQKV_OK;
+    return status != TQKV_OK ? tqkv_status_string(status) : error ? strerror(error) : NULL;
+}
+
+/* Null, or what is wrong. */
+static const char *fit_and_write(const capture *c)
+{
+    uint32_t n_heads, head_dim;
+    tqkv_profile *p = NULL;
+    if (!shape_of(c, &n_heads, &head_dim))
+        return "no keys were seen, or they came rotated (by a ggml before 0.25)";
+    tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, c->n_centres,
+                                             c->fingerprint, &p);
+    if (status == TQKV_OK)
+        status = fit(c, p, head_dim);
+    const char *problem = status == TQKV_OK ? write_profile(p, c->path)
+                                            : tqkv_status_string(status);
+    tqkv_profile_free(p);
+    return problem;
 }
 
 void capture_finish(capture *c)
 {
-    uint32_t n_heads, head_dim;
-    tqkv_profile *p = NULL;
     if (!c)
         return;
-    if (shape_of(c, &n_heads, &head_dim)) {
-        tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, c->n_centres,
-                                                 c->fingerprint, &p);
-        if (status == TQKV_OK)
-            status = fit(c, p, head_dim);
-        if (status == TQKV_OK)
-            status = write_profile(p, c->path);
-        if (status != TQKV_OK)
-            gg.log(GG_LOG_ERROR, "tqkv: no profile written to %s: %s\n", c->path,
-                   tqkv_status_string(status));
-        tqkv_profile_free(p);
-    } else {
-        gg.log(GG_LOG_ERROR, "tqkv: no profile written to %s: no keys were seen, or they came "
-                             "rotated (by a ggml before 0.25)\n", c->path);
+    const char *problem = fit_and_write(c);
+    if (problem) {
+        gg.log(GG_LOG_ERROR, "tqkv: no profile written to %s: %s\n", c->path, problem);
+        if (c->progress >= 0)
+            dprintf(c->progress, "failed %s\n", problem);
     }
     for (uint32_t i = 0; i < c->n_layers; i++) {
         free(c->layers[i].keys);
         free(c->layers[i].squares);
     }
     free(c->layers);
+    free(c->path);
     free(c);
 }
