@@ -1,9 +1,11 @@
 #include "profiles.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -51,45 +53,88 @@ int fingerprint_of(gg_graph *graph, char text[FINGERPRINT_SIZE])
 
 /* ---- files ---- */
 
-enum { LARGEST_FILE = 1 << 30 };
+enum { LARGEST_FILE = 1 << 30, SHOWN = 300 /* bytes of a name in a message */ };
 
-static tqkv_status read_profile(const char *path, tqkv_profile **profile, uint64_t *id)
+/* All of a file into *data, to be freed; null, or why not. */
+static const char *read_file(const char *path, void **data, size_t *size)
 {
+    struct stat s;
+    const char *problem = NULL;
     FILE *f = fopen(path, "rb");
     if (!f)
-        return TQKV_ERROR_ARGUMENT;
-    long size = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
-    tqkv_status status = TQKV_ERROR_ARGUMENT;
-    void *data = size > 0 && size <= LARGEST_FILE ? malloc((size_t)size) : NULL;
-    rewind(f);
-    if (data && fread(data, 1, (size_t)size, f) == (size_t)size) {
-        status = tqkv_profile_read(data, (size_t)size, profile);
-        *id = XXH64(data, (size_t)size, 0);
-    }
-    free(data);
+        return strerror(errno);
+    *data = NULL;
+    if (fstat(fileno(f), &s))
+        problem = strerror(errno);
+    else if (!S_ISREG(s.st_mode))
+        problem = "it is no regular file";
+    else if (s.st_size == 0)
+        problem = "the file is empty";
+    else if (s.st_size > LARGEST_FILE)
+        problem = "the file is larger than any profile";
+    *size = problem ? 0 : (size_t)s.st_size;
+    if (!problem && !(*data = malloc(*size)))
+        problem = "out of memory";
+    if (!problem && fread(*data, 1, *size, f) != *size)
+        problem = ferror(f) ? strerror(errno) : tqkv_status_string(TQKV_ERROR_TRUNCATED);
     fclose(f);
-    return status;
+    if (problem) {
+        free(*data);
+        *data = NULL;
+    }
+    return problem;
+}
+
+/* Null, or why there is none. */
+static const char *read_profile(const char *path, tqkv_profile **profile, uint64_t *id)
+{
+    void *data = NULL;
+    size_t size = 0;
+    const char *problem = read_file(path, &data, &size);
+    if (problem)
+        return problem;
+    tqkv_status status = tqkv_profile_read(data, size, profile);
+    if (status != TQKV_OK)
+        problem = tqkv_status_string(status);
+    *id = XXH64(data, size, 0);
+    free(data);
+    return problem;
+}
+
+/* The list's next name, with "\:" as a colon in it and "\\" as a backslash; null if
+ * it is longer than a path can be. */
+static const char *next_name(const char *at, char name[PATH_MAX])
+{
+    size_t n = 0;
+    for (; *at && *at != ':'; at++) {
+        if (*at == '\\' && (at[1] == ':' || at[1] == '\\'))
+            at++;
+        if (n == PATH_MAX - 1)
+            return NULL;
+        name[n++] = *at;
+    }
+    name[n] = 0;
+    return at + (*at == ':');
 }
 
 const char *profile_for(const char *fingerprint, tqkv_profile **profile, uint64_t *id)
 {
     static _Thread_local char message[512];
     const char *list = getenv("TQKV_PROFILE");
+    char path[PATH_MAX];
     *profile = NULL;
     *id = 0;
     for (const char *at = list; at && *at;) {
-        size_t n = strcspn(at, ":");
-        char path[256 + 1];
-        if (n >= sizeof path)
-            return "a file name in TQKV_PROFILE is longer than 256 bytes";
-        memcpy(path, at, n);
-        path[n] = 0;
-        at += n + (at[n] == ':');
-        errno = 0;
-        tqkv_status status = read_profile(path, profile, id);
-        if (status != TQKV_OK) {
-            snprintf(message, sizeof message, "the profile %s cannot be read: %s", path,
-                     errno ? strerror(errno) : tqkv_status_string(status));
+        at = next_name(at, path);
+        if (!at)
+            return "a file name in TQKV_PROFILE is longer than a path can be";
+        if (!*path)
+            continue;
+        const char *problem = read_profile(path, profile, id);
+        if (problem) {
+            size_t n = strlen(path), from = n > SHOWN ? n - SHOWN : 0;
+            snprintf(message, sizeof message, "the profile %s%s cannot be read: %s",
+                     from ? "..." : "", path + from, problem);
             return message;
         }
         if (!strcmp(tqkv_profile_fingerprint(*profile), fingerprint))
