@@ -40,8 +40,10 @@ int parse_number(const char *text, uint64_t limit, uint64_t *value);
 /* malloc of count * size that reports failure (and overflow) itself. */
 void *allocate(size_t count, size_t size);
 
-/* ---- progress.c: a line on a terminal, for work of over a second ---- */
+/* ---- progress.c ---- */
 
+/* How far the work is and how long it will take: on a terminal one line, for work of
+ * over a second; elsewhere a line now and then. `what` must live until progress_end. */
 void progress(const char *what, uint64_t done, uint64_t total);
 void progress_end(void);
 double seconds(void); /* a monotonic clock */
