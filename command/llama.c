@@ -59,6 +59,7 @@ typedef struct request {
     int no_profile, print;
     char **program; /* PROGRAM, its arguments, null */
     int n;
+    char path[PATH_SIZE]; /* where PROGRAM was found; empty with print */
 } request;
 
 static const char *base_name(const char *path)
@@ -141,21 +142,45 @@ static void print_variable(const char *name, const char *value)
 
 /* ---- profiles ---- */
 
-/* The profile of one model file, made if need be; null if there is none. */
+/* llama-perplexity beside the program, or in $PATH; 0 with a message. */
+static int find_runner(const request *r, char runner[PATH_SIZE])
+{
+    char folder[PATH_SIZE];
+    strcpy(folder, r->path);
+    char *slash = strrchr(folder, '/');
+    if (slash)
+        *slash = 0;
+    return (slash && llama_program(slash == folder ? "/" : folder, "llama-perplexity", runner)) ||
+           llama_program(NULL, "llama-perplexity", runner) ||
+           !failed("llama-perplexity, which key profiles are made with, is neither beside %s nor "
+                   "in $PATH", base_name(r->program[0]));
+}
+
+/* Whether the file is there and whole. One that is not is made again. */
+static int is_usable(const char *place)
+{
+    tqkv_profile *profile = NULL;
+    int ok = access(place, R_OK) == 0 && profile_load(place, &profile);
+    tqkv_profile_free(profile);
+    return ok;
+}
+
+/* The profile of one model file, made if need be; null if there is none, with a message. */
 static char *profile_of(const request *r, const char *model)
 {
-    char place[PATH_SIZE], folder[PATH_SIZE];
+    char place[PATH_SIZE], runner[PATH_SIZE], text[PATH_SIZE];
     if (!llama_profile_place(model, place))
         return NULL;
-    if (access(place, R_OK) && !r->print) {
-        snprintf(folder, sizeof folder, "%s", r->program[0]);
-        char *slash = strrchr(folder, '/');
-        if (slash)
-            *slash = 0;
-        profile_request p = {.model = model, .out = place, .centres = PROFILE_CENTRES,
-                             .windows = PROFILE_WINDOWS,
-                             .folder = slash ? folder : NULL,
+    if (!r->print && !is_usable(place)) {
+        profile_request p = {.model = model, .out = place, .text = text, .program = runner,
+                             .centres = PROFILE_CENTRES, .windows = PROFILE_WINDOWS,
                              .threads = given(r, "-t", "--threads")};
+        if (!find_runner(r, runner) || !llama_make_folders(place))
+            return NULL;
+        if (!llama_text(text)) {
+            failed("profile.txt, the text that models are run on, was not installed with tqkv");
+            return NULL;
+        }
         fprintf(stderr, "tqkv: first use of %s: making its key profile\n", base_name(model));
         if (!profile_make(&p))
             return NULL;
@@ -163,15 +188,29 @@ static char *profile_of(const request *r, const char *model)
     return strdup(place);
 }
 
+/* A file's name as TQKV_PROFILE has it, where colons divide names. */
+static char *escaped(const char *name)
+{
+    char *text = malloc(2 * strlen(name) + 1), *to = text;
+    for (; text && *name; *to++ = *name++)
+        if (*name == ':' || (*name == '\\' && (name[1] == ':' || name[1] == '\\' || !name[1])))
+            *to++ = '\\';
+    if (text)
+        *to = 0;
+    return text;
+}
+
 /* Adds a profile's place to the list, at "first:second"; 0 without memory. */
 static int append(char **list, const char *place)
 {
-    char *longer;
-    if (asprintf(&longer, "%s%s%s", *list ? *list : "", *list ? ":" : "", place) < 0)
-        return 0;
-    free(*list);
-    *list = longer;
-    return 1;
+    char *longer, *name = escaped(place);
+    int ok = name && asprintf(&longer, "%s%s%s", *list ? *list : "", *list ? ":" : "", name) >= 0;
+    free(name);
+    if (ok) {
+        free(*list);
+        *list = longer;
+    }
+    return ok;
 }
 
 /* Adds the profiles of the model files in `names`, divided by commas. */
@@ -216,7 +255,7 @@ static int run(const request *r)
     if (!arguments)
         return failed("out of memory");
     if (r->profile)
-        profile = strdup(r->profile);
+        append(&profile, r->profile);
     else if (!r->no_profile)
         profile = profiles(r);
     if (r->print) {
@@ -239,7 +278,7 @@ static int run(const request *r)
             setenv("TQKV_PROFILE", profile, 1);
         else
             unsetenv("TQKV_PROFILE");
-        execvp(arguments[0], arguments);
+        execvp(r->path, arguments);
         failed("%s: %s", arguments[0], strerror(errno));
     }
     free(arguments);
@@ -289,5 +328,9 @@ int command_llama(int argc, char **argv)
         return failed("%s: %s", r.profile, strerror(errno));
     r.program = argv + i;
     r.n = argc - i;
+    /* before a model is run for minutes */
+    if (!r.print && !llama_program(NULL, r.program[0], r.path))
+        return failed("%s: %s", r.program[0],
+                      strchr(r.program[0], '/') ? strerror(errno) : "not found in $PATH");
     return run(&r);
 }

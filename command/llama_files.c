@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "command.h"
+
 /* path = the pieces, up to a null; 0 if they are too long. */
 static int join(char path[PATH_SIZE], const char *const *pieces)
 {
@@ -61,20 +63,25 @@ int llama_text(char path[PATH_SIZE])
 static int is_program(const char *path)
 {
     struct stat s;
-    return stat(path, &s) == 0 && S_ISREG(s.st_mode) && access(path, X_OK) == 0;
+    if (stat(path, &s) == 0 && !S_ISREG(s.st_mode))
+        return errno = EISDIR, 0;
+    return access(path, X_OK) == 0;
 }
 
 int llama_program(const char *folder, const char *name, char path[PATH_SIZE])
 {
     if (folder)
         return JOIN(path, folder, "/", name) && is_program(path);
-    for (const char *at = getenv("PATH"); at && *at;) {
+    if (strchr(name, '/'))
+        return JOIN(path, name) && is_program(path);
+    const char *at = getenv("PATH");
+    for (at = at ? at : "/bin:/usr/bin"; *at;) {
+        char place[PATH_SIZE];
         size_t n = strcspn(at, ":");
-        if (n && n < PATH_SIZE) {
-            char place[PATH_SIZE];
+        if (n < PATH_SIZE) {
             memcpy(place, at, n);
             place[n] = 0;
-            if (JOIN(path, place, "/", name) && is_program(path))
+            if (JOIN(path, n ? place : ".", "/", name) && is_program(path))
                 return 1;
         }
         at += n + (at[n] == ':');
@@ -92,14 +99,17 @@ static uint64_t hash(uint64_t h, const void *data, size_t size)
     return h;
 }
 
-static int make_folders(char *path)
+int llama_make_folders(const char *path)
 {
-    for (char *at = strchr(path + 1, '/'); at; at = strchr(at + 1, '/')) {
+    char folder[PATH_SIZE];
+    if (!JOIN(folder, path))
+        return !failed("%s: %s", path, strerror(ENAMETOOLONG));
+    for (char *at = strchr(folder + 1, '/'); at; at = strchr(at + 1, '/')) {
         *at = 0;
-        int failed = mkdir(path, 0777) && errno != EEXIST;
+        if (mkdir(folder, 0777) && errno != EEXIST)
+            return !failed("%s: this folder for profiles cannot be made: %s", folder,
+                           strerror(errno));
         *at = '/';
-        if (failed)
-            return 0;
     }
     return 1;
 }
@@ -110,13 +120,15 @@ int llama_profile_place(const char *model, char path[PATH_SIZE])
     char real[PATH_SIZE], number[32];
     struct stat s;
     if (!realpath(model, real) || stat(real, &s))
-        return 0;
+        return !failed("%s: %s", model, strerror(errno));
     uint64_t h = hash(0xCBF29CE484222325u, real, strlen(real));
     h = hash(h, &s.st_size, sizeof s.st_size);
     h = hash(h, &s.st_mtim, sizeof s.st_mtim);
     snprintf(number, sizeof number, "%016llx", (unsigned long long)h);
-    int ok = cache && *cache ? JOIN(path, cache, "/tqkv/profiles/", number, ".profile")
-             : home && *home ? JOIN(path, home, "/.cache/tqkv/profiles/", number, ".profile")
-                             : 0;
-    return ok && path[0] == '/' && make_folders(path);
+    int has_cache = cache && *cache == '/';
+    if (!has_cache && !(home && *home == '/'))
+        return !failed("no folder for key profiles: neither HOME nor XDG_CACHE_HOME says one");
+    return (has_cache ? JOIN(path, cache, "/tqkv/profiles/", number, ".profile")
+                      : JOIN(path, home, "/.cache/tqkv/profiles/", number, ".profile")) ||
+           !failed("no folder for key profiles: %s", strerror(ENAMETOOLONG));
 }

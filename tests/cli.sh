@@ -1,42 +1,7 @@
 #!/bin/bash
 # The command from outside: cli.sh TQKV PYTHON DATA
 # Each check prints what failed; the end counts them.
-tqkv=$(realpath "$1") python=$2 data=$(realpath "$3")
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 2
-passed=0 failed=0
-
-check() # NAME CONDITION...
-{
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-        sed 's/^/    /' err
-    fi
-}
-
-# Runs a command; $status, out and err say what it did.
-try()
-{
-    "$@" > out 2> err < /dev/null
-    status=$?
-}
-
-# fails NAME STATUS PATTERN COMMAND...: exits with STATUS, says PATTERN, on stderr alone
-fails()
-{
-    local name=$1 expected=$2 pattern=$3
-    shift 3
-    try "$@"
-    check "$name: exits with $expected, not $status" [ "$status" = "$expected" ]
-    check "$name: says '$pattern'" grep -q -- "$pattern" err
-    check "$name: one line that begins with tqkv:" [ "$(grep -c '^tqkv: ' err)" = "$(wc -l < err)" ]
-}
+. "$(dirname "$0")/cli_functions.sh"
 
 # ---- help and wrong use ----
 try "$tqkv" --help
@@ -453,53 +418,4 @@ check "a leftover partial file is no obstacle" [ $status = 0 -a ! -e killed.tqkv
 "$tqkv" encode - terminated.tqkv < /dev/zero > /dev/null 2> err
 check "endless garbage ends" [ $? = 1 ]
 
-# ---- llama, profile ----
-
-mkdir -p llama models
-cat > llama/llama-server <<'END'
-#!/bin/sh
-echo "backend $GGML_BACKEND_PATH profile $TQKV_PROFILE"
-for argument; do echo "<$argument>"; done
-END
-cp llama/llama-server llama/llama-bench
-cat > llama/llama-perplexity <<'END'
-#!/bin/sh
-[ "$BROKEN" ] && { echo "cannot load"; exit 3; }
-echo "keys 1 2" >&"$TQKV_CAPTURE_PROGRESS"
-echo "$@" > "$TQKV_CAPTURE"
-END
-chmod +x llama/*
-echo model > models/model.gguf
-export XDG_CACHE_HOME=$dir/cache
-try "$tqkv" llama --print --k tq5 --v q4_0 -- llama/llama-server -m models/model.gguf -p "it's"
-check "llama --print: status" [ $status = 0 ]
-check "llama --print: one line that the shell reads" grep -q "^env GGML_BACKEND_PATH=.*libggml-tqkv.so TQKV_PROFILE=$dir/cache/tqkv/.* llama/llama-server -m models/model.gguf -p 'it'.''s' -fa on -ctk q5_0 -ctv q4_0 -ot '^\$=CPU'$" out
-check "llama --print: runs nothing" [ ! -e cache/tqkv/profiles/*.profile ]
-try "$tqkv" llama llama/llama-server -m models/model.gguf -fa off -ctk f16
-check "llama: makes a profile and says so" grep -q "first use of model.gguf" err
-check "llama: passes backend and profile" grep -q "^backend .*libggml-tqkv.so profile $dir/cache/tqkv/profiles/" out
-check "llama: what the user gave stands" [ "$(grep -c '^<-fa>$\|^<-ctk>$' out)" = 2 ]
-check "llama: runs the model on the text that ships" grep -q -- "-f .*profile.txt -c 2048" cache/tqkv/profiles/*.profile
-try "$tqkv" llama llama/llama-server --model models/model.gguf
-check "llama: the profile is kept" [ "$(grep -c 'first use' err)" = 0 ]
-check "llama: says in one line what it did" [ "$(wc -l < err)" = 1 ]
-try "$tqkv" llama --no-profile -- llama/llama-bench -m models/model.gguf
-check "llama: llama-bench has its own flags" grep -q "^<1>$" out
-check "llama: --no-profile" grep -q "profile $" out
-rm -r cache
-BROKEN=1 try "$tqkv" llama llama/llama-server -m models/model.gguf
-check "llama: goes on without a profile that cannot be made" [ $status = 0 ]
-check "llama: and shows why" grep -q "cannot load" err
-fails "llama: no program" 2 "takes a program" "$tqkv" llama --k tq4
-fails "llama: no such type" 2 "holds 'tq9'" "$tqkv" llama --k tq9 -- llama/llama-server
-fails "llama: no such option" 2 "no option '--what'" "$tqkv" llama --what -- llama/llama-server
-fails "llama: no such profile" 1 "nowhere: No such file" "$tqkv" llama --profile nowhere -- llama/llama-server
-fails "llama: no such program" 1 "No such file" "$tqkv" llama --print --profile nowhere nothing
-TQKV_BACKEND=nowhere fails "llama: no backend" 1 "TQKV_BACKEND" "$tqkv" llama llama/llama-server
-fails "profile: no model" 1 "nowhere.gguf: No such file" "$tqkv" profile -m nowhere.gguf -o out.profile --llama llama
-fails "profile: no program" 1 "llama-perplexity is not in models" "$tqkv" profile -m models/model.gguf -o out.profile --llama models
-fails "profile: nothing to do" 2 "takes -m MODEL" "$tqkv" profile
-unset XDG_CACHE_HOME
-
-echo "$passed passed, $failed failed"
-[ $failed = 0 ]
+finish
