@@ -1,8 +1,10 @@
 #include "plot.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "command.h"
 #include "output.h"
@@ -78,15 +80,38 @@ static void print_script(FILE *to, const char *path, const char *file,
     fputs("\n", to);
 }
 
+/* A handler instead of SIG_IGN, which gnuplot would inherit. */
+static void do_nothing(int number)
+{
+    (void)number;
+}
+
+/* Gives gnuplot the script; 0 if it did not take and run all of it. */
+static int run_gnuplot(const char *path, const char *file, const plot_point *points,
+                       int n_points)
+{
+    struct sigaction before, wanted = {.sa_handler = do_nothing};
+    sigaction(SIGPIPE, &wanted, &before);
+    FILE *gnuplot = popen("gnuplot 2>/dev/null", "w");
+    int ok = gnuplot != NULL;
+    if (ok) {
+        print_script(gnuplot, path, file, points, n_points);
+        ok = !fflush(gnuplot) && !ferror(gnuplot);
+        ok = pclose(gnuplot) == 0 && ok;
+    }
+    sigaction(SIGPIPE, &before, NULL);
+    return ok;
+}
+
 int plot_write(const char *path, const plot_point *points, int n_points)
 {
     output out;
+    struct stat drawn;
     if (!output_open(&out, path))
         return 0;
-    FILE *gnuplot = popen("gnuplot 2>/dev/null", "w");
-    if (gnuplot)
-        print_script(gnuplot, path, out.partial ? out.partial : path, points, n_points);
-    if (!gnuplot || pclose(gnuplot)) {
+    /* a gnuplot that ends before it has read its input may end with success */
+    if (!run_gnuplot(path, out.partial ? out.partial : path, points, n_points) ||
+        (out.partial && (stat(out.partial, &drawn) || drawn.st_size == 0))) {
         failed("%s: gnuplot is missing or failed (Debian's package is gnuplot-nox)", path);
         output_discard(&out);
         return 0;
