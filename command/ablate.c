@@ -338,7 +338,8 @@ static int run(const options *o, char **paths, int n_paths)
         printf("Errors of attention outputs. Representation: over decoded rows against over the\n"
                "originals. Kernel: on codes against over decoded rows. %s kernels.\n\n",
                o->device ? o->device : tqkv_isa_name());
-    table_finish(&t);
+    if (!table_finish(&t) && result == EXIT_OK)
+        result = EXIT_FAILED;
     if (l.device)
         device_close(&d);
     release(&l);

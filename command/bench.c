@@ -209,7 +209,8 @@ static int run(bench *b, const char *const *names, int n_names)
     progress_end();
     if (b->json || result != EXIT_OK)
         b->t.n_rows = 0;
-    table_finish(&b->t);
+    if (!table_finish(&b->t) && result == EXIT_OK)
+        result = EXIT_FAILED;
     return result;
 }
 

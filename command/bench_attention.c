@@ -338,6 +338,6 @@ int bench_attention(const attention_options *o)
                HEADS, b.bandwidth / 1e9, tqkv_isa_name());
     if (o->json || !ok)
         b.t.n_rows = 0;
-    table_finish(&b.t);
+    ok = table_finish(&b.t) && ok;
     return ok ? EXIT_OK : EXIT_FAILED;
 }

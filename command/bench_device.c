@@ -348,7 +348,7 @@ int bench_device(const device_options *o)
     int ok = prepare(&b) && run(&b);
     if (o->json || !ok)
         b.t.n_rows = 0;
-    table_finish(&b.t);
+    ok = table_finish(&b.t) && ok;
     release(&b);
     return ok ? EXIT_OK : EXIT_FAILED;
 }

@@ -64,9 +64,9 @@ static int list(int json)
     }
     if (json)
         t.n_rows = 0;
-    table_finish(&t);
+    int ok = table_finish(&t);
     free(infos);
-    return EXIT_OK;
+    return ok ? EXIT_OK : EXIT_FAILED;
 }
 
 int command_devices(int argc, char **argv)

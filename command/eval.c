@@ -312,8 +312,9 @@ static int run_formats(comparison *b, const options *o)
         print_head(b->c, o, b->original.n_queries);
     else
         t.n_rows = 0;
-    table_finish(&t);
-    if (has_table && s.n_points && !b->device)
+    if (!table_finish(&t) && status == EXIT_OK)
+        status = EXIT_FAILED;
+    if (has_table && status == EXIT_OK && s.n_points && !b->device)
         printf("\nPage means take %.1f%% more bytes and %.0f%% more time, averaged over these "
                "formats.\n",
                100 * (s.means_bytes / s.n_points - 1), 100 * (s.means_time / s.n_points - 1));

@@ -107,7 +107,8 @@ static int run(const options *o, const char *const *names, int n_names, int all)
     progress_end();
     if (o->json || result != EXIT_OK)
         t.n_rows = 0;
-    table_finish(&t);
+    if (!table_finish(&t) && result == EXIT_OK)
+        result = EXIT_FAILED;
     return result;
 }
 

@@ -173,7 +173,8 @@ static int run(const options *o, const model_shape *m, char **names, int n_names
                m->n_layers, (unsigned long long)o->context, memory);
     if (status != EXIT_OK || o->json)
         t.n_rows = 0;
-    table_finish(&t);
+    if (!table_finish(&t) && status == EXIT_OK)
+        status = EXIT_FAILED;
     return status;
 }
 

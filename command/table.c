@@ -6,12 +6,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "command.h"
+
 void table_row(table *t)
 {
+    if (t->failed)
+        return;
     if (t->n_rows == t->capacity) {
         int capacity = t->capacity ? 2 * t->capacity : 16;
         void *grown = realloc(t->cells, (size_t)capacity * sizeof *t->cells);
-        t->failed |= !grown;
+        t->failed = !grown;
         if (t->failed)
             return;
         t->cells = grown;
@@ -39,9 +43,14 @@ void table_cell(table *t, int column, const char *format, ...)
     va_end(arguments);
 }
 
-void table_finish(table *t)
+int table_finish(table *t)
 {
     int width[TABLE_COLUMNS] = {0}, colour = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
+    int ok = !t->failed;
+    if (!ok) { /* a part of the rows would look like all of them */
+        failed("out of memory for the table");
+        t->n_rows = 0;
+    }
     for (int r = 0; r < t->n_rows; r++)
         for (int c = 0; c < t->n_columns; c++) {
             int length = (int)strlen(t->cells[r][c]);
@@ -58,4 +67,5 @@ void table_finish(table *t)
     }
     free(t->cells);
     memset(t, 0, sizeof *t);
+    return ok;
 }
