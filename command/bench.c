@@ -242,7 +242,7 @@ int command_bench(int argc, char **argv)
                                           "tq6", "tq8", "lm4", "mlx4"};
     static const char *const attended[] = {"tq2", "tq3", "tq4", "tq8", "lm4", "mlx4"};
     bench b = {.head_dim = 128, .rows = 256};
-    attention_options a = {.formats = attended, .n_formats = 6};
+    attention_options a = {.formats = attended, .n_formats = 6, .is_selection = 1};
     device_options d = {0};
     int option, ok = 1, attention = 0;
     while (ok && (option = getopt_long(argc, argv, "d:n:g:c:t:q:h", names, NULL)) != -1) {
@@ -297,12 +297,15 @@ int command_bench(int argc, char **argv)
         return misused("'%s' is outside its option's range; see 'tqkv bench --help'", optarg);
     d.cases = (const char *const *)argv + optind;
     d.n_cases = argc - optind;
+    if (d.device && !attention && optind < argc)
+        return misused("'%s': bench --device takes cases only with --attention", argv[optind]);
     if (d.device)
         return attention ? bench_attend(&d) : bench_device(&d);
     if (attention) {
         if (optind < argc) {
             a.formats = (const char *const *)argv + optind;
             a.n_formats = argc - optind;
+            a.is_selection = 0;
         }
         return bench_attention(&a);
     }

@@ -12,10 +12,13 @@
 #include "json.h"
 #include "table.h"
 
-enum { REPEATS = 40, CHAIN = 20, POOL = 1 << 30 };
+/* Bytes of codes, of scales, and of queries as of outputs; pages. */
+enum { REPEATS = 40, CHAIN = 20, POOL = 1 << 30, SCALES = POOL / 8, QUERIES = 4 << 20,
+       PAGES = 1 << 18 };
 
 typedef struct shape {
     char format[16];
+    tqkv_format f;
     uint32_t sequences, heads, kv_heads, dim, tokens, queries;
     uint32_t page; /* tokens of one, or 0 */
     int is_portable;
@@ -131,24 +134,32 @@ static double time_chain(bench *b, job *j)
 
 /* ---- cases ---- */
 
+/* Numbers of all pages, in an order of no pattern. */
+static int upload_pages(bench *b, uint32_t n)
+{
+    uint32_t *x = allocate(n, sizeof *x);
+    for (uint32_t i = 0; x && i < n; i++)
+        x[i] = (i ^ 5) < n ? i ^ 5 : i;
+    int ok = x && device_ok(&b->d, "upload", tqkv_buffer_upload(b->pages, 0, x, n * sizeof *x));
+    free(x);
+    return ok;
+}
+
 static int job_make(bench *b, const shape *s, job *j)
 {
-    tqkv_format f;
     size_t bytes;
-    if (tqkv_format_parse(s->format, s->dim, &f) != TQKV_OK)
-        return 0;
     *j = (job){.s = s};
-    tqkv_format_code_bytes(&f, &j->code);
-    tqkv_format_scale_bytes(&f, &j->scale);
+    tqkv_format_code_bytes(&s->f, &j->code);
+    tqkv_format_scale_bytes(&s->f, &j->scale);
     size_t rows = (size_t)s->sequences * s->kv_heads * s->tokens;
     j->copy_codes = rows * j->code;
     j->copy_scales = rows * j->scale;
     j->copies = POOL / (2 * j->copy_codes);
+    if (j->copies > SCALES / (2 * j->copy_scales))
+        j->copies = SCALES / (2 * j->copy_scales);
     j->bytes = 2.0 * (double)(j->copy_codes + j->copy_scales);
-    if (j->copies == 0)
-        return 0;
     uint32_t slots = s->page ? s->page : s->tokens;
-    tqkv_gpu_operand o = {.format = f};
+    tqkv_gpu_operand o = {.format = s->f};
     o.rows = (tqkv_gpu_rows){.codes = b->codes, .scales = b->scales, .code_stride = j->code,
                              .scale_stride = j->scale};
     o.head = (tqkv_gpu_strides){slots * j->code, slots * j->scale, 0};
@@ -165,6 +176,8 @@ static int job_make(bench *b, const shape *s, job *j)
         j->a.page_size = s->page;
         j->a.pages_stride = s->tokens / s->page;
         j->a.n_pages = s->sequences * j->a.pages_stride;
+        if (!upload_pages(b, j->a.n_pages))
+            return 0;
     }
     if (!device_ok(&b->d, "attention", tqkv_gpu_attend_workspace(b->d.device, &j->a, &bytes)))
         return 0;
@@ -218,7 +231,7 @@ static int measure(bench *b, const shape *s)
     return 1;
 }
 
-/* ---- the run ---- */
+/* ---- what is on the device ---- */
 
 /* Any bytes are codes; scales are 1 to 1.5 as halves, and a little more as floats. */
 static int fill(bench *b)
@@ -235,14 +248,11 @@ static int fill(bench *b)
         ok = device_ok(&b->d, "upload", tqkv_buffer_upload(b->codes, at, x, PART));
     for (size_t i = 0; ok && i < PART / 4; i++)
         x[i] = (x[i] & 0x01FF01FF) | 0x3C003C00;
-    for (size_t at = 0; ok && at < POOL / 8; at += PART)
+    for (size_t at = 0; ok && at < SCALES; at += PART)
         ok = device_ok(&b->d, "upload", tqkv_buffer_upload(b->scales, at, x, PART));
-    for (size_t i = 0; ok && i < 1 << 20; i++) /* bf16 from -1 to 1, or so */
+    for (size_t i = 0; ok && i < QUERIES / 4; i++) /* bf16 from -1 to 1, or so */
         x[i] = (x[i] & 0x807F807F) | 0x3F003F00;
-    ok = ok && device_ok(&b->d, "upload", tqkv_buffer_upload(b->queries, 0, x, 4 << 20));
-    for (uint32_t i = 0; ok && i < 1 << 18; i++) /* any order of pages */
-        x[i] = i ^ 5;
-    ok = ok && device_ok(&b->d, "upload", tqkv_buffer_upload(b->pages, 0, x, 1 << 20));
+    ok = ok && device_ok(&b->d, "upload", tqkv_buffer_upload(b->queries, 0, x, QUERIES));
     free(x);
     return ok;
 }
@@ -250,10 +260,10 @@ static int fill(bench *b)
 static int prepare(bench *b)
 {
     b->codes = device_buffer(&b->d, NULL, POOL);
-    b->scales = device_buffer(&b->d, NULL, POOL / 8);
-    b->queries = device_buffer(&b->d, NULL, 4 << 20);
-    b->out = device_buffer(&b->d, NULL, 4 << 20);
-    b->pages = device_buffer(&b->d, NULL, 1 << 20);
+    b->scales = device_buffer(&b->d, NULL, SCALES);
+    b->queries = device_buffer(&b->d, NULL, QUERIES);
+    b->out = device_buffer(&b->d, NULL, QUERIES);
+    b->pages = device_buffer(&b->d, NULL, PAGES * 4);
     int ok = b->codes && b->scales && b->queries && b->out && b->pages;
     for (int i = 0; ok && i < 2 * REPEATS; i++)
         ok = device_ok(&b->d, "event", tqkv_event_create(b->d.device, &b->events[i]));
@@ -270,32 +280,100 @@ static void release(bench *b)
     device_close(&b->d);
 }
 
-/* "FORMAT,SEQUENCES,HEADS,KV_HEADS,HEAD_DIM,TOKENS[,QUERIES[,PAGE]]" */
-static int parse_case(const char *text, shape *s)
+/* ---- cases as text ---- */
+
+/* The numbers after the format's name; null, or what is wrong. */
+static const char *parse_numbers(const char *at, shape *s)
+{
+    const struct {
+        uint32_t limit, *to;
+        const char *problem;
+    } fields[] = {{65536, &s->sequences, "SEQUENCES is no number from 1 to 65536"},
+                  {65536, &s->heads, "HEADS is no number from 1 to 65536"},
+                  {65536, &s->kv_heads, "KV_HEADS is no number from 1 to 65536"},
+                  {TQKV_MAX_HEAD_DIM, &s->dim, "HEAD_DIM is no number from 1 to 1024"},
+                  {1 << 24, &s->tokens, "TOKENS is no number from 1 to 16777216"},
+                  {65536, &s->queries, "QUERIES is no number from 1 to 65536"},
+                  {1 << 24, &s->page, "PAGE is no number from 1 to 16777216"}};
+    size_t n = 0;
+    for (; *at == ',' && n < sizeof fields / sizeof *fields; n++) {
+        char number[16];
+        uint64_t value;
+        size_t length = strcspn(++at, ",");
+        snprintf(number, sizeof number, "%.*s", length < 16 ? (int)length : 16, at);
+        if (length >= sizeof number || !parse_number(number, fields[n].limit, &value) || !value)
+            return fields[n].problem;
+        *fields[n].to = (uint32_t)value;
+        at += length;
+    }
+    if (n < 5 || *at)
+        return "FORMAT and 5 to 7 numbers are expected";
+    return NULL;
+}
+
+/* Whether it fits what the benchmark keeps on a device. */
+static const char *check_size(const shape *s)
+{
+    size_t code, scale;
+    double rows = (double)s->sequences * s->kv_heads * s->tokens;
+    tqkv_format_code_bytes(&s->f, &code);
+    tqkv_format_scale_bytes(&s->f, &scale);
+    if (2 * rows * (double)code > POOL || 2 * rows * (double)scale > SCALES)
+        return "its cache is larger than 1 GiB of codes or 128 MiB of scales";
+    if (2.0 * s->sequences * s->queries * s->heads * s->dim > QUERIES)
+        return "its queries are larger than 4 MiB";
+    if (s->page && (double)s->sequences * (s->tokens / s->page) > PAGES)
+        return "it has more than 262144 pages";
+    return NULL;
+}
+
+/* "FORMAT,SEQUENCES,HEADS,KV_HEADS,HEAD_DIM,TOKENS[,QUERIES[,PAGE]]"; null, or what
+ * is wrong. */
+static const char *parse_case(const char *text, shape *s)
 {
     size_t length = strcspn(text, ",");
     *s = (shape){.queries = 1};
     if (length >= sizeof s->format)
-        return 0;
+        return tqkv_status_string(TQKV_ERROR_FORMAT_NAME);
     memcpy(s->format, text, length);
-    int n = sscanf(text + length, ",%u,%u,%u,%u,%u,%u,%u", &s->sequences, &s->heads, &s->kv_heads,
-                   &s->dim, &s->tokens, &s->queries, &s->page);
-    return n >= 5 && s->sequences && s->heads && s->kv_heads && s->dim && s->queries &&
-           s->tokens >= s->queries && (!s->page || s->tokens % s->page == 0);
+    const char *problem = parse_numbers(text + length, s);
+    if (problem)
+        return problem;
+    tqkv_status status = tqkv_format_parse(s->format, s->dim, &s->f);
+    if (status != TQKV_OK)
+        return tqkv_status_string(status);
+    if (s->heads % s->kv_heads)
+        return "HEADS is no multiple of KV_HEADS";
+    if (s->tokens < s->queries)
+        return "TOKENS are fewer than QUERIES";
+    if (s->page && s->tokens % s->page)
+        return "TOKENS are no multiple of PAGE";
+    return check_size(s);
 }
 
-static int run_case(bench *b, const char *text, int is_portable)
+/* ---- the run ---- */
+
+/* Those of the command line, or the table's; null with a message and the exit status. */
+static shape *parse_cases(const device_options *o, size_t *n, int *status)
 {
-    shape s;
-    if (!parse_case(text, &s)) {
-        fprintf(stderr, "tqkv: bench: no such case: %s\n", text);
-        return 0;
+    size_t n_table = sizeof cases / sizeof *cases;
+    *n = o->n_cases ? (size_t)o->n_cases : n_table + 1;
+    shape *shapes = allocate(*n, sizeof *shapes);
+    *status = EXIT_FAILED;
+    for (size_t i = 0; shapes && i < *n; i++) {
+        const char *text = o->n_cases ? o->cases[i] : i < n_table ? cases[i] : portable_case;
+        const char *problem = parse_case(text, &shapes[i]);
+        if (problem) {
+            *status = misused("bench: case '%s': %s", text, problem);
+            free(shapes);
+            return NULL;
+        }
+        shapes[i].is_portable = !o->n_cases && i == n_table;
     }
-    s.is_portable = is_portable;
-    return measure(b, &s);
+    return shapes;
 }
 
-static int run(bench *b)
+static int run(bench *b, const shape *shapes, size_t n)
 {
     double copied = time_single(b, NULL);
     if (copied < 0)
@@ -305,12 +383,10 @@ static int run(bench *b)
         printf("{\"copy_GB_s\": %.1f}\n", b->copy * 1e-9);
     else
         printf("copy: %.0f GB/s, read and written\n", b->copy * 1e-9);
-    const char *const *texts = b->o->n_cases ? b->o->cases : cases;
-    size_t n = b->o->n_cases ? (size_t)b->o->n_cases : sizeof cases / sizeof *cases;
     for (size_t i = 0; i < n; i++)
-        if (!run_case(b, texts[i], 0))
+        if (!measure(b, &shapes[i]))
             return 0;
-    return b->o->n_cases || run_case(b, portable_case, 1);
+    return 1;
 }
 
 int bench_attend(const device_options *o)
@@ -318,13 +394,21 @@ int bench_attend(const device_options *o)
     static const char *const columns[] = {"format", "B,Hq,Hkv,d,T", "queries", "page", "MB", "us",
                                           "of copy", "graph, us", "of copy"};
     bench b = {.o = o};
-    if (!device_open(&b.d, o->device, o->cuda_module))
+    size_t n;
+    int status;
+    shape *shapes = parse_cases(o, &n, &status);
+    if (!shapes)
+        return status;
+    if (!device_open(&b.d, o->device, o->cuda_module)) {
+        free(shapes);
         return EXIT_FAILED;
+    }
     table_start(&b.t, columns, 9);
-    int ok = prepare(&b) && run(&b);
+    int ok = prepare(&b) && run(&b, shapes, n);
     if (o->json)
         b.t.n_rows = 0;
     ok = table_finish(&b.t) && ok;
     release(&b);
+    free(shapes);
     return ok ? EXIT_OK : EXIT_FAILED;
 }

@@ -26,6 +26,7 @@ typedef struct bench {
     double bandwidth; /* one core's, bytes a second */
     double f16, q8_0, q4_0; /* ns of the case at hand, 0 where not measured */
     float *queries, *out;
+    int n_cases; /* run so far */
 } bench;
 
 /* Memory in large pages where the system has them, for us as for ggml. */
@@ -227,8 +228,11 @@ static int time_attention(bench *b, const bench_case *c, const tqkv_attention *a
     tqkv_status status = tqkv_attend_workspace(a, &e, &bytes);
     void *workspace = status == TQKV_OK ? allocate(bytes, 1) : NULL;
     double best = 1e30, end = seconds() + .25;
-    if (!workspace)
+    if (!workspace) { /* of memory allocate has said it */
+        if (status != TQKV_OK)
+            failed("attention: %s", tqkv_status_string(status));
         return 0;
+    }
     status = tqkv_attend(a, &result, &e, workspace, bytes); /* once for the caches */
     for (int repeat = 0; status == TQKV_OK && (repeat < 5 || (seconds() < end && repeat < 200));
          repeat++) {
@@ -248,7 +252,7 @@ static int bench_format(bench *b, const bench_case *c, const char *name)
     paged k = {0}, v = {0};
     double ns;
     tqkv_status status = tqkv_format_parse(name, c->head_dim, &f);
-    if (status == TQKV_ERROR_HEAD_DIM_POWER)
+    if (status == TQKV_ERROR_HEAD_DIM_POWER && b->o->is_selection)
         return 1; /* mlx has none of this size */
     if (status != TQKV_OK)
         return !failed("%s with head_dim %u: %s", name, c->head_dim, tqkv_status_string(status));
@@ -284,6 +288,7 @@ static int run_case(bench *b, const bench_case *c)
         (o->context && o->context != c->context) || (o->threads && o->threads != c->threads) ||
         (o->queries && o->queries != c->n_queries))
         return 1;
+    b->n_cases++;
     size_t n = (size_t)c->n_queries * HEADS * c->group * c->head_dim;
     uint64_t seed = 9;
     b->queries = allocate(n, sizeof *b->queries);
@@ -322,22 +327,47 @@ static int run_cases(bench *b)
     return ok;
 }
 
+/* Says which options leave no case. */
+static int misused_shape(const attention_options *o)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } given[] = {{"--head-dim", o->head_dim}, {"--gqa", o->group}, {"--context", o->context},
+                 {"--threads", o->threads}, {"--queries", o->queries}};
+    char text[160] = "";
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+        if (given[i].value)
+            snprintf(text + strlen(text), sizeof text - strlen(text), " %s %llu", given[i].name,
+                     (unsigned long long)given[i].value);
+    return misused("bench --attention has no case of%s; without them it shows all", text);
+}
+
 int bench_attention(const attention_options *o)
 {
     static const char *const columns[] = {"format", "d,G", "context", "queries", "threads", "ns",
                                           "GB/s", "over f16", "q8_0", "q4_0"};
     bench b = {.o = o};
+    tqkv_format f;
+    for (int i = 0; i < o->n_formats; i++) /* before minutes with other formats */
+        if (tqkv_format_parse(o->formats[i], 64, &f) == TQKV_ERROR_FORMAT_NAME)
+            return misused("%s: %s", o->formats[i], tqkv_status_string(TQKV_ERROR_FORMAT_NAME));
     if (o->ggml && !ggml_peer_open(&b.peer, o->ggml))
         return EXIT_FAILED;
     b.bandwidth = read_bandwidth();
     table_start(&b.t, columns, o->ggml ? 10 : 7);
-    int ok = run_cases(&b);
+    int ok = run_cases(&b), status = ok ? EXIT_OK : EXIT_FAILED;
+    if (ok && !b.n_cases) {
+        status = misused_shape(o);
+        ok = 0;
+    }
     if (!o->json && ok)
         printf("ns a token and query head, %d KV heads; GB/s of codes and scales. One core reads\n"
                "%.1f GB/s; tqkv's kernels: %s.\n\n",
                HEADS, b.bandwidth / 1e9, tqkv_isa_name());
     if (o->json || !ok)
         b.t.n_rows = 0;
-    ok = table_finish(&b.t) && ok;
-    return ok ? EXIT_OK : EXIT_FAILED;
+    if (!table_finish(&b.t) && ok)
+        status = EXIT_FAILED;
+    return status;
 }

@@ -8,6 +8,7 @@ typedef struct attention_options {
     const char *ggml; /* folder of its libraries, or null */
     const char *const *formats;
     int n_formats;
+    int is_selection; /* the default formats: those that a head_dim lacks are left out */
     /* Only these, unless 0. */
     uint64_t head_dim, group, context, threads, queries;
     int json;

@@ -47,8 +47,11 @@ int parse_number(const char *text, uint64_t limit, uint64_t *value)
 {
     char *end;
     errno = 0;
+    /* strtoull takes " -1" for a large number */
+    if (*text < '0' || *text > '9')
+        return 0;
     unsigned long long number = strtoull(text, &end, 10);
-    if (errno || end == text || *end || *text == '-' || number > limit)
+    if (errno || *end || number > limit)
         return 0;
     *value = number;
     return 1;

@@ -194,7 +194,7 @@ static int parse_size(const char *text, uint64_t *bytes)
     if (value * factor >= 1e18)
         return 0;
     *bytes = (uint64_t)(value * factor);
-    return 1;
+    return *bytes > 0;
 }
 
 static int shape_from_options(const options *o, model_shape *m)

@@ -60,8 +60,4 @@ printf '#!/bin/sh\ncat > /dev/null\n' > fake/gnuplot
 PATH=$dir/fake:$PATH fails "a gnuplot that draws nothing" 1 "plot.svg: gnuplot" "$tqkv" eval -q 4 -f tq4 --plot plot.svg --json "$data"
 check "leaves no empty picture" [ -z "$(ls plot.svg* 2> /dev/null)" ]
 
-# ---- attention's bench ----
-
-fails "bench --attention without memory" 1 "out of memory" with FAULT_MALLOC=400000 "$tqkv" bench --attention --cpu scalar -d 64 -g 3 -c 1024 -t 1 -q 1 tq4
-
 finish
