@@ -9,83 +9,126 @@
 
 enum { TOKENS = 1000, DIM = 128, HEADS = 4 };
 
-/* Fills device memory with rows of some numbers; returns their buffer. */
-static tqkv_buffer *some_numbers(tqkv_device *device, size_t n, unsigned seed)
+/* What the device works with. */
+typedef struct engine {
+    tqkv_device *device;
+    tqkv_registry *registry;
+    tqkv_encoder *encoder;
+    tqkv_buffer *numbers, *rows, *queries, *out, *workspace;
+} engine;
+
+/* Device memory that is filled with some numbers. */
+static tqkv_status some_numbers(tqkv_device *device, size_t n, unsigned seed, tqkv_buffer **buffer)
 {
-    tqkv_buffer *buffer = NULL;
     float *x = malloc(n * sizeof *x);
+    if (!x)
+        return TQKV_ERROR_MEMORY;
     srand(seed);
-    for (size_t i = 0; x && i < n; i++)
+    for (size_t i = 0; i < n; i++)
         x[i] = (float)rand() / (float)RAND_MAX - 0.5f;
-    if (x && tqkv_buffer_create(device, n * sizeof *x, &buffer) == TQKV_OK)
-        tqkv_buffer_upload(buffer, 0, x, n * sizeof *x);
+    tqkv_status status = tqkv_buffer_create(device, n * sizeof *x, buffer);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_upload(*buffer, 0, x, n * sizeof *x);
     free(x);
-    return buffer;
+    return status;
+}
+
+/* Rows of keys come first, then those of values. */
+static tqkv_status make_buffers(engine *e, size_t row_bytes)
+{
+    tqkv_status status = some_numbers(e->device, 2 * TOKENS * DIM, 1, &e->numbers);
+    if (status == TQKV_OK)
+        status = some_numbers(e->device, HEADS * DIM, 2, &e->queries);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_create(e->device, 2 * TOKENS * row_bytes, &e->rows);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_create(e->device, HEADS * DIM * sizeof(float), &e->out);
+    return status;
+}
+
+static tqkv_status encode(engine *e, const tqkv_format *format)
+{
+    tqkv_gpu_rows all;
+    tqkv_status status = tqkv_gpu_rows_at(format, e->rows, 0, 0, 0, &all);
+    if (status == TQKV_OK)
+        status = tqkv_dispatch_encode(e->encoder, e->registry, format, NULL, 0, e->numbers,
+                                      TQKV_F32, 0, 2 * TOKENS, &all);
+    return status;
+}
+
+static tqkv_status attend(engine *e, const tqkv_format *format, size_t row_bytes)
+{
+    size_t bytes = 0;
+    tqkv_gpu_attention a = {
+        .n_sequences = 1, .n_queries = 1, .n_heads = HEADS, .n_kv_heads = 1,
+        .queries = e->queries, .query_type = TQKV_F32, .out = e->out, .out_type = TQKV_F32,
+        .n_tokens = TOKENS, .position = TOKENS - 1, .causal = 1, .scale = 1 / sqrtf(DIM),
+        .keys = {.format = *format}, .values = {.format = *format}};
+    tqkv_status status = tqkv_gpu_rows_at(format, e->rows, 0, 0, 0, &a.keys.rows);
+    if (status == TQKV_OK)
+        status = tqkv_gpu_rows_at(format, e->rows, TOKENS * row_bytes, 0, 0, &a.values.rows);
+    if (status == TQKV_OK)
+        status = tqkv_gpu_attend_workspace(e->device, &a, &bytes);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_create(e->device, bytes, &e->workspace);
+    if (status == TQKV_OK)
+        status = tqkv_dispatch_attend(e->encoder, e->registry, &a, e->workspace);
+    return status;
+}
+
+/* All of the work; the encoder's message says more about what fails. */
+static tqkv_status run(engine *e, float *result)
+{
+    tqkv_format format;
+    size_t row_bytes = 0;
+    tqkv_status status = tqkv_format_parse("tq4", DIM, &format);
+    if (status == TQKV_OK)
+        status = tqkv_format_row_bytes(&format, 0, &row_bytes);
+    if (status == TQKV_OK)
+        status = make_buffers(e, row_bytes);
+    if (status == TQKV_OK)
+        status = encode(e, &format);
+    if (status == TQKV_OK)
+        status = attend(e, &format, row_bytes);
+    if (status == TQKV_OK)
+        status = tqkv_encoder_submit(e->encoder);
+    if (status == TQKV_OK)
+        status = tqkv_encoder_wait(e->encoder);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_download(e->out, 0, result, HEADS * DIM * sizeof *result);
+    if (status == TQKV_OK)
+        printf("%zu bytes instead of %zu; output of head 0 begins %.4f %.4f %.4f\n",
+               2 * TOKENS * row_bytes, (size_t)2 * TOKENS * DIM * 2, (double)result[0],
+               (double)result[1], (double)result[2]);
+    else
+        fprintf(stderr, "gpu: %s", tqkv_status_string(status));
+    return status;
 }
 
 int main(int argc, char **argv)
 {
+    static float result[HEADS * DIM];
     char message[512] = "";
-    tqkv_device *device;
-    tqkv_registry *registry;
-    tqkv_encoder *encoder;
-    if (tqkv_device_open(argc > 1 ? argv[1] : "host", NULL, &device, message, sizeof message) !=
-            TQKV_OK ||
-        tqkv_registry_create(NULL, &registry) != TQKV_OK ||
-        tqkv_encoder_create(device, NULL, &encoder) != TQKV_OK) {
-        fprintf(stderr, "%s\n", message);
-        return 1;
-    }
-
-    tqkv_format format;
-    size_t row_bytes, bytes;
-    tqkv_format_parse("tq4", DIM, &format);
-    tqkv_format_row_bytes(&format, 0, &row_bytes);
-    tqkv_buffer *numbers = some_numbers(device, 2 * TOKENS * DIM, 1), *rows = NULL, *out = NULL;
-    tqkv_buffer *queries = some_numbers(device, HEADS * DIM, 2), *workspace = NULL;
-    tqkv_buffer_create(device, 2 * TOKENS * row_bytes, &rows);
-    tqkv_buffer_create(device, HEADS * DIM * sizeof(float), &out);
-
-    /* The keys' rows come first, then the values'. */
-    tqkv_gpu_attention a = {
-        .n_sequences = 1, .n_queries = 1, .n_heads = HEADS, .n_kv_heads = 1,
-        .queries = queries, .query_type = TQKV_F32, .out = out, .out_type = TQKV_F32,
-        .n_tokens = TOKENS, .position = TOKENS - 1, .causal = 1, .scale = 1 / sqrtf(DIM),
-        .keys = {.format = format}, .values = {.format = format}};
-    tqkv_gpu_rows all;
-    tqkv_gpu_rows_at(&format, rows, 0, 0, 0, &all);
-    tqkv_gpu_rows_at(&format, rows, 0, 0, 0, &a.keys.rows);
-    tqkv_gpu_rows_at(&format, rows, TOKENS * row_bytes, 0, 0, &a.values.rows);
-
-    tqkv_status status = tqkv_gpu_attend_workspace(device, &a, &bytes);
+    engine e = {0};
+    tqkv_status status = tqkv_device_open(argc > 1 ? argv[1] : "host", NULL, &e.device, message,
+                                          sizeof message);
     if (status == TQKV_OK)
-        status = tqkv_buffer_create(device, bytes, &workspace);
+        status = tqkv_registry_create(NULL, &e.registry);
     if (status == TQKV_OK)
-        status = tqkv_dispatch_encode(encoder, registry, &format, NULL, 0, numbers, TQKV_F32, 0,
-                                      2 * TOKENS, &all);
-    if (status == TQKV_OK)
-        status = tqkv_dispatch_attend(encoder, registry, &a, workspace);
-    if (status == TQKV_OK)
-        status = tqkv_encoder_submit(encoder);
-    if (status == TQKV_OK)
-        status = tqkv_encoder_wait(encoder);
-
-    float result[HEADS * DIM];
-    if (status == TQKV_OK)
-        status = tqkv_buffer_download(out, 0, result, sizeof result);
-    if (status != TQKV_OK) {
-        tqkv_encoder_message(encoder, message, sizeof message);
-        fprintf(stderr, "%s: %s\n", tqkv_status_string(status), message);
+        status = tqkv_encoder_create(e.device, NULL, &e.encoder);
+    if (status == TQKV_OK) {
+        status = run(&e, result);
+        tqkv_encoder_message(e.encoder, message, sizeof message);
     } else {
-        printf("%zu bytes instead of %zu; output of head 0 begins %.4f %.4f %.4f\n",
-               2 * TOKENS * row_bytes, (size_t)2 * TOKENS * DIM * 2, (double)result[0],
-               (double)result[1], (double)result[2]);
+        fprintf(stderr, "gpu: %s", tqkv_status_string(status));
     }
-    tqkv_buffer *buffers[] = {numbers, rows, queries, out, workspace};
+    if (status != TQKV_OK)
+        fprintf(stderr, "%s%s\n", *message ? ": " : "", message);
+    tqkv_buffer *buffers[] = {e.numbers, e.rows, e.queries, e.out, e.workspace};
     for (int i = 0; i < 5; i++)
         tqkv_buffer_free(buffers[i]);
-    tqkv_encoder_free(encoder);
-    tqkv_registry_free(registry);
-    tqkv_device_free(device);
+    tqkv_encoder_free(e.encoder);
+    tqkv_registry_free(e.registry);
+    tqkv_device_free(e.device);
     return status != TQKV_OK;
 }

@@ -12,7 +12,7 @@ int main(void)
     static float keys[ROWS * HEAD_DIM], decoded[ROWS * HEAD_DIM];
     tqkv_format format;
     tqkv_rows rows;
-    size_t row_bytes;
+    size_t row_bytes = 0;
     for (int i = 0; i < ROWS * HEAD_DIM; i++)
         keys[i] = sinf(0.37f * (float)i * (float)(i % 89));
 
@@ -20,14 +20,14 @@ int main(void)
     if (status == TQKV_OK)
         status = tqkv_format_row_bytes(&format, 0, &row_bytes);
     void *memory = status == TQKV_OK ? malloc(ROWS * row_bytes) : NULL;
-    if (memory)
-        status = tqkv_rows_at(&format, memory, 0, 0, &rows);
-    if (memory && status == TQKV_OK)
+    if (status == TQKV_OK)
+        status = memory ? tqkv_rows_at(&format, memory, 0, 0, &rows) : TQKV_ERROR_MEMORY;
+    if (status == TQKV_OK)
         status = tqkv_encode(&format, NULL, keys, TQKV_F32, 0, ROWS, &rows);
-    if (memory && status == TQKV_OK)
+    if (status == TQKV_OK)
         status = tqkv_decode(&format, NULL, &rows, ROWS, TQKV_ORIGINAL, decoded, 0);
     free(memory);
-    if (!memory || status != TQKV_OK) {
+    if (status != TQKV_OK) {
         fprintf(stderr, "round_trip: %s\n", tqkv_status_string(status));
         return 1;
     }
