@@ -38,20 +38,6 @@ void *realloc(void *memory, size_t size)
     return real(memory, size);
 }
 
-/* FAULT_MALLOC=N: blocks of N bytes or more. */
-void *malloc(size_t size)
-{
-    static void *(*real)(size_t);
-    const char *n = wanted("FAULT_MALLOC");
-    if (!real)
-        find("malloc", &real);
-    if (n && size >= strtoull(n, NULL, 10)) {
-        errno = ENOMEM;
-        return NULL;
-    }
-    return real(size);
-}
-
 /* FAULT_FORK */
 pid_t fork(void)
 {
