@@ -15,12 +15,14 @@ typedef struct tiny_model {
     const char *architecture; /* llama, gemma2 (softcap, windows), mpt (ALiBi) */
     uint32_t head_dim, n_heads, n_kv_heads;
     int is_mixed; /* odd layers have half as many KV heads */
+    enum ggml_type weights; /* of matrices; 0 is F32 */
 } tiny_model;
 
 typedef struct tiny_writer {
     struct ggml_context *context;
     struct gguf_context *file;
     uint64_t seed;
+    enum ggml_type weights;
 } tiny_writer;
 
 /* Weights of rows that keep their inputs' size; norms around 1. */
@@ -31,12 +33,19 @@ static inline void tiny_tensor(tiny_writer *w, const char *name, int layer, int6
         snprintf(full, sizeof full, "%s", name);
     else
         snprintf(full, sizeof full, "blk.%d.%s", layer, name);
-    struct ggml_tensor *t = out ? ggml_new_tensor_2d(w->context, GGML_TYPE_F32, in, out)
-                                : ggml_new_tensor_1d(w->context, GGML_TYPE_F32, in);
-    float *x = t->data;
-    for (int64_t i = 0; i < ggml_nelements(t); i++)
+    enum ggml_type type = out ? w->weights : GGML_TYPE_F32;
+    struct ggml_tensor *t = out ? ggml_new_tensor_2d(w->context, type, in, out)
+                                : ggml_new_tensor_1d(w->context, type, in);
+    int64_t n = ggml_nelements(t);
+    float *x = malloc((size_t)n * sizeof *x);
+    for (int64_t i = 0; i < n; i++)
         x[i] = out ? random_normal(&w->seed) / sqrtf((float)in)
                    : 1 + .1f * random_normal(&w->seed);
+    if (type == GGML_TYPE_F32)
+        memcpy(t->data, x, (size_t)n * sizeof *x);
+    else
+        ggml_quantize_chunk(type, x, t->data, 0, n / in, in, NULL);
+    free(x);
     ggml_set_name(t, full);
     gguf_add_tensor(w->file, t);
 }
@@ -101,7 +110,7 @@ static inline void tiny_write(const tiny_model *m, const char *path)
 {
     uint32_t embd = m->head_dim * m->n_heads;
     struct ggml_init_params params = {.mem_size = (size_t)64 << 20};
-    tiny_writer w = {ggml_init(params), gguf_init_empty(), 77};
+    tiny_writer w = {ggml_init(params), gguf_init_empty(), 77, m->weights};
     tiny_keys(w.file, m, embd);
     tiny_tensor(&w, "token_embd.weight", -1, embd, TINY_VOCAB);
     tiny_tensor(&w, "output_norm.weight", -1, embd, 0);
