@@ -1,6 +1,6 @@
 # A thin front for people; CMake does the work.
 
-.PHONY: all demo check install uninstall bench bench-ggml bench-cuda eval-model coverage tables valgrind clean
+.PHONY: all demo check check-all install uninstall bench bench-ggml bench-cuda eval-model coverage tables valgrind clean
 
 all: build/CMakeCache.txt
 	cmake --build build --parallel
@@ -14,10 +14,15 @@ demo: all
 	build/tqkv eval --plot build/demo.svg data/smollm2-135m
 	@echo "Error against bytes: build/demo.svg"
 
-# Everything that CI runs.
+# What a newcomer runs: the tests with gcc, but for the slow ones.
 check:
 	scripts/setup.sh check
 	scripts/check.sh
+
+# Everything that CI runs: llama.cpp, sanitizers, fuzz targets, emulated Arm too.
+check-all:
+	scripts/setup.sh check
+	scripts/check.sh all
 
 install uninstall: all
 	cmake --build build --target $@
