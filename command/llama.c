@@ -84,7 +84,7 @@ static const char *given(const request *r, const char *one, const char *other)
     return i && i + 1 < r->n ? r->program[i + 1] : NULL;
 }
 
-enum { MORE = 10 };
+enum { MORE = 8 };
 
 /* The program's arguments and ours: those that the user did not give. */
 static char **arguments_of(const request *r)
@@ -94,10 +94,6 @@ static char **arguments_of(const request *r)
     if (!all)
         return NULL;
     memcpy(all, r->program, (size_t)n * sizeof *all);
-    if (!is_given(r, "-fa", "--flash-attn")) {
-        all[n++] = "-fa";
-        all[n++] = is_bench ? "1" : "on";
-    }
     if (!is_given(r, "-ctk", "--cache-type-k")) {
         all[n++] = "-ctk";
         all[n++] = (char *)types[r->keys].name;

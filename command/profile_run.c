@@ -127,7 +127,7 @@ static void run_child(const profile_request *r, const run *c, const char *backen
         dup2(log_fd, STDERR_FILENO) < 0 || fcntl(progress_fd, F_SETFD, 0))
         _exit(127);
     const char *arguments[] = {r->program, "-m", r->model, "-f", r->text, "-c", "2048", "-b",
-                               "2048", "--chunks", chunks, "-fa", "on", "-ctk", "q8_0", "-ctv",
+                               "2048", "--chunks", chunks, "-ctk", "q8_0", "-ctv",
                                "q8_0", "-ot", "^$=CPU", r->threads ? "-t" : NULL, r->threads,
                                NULL};
     setpgid(0, 0); /* to be ended with whatever it starts */

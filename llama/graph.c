@@ -99,8 +99,8 @@ static const char *explain(const gg_tensor *t)
 {
     static _Thread_local char message[256];
     snprintf(message, sizeof message,
-             "the operation %s (%s) reads or writes the cache; tqkv's codes need flash attention "
-             "(-fa on), which this is not",
+             "%s (%s) reads or writes it, and tqkv computes nothing on a cache but flash attention "
+             "(which -fa off, or the model itself, rules out)",
              gg.op_desc(t), t->name);
     return message;
 }

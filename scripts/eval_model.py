@@ -145,7 +145,7 @@ class Evaluation:
         if key in self.results:
             return
         base = f"{self.folder}/{text}.{context}.base"
-        arguments = ["-m", self.model, "-t", "2", "-fa", "on", "-f", path, "-c", str(context), "-b",
+        arguments = ["-m", self.model, "-t", "2", "-f", path, "-c", str(context), "-b",
                      "2048", "--chunks", str(self.o.windows), "-ot", "^$=CPU",
                      "--kl-divergence-base", base]
         if not os.path.exists(base):
@@ -171,7 +171,7 @@ class Evaluation:
         work = ("512", "0") if kind == "pp" else ("0", "32" if depth > 10000 else "64")
         repeat = "1" if depth > 10000 else "2" if depth else "5"
         before = time.time()
-        out, _ = self.run("llama-bench", "-m", self.shipped, "-t", "2", "-fa", "1", "-ctk",
+        out, _ = self.run("llama-bench", "-m", self.shipped, "-t", "2", "-ctk",
                           cache[1], "-ctv", cache[2], "-p", work[0], "-n", work[1], "-d",
                           str(depth), "-r", repeat, "-o", "csv", cache=cache)
         row = next(csv.DictReader(io.StringIO(out)))
@@ -192,7 +192,7 @@ class Evaluation:
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
             os.execve(self.bin + "llama-completion",
-                      ["llama-completion", "-m", self.shipped, "-t", "2", "-fa", "on", "-ctk",
+                      ["llama-completion", "-m", self.shipped, "-t", "2", "-ctk",
                        cache[1], "-ctv", cache[2], "-c", "32768", "-n", "1", "-no-cnv", "-p", "a",
                        "-ot", "^$=CPU"], self.environment(cache))
         os.close(null)
@@ -205,7 +205,7 @@ class Evaluation:
         found = []
         for i, prompt in enumerate(PROMPTS):
             self.say(f"{key} {i + 1}/{len(PROMPTS)}")
-            out, _ = self.run("llama-completion", "-m", self.model, "-t", "2", "-fa", "on", "-ctk",
+            out, _ = self.run("llama-completion", "-m", self.model, "-t", "2", "-ctk",
                               cache[1], "-ctv", cache[2], "-c", "1024", "-n", "512", "--temp", "0",
                               "-no-cnv", "--ignore-eos", "-p", prompt, "-ot", "^$=CPU",
                               "--no-display-prompt", cache=cache)

@@ -31,7 +31,7 @@ echo model > models/model.gguf
 export XDG_CACHE_HOME=$dir/cache
 try "$tqkv" llama --print --k tq5 --v q4_0 -- llama/llama-server -m models/model.gguf -p "it's"
 check "llama --print: status" [ $status = 0 ]
-check "llama --print: one line that the shell reads" grep -q "^env GGML_BACKEND_PATH=.*libggml-tqkv.so TQKV_PROFILE=$dir/cache/tqkv/.* llama/llama-server -m models/model.gguf -p 'it'.''s' -fa on -ctk q5_0 -ctv q4_0 -ot '^\$=CPU'$" out
+check "llama --print: one line that the shell reads" grep -q "^env GGML_BACKEND_PATH=.*libggml-tqkv.so TQKV_PROFILE=$dir/cache/tqkv/.* llama/llama-server -m models/model.gguf -p 'it'.''s' -ctk q5_0 -ctv q4_0 -ot '^\$=CPU'$" out
 check "llama --print: runs nothing" [ ! -e cache/tqkv/profiles/*.profile ]
 try "$tqkv" llama llama/llama-server -m models/model.gguf -fa off -ctk f16
 check "llama: makes a profile and says so" grep -q "first use of model.gguf" err
