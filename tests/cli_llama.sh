@@ -42,7 +42,8 @@ try "$tqkv" llama llama/llama-server --model models/model.gguf
 check "llama: the profile is kept" [ "$(grep -c 'first use' err)" = 0 ]
 check "llama: says in one line what it did" [ "$(wc -l < err)" = 1 ]
 try "$tqkv" llama --no-profile -- llama/llama-bench -m models/model.gguf
-check "llama: llama-bench has its own flags" grep -q "^<1>$" out
+check "llama: llama-bench is given no -ot" [ "$(grep -c '^<-ot>$' out)" = 0 ]
+check "llama: flash attention is left to llama.cpp" [ "$(grep -c '^<-fa>$' out)" = 0 ]
 check "llama: --no-profile" grep -q "profile $" out
 rm -r cache
 BROKEN=1 try "$tqkv" llama llama/llama-server -m models/model.gguf

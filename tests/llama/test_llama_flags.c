@@ -15,7 +15,7 @@ enum { PROMPT = 50, LOG_SIZE = 1 << 14 };
 static const enum ggml_type types[] = {GGML_TYPE_F16, GGML_TYPE_Q4_0, GGML_TYPE_Q8_0};
 static const enum llama_flash_attn_type attentions[] = {
     LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_ENABLED, LLAMA_FLASH_ATTN_TYPE_DISABLED};
-static const tiny_model models[] = {{"llama", 64, 4, 2, 0}, {"gemma2", 64, 4, 2, 0}};
+static const tiny_model models[] = {{"llama", 64, 4, 2, 0, 0}, {"gemma2", 64, 4, 2, 0, 0}};
 
 enum { TYPES = 3, ATTENTIONS = 3, MODELS = 2, CASES = MODELS * ATTENTIONS * TYPES * TYPES };
 

@@ -155,9 +155,9 @@ static void assert_near(struct llama_context *exact, struct llama_context *c, do
 /* ---- kinds of models ---- */
 
 static const tiny_model models[] = {
-    {"llama", 64, 4, 4, 0},  {"llama", 64, 8, 1, 0},  {"llama", 96, 4, 2, 0},
-    {"llama", 128, 4, 2, 0}, {"llama", 256, 2, 1, 0}, {"deci", 64, 8, 4, 1},
-    {"gemma2", 64, 4, 2, 0}, {"gemma2", 128, 4, 1, 0}, {"mpt", 64, 6, 6, 0},
+    {"llama", 64, 4, 4, 0, 0},  {"llama", 64, 8, 1, 0, 0},  {"llama", 96, 4, 2, 0, 0},
+    {"llama", 128, 4, 2, 0, 0}, {"llama", 256, 2, 1, 0, 0}, {"deci", 64, 8, 4, 1, 0},
+    {"gemma2", 64, 4, 2, 0, 0}, {"gemma2", 128, 4, 1, 0, 0}, {"mpt", 64, 6, 6, 0, 0},
 };
 
 static void test_models(void **state)
@@ -446,7 +446,7 @@ static void test_profile(void **state)
     free(saved);
     unsetenv("TQKV_PROFILE");
     /* It is of no use to another model, and a damaged file to none. */
-    const tiny_model other = {"llama", 128, 2, 2, 0};
+    const tiny_model other = {"llama", 128, 2, 2, 0, 0};
     struct llama_model *m = open_tiny(&other);
     assert_no_profile(m, path);
     assert_int_equal(truncate(path, 1000), 0);
@@ -502,7 +502,7 @@ static void test_real_model(void **state)
 
 static int load(void **state)
 {
-    const tiny_model m = {"llama", 64, 6, 2, 0};
+    const tiny_model m = {"llama", 64, 6, 2, 0, 0};
     llama_log_set(silent, NULL);
     if (!load_backends() || !mkdtemp(folder))
         return -1;
