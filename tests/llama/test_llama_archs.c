@@ -253,30 +253,36 @@ static int fail(const options *o, const arch_row *row, const arch_shape *s, cons
     return 1;
 }
 
-/* The bar for tqkv's divergence: twice llama.cpp's own. Below the floor both are
- * only the rounding of sums of floats and halves. */
-static const double floor_of_noise = 1e-6;
+/* The bar for tqkv's divergence: twice llama.cpp's own, or thrice with q8_0. Values of
+ * random models are normal, and there 8 bits with one scale a row leave 1.8 times the
+ * error of 8 bits with a scale for each 32. (Other models' values are not: with those
+ * q8_0 is the worse one.) Below the floor both are only the rounding of sums. */
+static const double bars[N_CACHES] = {0, 2, 3}, floor_of_noise = 1e-6;
 
 static int compare_cache(const options *o, const arch_row *row, const arch_shape *s, int flash,
                          int cache)
 {
     const run *exact = run_of(ALONE, FLASH_ON, F16), *own = run_of(ALONE, FLASH_ON, cache);
     const run *ours = run_of(WITH_TQKV, flash, cache);
-    int failures = 0, n = both->vocab;
+    int n = both->vocab;
     size_t at = 0;
-    char text[256];
+    double worst = 0;
+    char text[256], worst_text[256];
     for (int p = 0; p < N_PARTS; at += (size_t)part_sizes[p++] * (size_t)n) {
         double a = divergence(exact->logits + at, own->logits + at, part_sizes[p], n);
         double b = divergence(exact->logits + at, ours->logits + at, part_sizes[p], n);
+        double excess = b / (bars[cache] * a + floor_of_noise);
         snprintf(text, sizeof text, "%s, flash attention %s, %s: KL %.2e, llama.cpp's own %.2e",
                  cache_names[cache], flash_names[flash], part_names[p], b, a);
         if (o->is_verbose)
             printf("     %-16s %3ux%u/%u %s\n", row->name, s->head_dim, s->n_heads,
                    s->n_kv_heads, text);
-        if (!(b <= 2 * a + floor_of_noise))
-            failures += fail(o, row, s, text, NULL);
+        if (!(excess <= worst)) {
+            worst = excess;
+            memcpy(worst_text, text, sizeof text);
+        }
     }
-    return failures;
+    return worst <= 1 ? 0 : fail(o, row, s, worst_text, NULL);
 }
 
 static arch_fate fate_of_case(void)
