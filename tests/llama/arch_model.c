@@ -164,10 +164,11 @@ static int is_of_scores(const char *name)
 }
 
 /* Around which value, and how far from it, so that activations stay near 1. */
-static void range_of(const struct ggml_tensor *t, float *middle, float *spread)
+static void range_of(const struct ggml_tensor *t, float gain, float *middle, float *spread)
 {
     const char *name = t->name;
-    float gain = is_of_scores(name) ? 1.5f : 1;
+    if (!is_of_scores(name))
+        gain = 1;
     int is_vector = ggml_nelements(t) == t->ne[0] || ggml_nelements(t) == t->ne[1];
     *middle = 0;
     *spread = .1f;
@@ -181,7 +182,7 @@ static void range_of(const struct ggml_tensor *t, float *middle, float *spread)
     } else if (has(name, "norm") || ends(name, "scale") || has(name, "rope_f") ||
                has(name, "ssm_d") || has(name, "gamma") || has(name, "ffn.act")) {
         *middle = gain;
-        *spread = .2f;
+        *spread = .2f * gain;
     } else if (has(name, "sinks")) {
         *spread = 2;
     } else if (!is_vector && !has(name, "_embd")) {
@@ -196,10 +197,9 @@ static void set_weights(struct ggml_tensor *t, void *context)
     uint64_t state = seed_of(t->name);
     size_t n = (size_t)ggml_nelements(t);
     float middle, spread, *x = malloc(n * sizeof *x);
-    (void)context;
     if (!x)
         abort();
-    range_of(t, &middle, &spread);
+    range_of(t, *(const float *)context, &middle, &spread);
     for (size_t i = 0; i < n; i++)
         x[i] = middle + spread * random_signed(&state);
     if (t->type == GGML_TYPE_F32) {
@@ -226,7 +226,8 @@ struct llama_model *arch_model_make(const arch_row *row, const arch_shape *shape
     set_keys(g, &s, usual);
     set_keys(g, &s, row->keys);
     struct llama_model_params p = llama_model_default_params();
-    struct llama_model *m = llama_model_init_from_user(g, set_weights, NULL, p);
+    float gain = row->gain > 0 ? row->gain : 1.5f;
+    struct llama_model *m = llama_model_init_from_user(g, set_weights, &gain, p);
     gguf_free(g);
     return m;
 }

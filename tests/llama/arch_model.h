@@ -22,7 +22,11 @@ typedef enum arch_fate {
     ARCH_REFUSED_BY_TQKV,  /* with a message, of which `reason` is a part */
 } arch_fate;
 
-enum { ARCH_FIRST_SHAPE_ONLY = 1, ARCH_ALL_HEADS_HAVE_KEYS = 2 };
+enum {
+    ARCH_FIRST_SHAPE_ONLY = 1,
+    ARCH_ALL_HEADS_HAVE_KEYS = 2,
+    ARCH_ROUGH = 4, /* at some positions the smallest error gives another answer */
+};
 
 /*
  * `keys` are items `name=value;` after the usual ones. A name is prefixed with the
@@ -39,6 +43,7 @@ typedef struct arch_row {
     arch_fate fate;
     const char *reason;
     unsigned flags;
+    float gain; /* of queries' and keys' weights; 0: 1.5 */
 } arch_row;
 
 extern const arch_row arch_rows[];

@@ -202,26 +202,41 @@ typedef struct options {
     const char *program;
 } options;
 
-/* Mean KL divergence of softmaxes, from `exact` to `x`, over the rows of a part. */
-static double divergence(const float *exact, const float *x, int rows, int n)
+/* KL divergence of softmaxes, from `exact` to `x`. */
+static double divergence(const float *exact, const float *x, int n)
 {
-    double kl = 0;
-    for (int r = 0; r < rows; r++, exact += n, x += n) {
-        double sum[2] = {0}, most[2] = {exact[0], x[0]};
-        for (int i = 0; i < n; i++) {
-            most[0] = exact[i] > most[0] ? exact[i] : most[0];
-            most[1] = x[i] > most[1] ? x[i] : most[1];
-        }
-        for (int i = 0; i < n; i++) {
-            sum[0] += exp(exact[i] - most[0]);
-            sum[1] += exp(x[i] - most[1]);
-        }
-        for (int i = 0; i < n; i++) {
-            double p = exact[i] - most[0] - log(sum[0]), q = x[i] - most[1] - log(sum[1]);
-            kl += exp(p) * (p - q);
-        }
+    double sum[2] = {0}, most[2] = {exact[0], x[0]}, kl = 0;
+    for (int i = 0; i < n; i++) {
+        most[0] = exact[i] > most[0] ? exact[i] : most[0];
+        most[1] = x[i] > most[1] ? x[i] : most[1];
     }
-    return kl / rows;
+    for (int i = 0; i < n; i++) {
+        sum[0] += exp(exact[i] - most[0]);
+        sum[1] += exp(x[i] - most[1]);
+    }
+    for (int i = 0; i < n; i++) {
+        double p = exact[i] - most[0] - log(sum[0]), q = x[i] - most[1] - log(sum[1]);
+        kl += exp(p) * (p - q);
+    }
+    return kl;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Mean over the positions of a part, or the median. */
+static double summary(const float *exact, const float *x, int rows, int n, int is_median)
+{
+    double kls[POSITIONS], sum = 0;
+    for (int r = 0; r < rows; r++)
+        sum += kls[r] = divergence(exact + (size_t)r * (size_t)n, x + (size_t)r * (size_t)n, n);
+    if (!is_median || !isfinite(sum))
+        return sum / rows;
+    qsort(kls, (size_t)rows, sizeof *kls, by_size);
+    return kls[rows / 2];
 }
 
 static int are_same(const run *a, const run *b)
@@ -259,6 +274,10 @@ static int fail(const options *o, const arch_row *row, const arch_shape *s, cons
  * q8_0 is the worse one.) Below the floor both are only the rounding of sums. */
 static const double bars[N_CACHES] = {0, 2, 3}, floor_of_noise = 1e-6;
 
+/* Answers that have nothing in common diverge by about 1. Where llama.cpp's own come
+ * near to that, tqkv's could be anything. */
+static const double most_seen[N_CACHES] = {0, .4, .05};
+
 static int compare_cache(const options *o, const arch_row *row, const arch_shape *s, int flash,
                          int cache)
 {
@@ -267,10 +286,14 @@ static int compare_cache(const options *o, const arch_row *row, const arch_shape
     int n = both->vocab;
     size_t at = 0;
     double worst = 0;
-    char text[256], worst_text[256];
+    char text[256], worst_text[256] = "";
+    int failures = 0;
     for (int p = 0; p < N_PARTS; at += (size_t)part_sizes[p++] * (size_t)n) {
-        double a = divergence(exact->logits + at, own->logits + at, part_sizes[p], n);
-        double b = divergence(exact->logits + at, ours->logits + at, part_sizes[p], n);
+        int is_rough = (row->flags & ARCH_ROUGH) != 0;
+        double a = summary(exact->logits + at, own->logits + at, part_sizes[p], n, is_rough);
+        double b = summary(exact->logits + at, ours->logits + at, part_sizes[p], n, is_rough);
+        if (!(a < most_seen[cache]))
+            failures += fail(o, row, s, "of so rough a model no error is seen", NULL);
         double excess = b / (bars[cache] * a + floor_of_noise);
         snprintf(text, sizeof text, "%s, flash attention %s, %s: KL %.2e, llama.cpp's own %.2e",
                  cache_names[cache], flash_names[flash], part_names[p], b, a);
@@ -282,7 +305,7 @@ static int compare_cache(const options *o, const arch_row *row, const arch_shape
             memcpy(worst_text, text, sizeof text);
         }
     }
-    return worst <= 1 ? 0 : fail(o, row, s, worst_text, NULL);
+    return failures + (worst <= 1 ? 0 : fail(o, row, s, worst_text, NULL));
 }
 
 static arch_fate fate_of_case(void)
@@ -477,6 +500,11 @@ int main(int argc, char **argv)
                 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (both == MAP_FAILED)
         return 2;
+    for (int i = 0; i < o.n_names; i++)
+        if (!is_known(o.names[i], strlen(o.names[i]))) {
+            printf("FAIL %s: not in our list\n", o.names[i]);
+            failures++;
+        }
     for (size_t i = 0; i < arch_n_rows; i++) {
         const arch_row *row = &arch_rows[i];
         int n = row->flags & ARCH_FIRST_SHAPE_ONLY ? 1 : N_SHAPES, of_row = 0;
@@ -484,7 +512,7 @@ int main(int argc, char **argv)
             continue;
         for (int s = 0; s < n; s++)
             of_row += sweep_case(&o, row, &shapes[s]);
-        counts[row->fate]++;
+        counts[row->fate] += !row->variant;
         failed += of_row > 0;
         failures += of_row;
     }
