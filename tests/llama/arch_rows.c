@@ -53,9 +53,11 @@ const arch_row arch_rows[] = {
     NO_CACHE("bert", ".tokenizer.ggml.token_type_count=2;", "an encoder"),
     NO_CACHE("modern-bert", "", "an encoder"),
     NO_CACHE("nomic-bert", ".tokenizer.ggml.token_type_count=2;", "an encoder"),
-    NO_CACHE("nomic-bert-moe", MOE "moe_every_n_layers=2;" ".tokenizer.ggml.token_type_count=2;", "an encoder"),
+    NO_CACHE("nomic-bert-moe", MOE "moe_every_n_layers=2;" ".tokenizer.ggml.token_type_count=2;",
+     "an encoder"),
     NO_CACHE("neo-bert", "", "an encoder"),
-    {.name = "jina-bert-v2", .keys = ".tokenizer.ggml.token_type_count=2;", .fate = ARCH_NO_CACHE, .reason = "an encoder", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
+    {.name = "jina-bert-v2", .keys = ".tokenizer.ggml.token_type_count=2;", .fate = ARCH_NO_CACHE,
+     .reason = "an encoder", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
     NO_CACHE("jina-bert-v3", ".tokenizer.ggml.token_type_count=2;", "an encoder"),
     NO_CACHE("eurobert", "", "an encoder"),
     PLAIN("bloom"),
@@ -71,7 +73,13 @@ const arch_row arch_rows[] = {
     WITH("qwen3vlmoe", MOE),
     WITH("qwen35", "ssm.inner_size=H*64;"),
     WITH("qwen35moe", MOE "ssm.inner_size=H*64;"),
-    REFUSED("qwen4exp", MOE INDEXER "ssm.inner_size=H*64;attention.indexer.key_length=D;" "hyper_connection.count=4;hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;hyper_connection.low_rank=8;hyper_connection.magnitude=2.;" "ple.layers=[0];ple.ngram_size=3;ple.heads_per_ngram=2;ple.conv_kernel=4;ple.eos_token_id=0;embedding_length_per_layer_input=E/4;ple.layer_multipliers=l[1,3,5];ple.head_offsets=l[0,V,V*2,V*3];ple.head_vocab_sizes=l[V,V,V,V];attention.compress_ratios=[4...];", "GET_ROWS"),
+    REFUSED("qwen4exp", MOE INDEXER "ssm.inner_size=H*64;attention.indexer.key_length=D;"
+     "hyper_connection.count=4;hyper_connection.sinkhorn_iterations=2;"
+     "hyper_connection.epsilon=1e-6;hyper_connection.low_rank=8;hyper_connection.magnitude=2.;"
+     "ple.layers=[0];ple.ngram_size=3;ple.heads_per_ngram=2;ple.conv_kernel=4;"
+     "ple.eos_token_id=0;embedding_length_per_layer_input=E/4;ple.layer_multipliers=l[1,3,5];"
+     "ple.head_offsets=l[0,V,V*2,V*3];ple.head_vocab_sizes=l[V,V,V,V];"
+     "attention.compress_ratios=[4...];", "GET_ROWS"),
     PLAIN("phi2"),
     PLAIN("phi3"),
     WITH("phimoe", MOE),
@@ -82,19 +90,22 @@ const arch_row arch_rows[] = {
     PLAIN("orion"),
     PLAIN("internlm2"),
     PLAIN("minicpm"),
-    MHA("minicpm3", "attention.q_lora_rank=64;attention.kv_lora_rank=64;rope.dimension_count=D/2;"),
+    MHA("minicpm3", "attention.q_lora_rank=64;attention.kv_lora_rank=64;"
+     "rope.dimension_count=D/2;"),
     PLAIN("gemma"),
     WITH("gemma2", "attn_logit_softcapping=10.;final_logit_softcapping=30.;"),
     PLAIN("gemma3"),
     {.name = "gemma3n", .keys = "block_count=22;", .flags = ARCH_FIRST_SHAPE_ONLY, .gain = .3f},
-    GAIN(.35f, "gemma4", "attention.sliding_window_pattern=[1,0...];block_count=6;attention.shared_kv_layers=2;embedding_length_per_layer_input=32;attention.key_length_swa=D;attention.value_length_swa=D;rope.freq_base_swa=1e4;"),
+    GAIN(.35f, "gemma4", "attention.sliding_window_pattern=[1,0...];block_count=6;"
+     "attention.shared_kv_layers=2;embedding_length_per_layer_input=32;"
+     "attention.key_length_swa=D;attention.value_length_swa=D;rope.freq_base_swa=1e4;"),
     UNMADE("gemma4-assistant", "a draft model, needs its target"),
     NO_CACHE("gemma-embedding", "", "an encoder"),
     PLAIN("starcoder2"),
     NO_CACHE("mamba", "", "recurrent"),
     NO_CACHE("mamba2", "", "recurrent"),
     WITH("maple", MOE WINDOWS "swiglu_clamp_exp=7.;"),
-    GAIN(.8f, "jamba", HYBRID_HEADS),
+    {.name = "jamba", .keys = HYBRID_HEADS, .flags = ARCH_ROUGH, .gain = .8f},
     ROUGH("falcon-h1", NULL),
     PLAIN("xverse"),
     PLAIN("command-r"),
@@ -111,40 +122,64 @@ const arch_row arch_rows[] = {
     REFUSED("deepseek2", MOE MLA, "keys and values share one tensor"),
     MHA("deepseek2-ocr", MOE),
     REFUSED("deepseek32", MOE MLA INDEXER, "LIGHTNING_INDEXER"),
-    REFUSED("deepseek4", MOE "attention.head_count_kv=1;attention.key_length=64;attention.value_length=64;rope.dimension_count=32;attention.q_lora_rank=64;expert_gating_func=4;attention.output_group_count=4;attention.output_lora_rank=32;attention.compress_ratios=[0,0,4,128];attention.compress_rope_freq_base=160000.;hash_layer_count=0;swiglu_clamp_exp=10.;" INDEXER "hyper_connection.count=4;hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;hyper_connection.low_rank=8;hyper_connection.magnitude=2.;", "keys and values share one tensor"),
+    REFUSED("deepseek4", MOE "attention.head_count_kv=1;attention.key_length=64;"
+     "attention.value_length=64;rope.dimension_count=32;attention.q_lora_rank=64;"
+     "expert_gating_func=4;attention.output_group_count=4;attention.output_lora_rank=32;"
+     "attention.compress_ratios=[0,0,4,128];attention.compress_rope_freq_base=160000.;"
+     "hash_layer_count=0;swiglu_clamp_exp=10.;" INDEXER "hyper_connection.count=4;"
+     "hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;"
+     "hyper_connection.low_rank=8;hyper_connection.magnitude=2.;",
+     "keys and values share one tensor"),
     PLAIN("chatglm"),
     PLAIN("glm4"),
     WITH("glm4moe", MOE),
     REFUSED("glm-dsa", MOE MLA INDEXER, "LIGHTNING_INDEXER"),
     PLAIN("bitnet"),
-    {.name = "t5", .keys = "attention.relative_buckets_count=8;decoder_block_count=4;", .fate = ARCH_REFUSED_BY_TQKV, .reason = "CONT (v_cont", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
-    {.name = "t5encoder", .keys = "attention.relative_buckets_count=8;", .fate = ARCH_NO_CACHE, .reason = "an encoder", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
-    GAIN(4, "jais", "attention.max_alibi_bias=8.;"),
+    {.name = "t5", .keys = "attention.relative_buckets_count=8;decoder_block_count=4;", .fate =
+     ARCH_REFUSED_BY_TQKV, .reason = "CONT (v_cont", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
+    {.name = "t5encoder", .keys = "attention.relative_buckets_count=8;", .fate = ARCH_NO_CACHE,
+     .reason = "an encoder", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
+    GAIN(2.5f, "jais", "attention.max_alibi_bias=8.;"),
     PLAIN("jais2"),
     PLAIN("nemotron"),
-    WITH("nemotron_h", "attention.head_count=[H,0,H,H];attention.head_count_kv=[K,0,K,K];feed_forward_length=[0,0,F,0];"),
-    WITH("nemotron_h_moe", MOE "attention.head_count=[H,0,H,H];attention.head_count_kv=[K,0,K,K];feed_forward_length=[0,0,F,0];"),
+    WITH("nemotron_h", "attention.head_count=[H,0,H,H];attention.head_count_kv=[K,0,K,K];"
+     "feed_forward_length=[0,0,F,0];"),
+    WITH("nemotron_h_moe", MOE "attention.head_count=[H,0,H,H];"
+     "attention.head_count_kv=[K,0,K,K];feed_forward_length=[0,0,F,0];"),
     PLAIN("exaone"),
     PLAIN("exaone4"),
     WITH("exaone-moe", MOE),
-    NO_CACHE("rwkv6", "wkv.head_size=64;attention.head_count=0;attention.head_count_kv=0;", "recurrent"),
-    NO_CACHE("rwkv6qwen2", "token_shift_count=1;", "recurrent"),
-    NO_CACHE("rwkv7", "attention.head_count=0;attention.head_count_kv=0;" "wkv.head_size=64;attention.decay_lora_rank=32;attention.iclr_lora_rank=32;attention.value_residual_mix_lora_rank=32;attention.gate_lora_rank=32;", "recurrent"),
-    NO_CACHE("arwkv7", "attention.head_count_kv=H;token_shift_count=1;" "wkv.head_size=64;attention.decay_lora_rank=32;attention.iclr_lora_rank=32;attention.value_residual_mix_lora_rank=32;attention.gate_lora_rank=32;", "recurrent"),
+    NO_CACHE("rwkv6", "wkv.head_size=64;attention.head_count=0;attention.head_count_kv=0;",
+     "recurrent"),
+    {.name = "rwkv6qwen2", .keys = "token_shift_count=1;", .fate = ARCH_UNMADE, .reason =
+     "of metadata alone comes an optional tensor that makes it read another, which is not there"},
+    NO_CACHE("rwkv7", "attention.head_count=0;attention.head_count_kv=0;" "wkv.head_size=64;"
+     "attention.decay_lora_rank=32;attention.iclr_lora_rank=32;"
+     "attention.value_residual_mix_lora_rank=32;attention.gate_lora_rank=32;", "recurrent"),
+    NO_CACHE("arwkv7", "attention.head_count_kv=H;token_shift_count=1;" "wkv.head_size=64;"
+     "attention.decay_lora_rank=32;attention.iclr_lora_rank=32;"
+     "attention.value_residual_mix_lora_rank=32;attention.gate_lora_rank=32;", "recurrent"),
     PLAIN("granite"),
     VARIANT("granite", "moe", MOE),
     PLAIN("granitemoe"),
     WITH("granitehybrid", HYBRID_HEADS),
-    WITH("graniteswitch", "adapters.count=1;adapters.token_ids_activate=[1];adapters.token_ids_substitute=[2];adapters.lora_rank=8;adapters.router_gain=1.;"),
+    WITH("graniteswitch", "adapters.count=1;adapters.token_ids_activate=[1];"
+     "adapters.token_ids_substitute=[2];adapters.lora_rank=8;adapters.router_gain=1.;"),
     WITH("granite_swa", WINDOWS),
     ONE_SHAPE("chameleon", "vocab_size=10240;"),
     UNMADE("wavtokenizer-dec", "not a text model"),
-    {.name = "plm", .keys = "attention.kv_lora_rank=64;rope.dimension_count=D/2;", .fate = ARCH_UNMADE, .reason = "its graph stores values of all heads and tokens as one row", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
+    {.name = "plm", .keys = "attention.kv_lora_rank=64;rope.dimension_count=D/2;", .fate =
+     ARCH_UNMADE, .reason = "its graph stores values of all heads and tokens as one row", .flags =
+     ARCH_ALL_HEADS_HAVE_KEYS},
     WITH("bailingmoe", MOE),
     WITH("bailingmoe2", MOE),
-    REFUSED("bailingmoe3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.gate_lower_bound=-5.;rope.dimension_sections=[8,12,12,0];", "keys and values share one tensor"),
+    REFUSED("bailingmoe3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.gate_lower_bound=-5.;"
+     "rope.dimension_sections=[8,12,12,0];", "keys and values share one tensor"),
     MHA("dots1", MOE),
-    REFUSED("dots3note", MOE MLA INDEXER WINDOWS "attention.kv_lora_rank_swa=128;attention.key_length_swa=192;attention.value_length_swa=128;attention.key_length_mla_swa=128;attention.value_length_mla_swa=64;rope.freq_base_swa=1e4;attention.indexer.types=[1,0...];", "LIGHTNING_INDEXER"),
+    REFUSED("dots3note", MOE MLA INDEXER WINDOWS "attention.kv_lora_rank_swa=128;"
+     "attention.key_length_swa=192;attention.value_length_swa=128;"
+     "attention.key_length_mla_swa=128;attention.value_length_mla_swa=64;rope.freq_base_swa=1e4;"
+     "attention.indexer.types=[1,0...];", "LIGHTNING_INDEXER"),
     PLAIN("arcee"),
     WITH("afmoe", MOE),
     WITH("laguna", MOE),
@@ -154,7 +189,10 @@ const arch_row arch_rows[] = {
     PLAIN("hunyuan-dense"),
     PLAIN("hunyuan_vl"),
     WITH("hy_v3", MOE),
-    REFUSED("hy_v4", MOE MLA INDEXER "hyper_connection.count=4;hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;hyper_connection.low_rank=8;hyper_connection.magnitude=2.;" "swiglu_clamp_exp=10.;attention.indexer.types=[1,0...];attention.indexer.key_length=128;", "LIGHTNING_INDEXER"),
+    REFUSED("hy_v4", MOE MLA INDEXER "hyper_connection.count=4;"
+     "hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;"
+     "hyper_connection.low_rank=8;hyper_connection.magnitude=2.;" "swiglu_clamp_exp=10.;"
+     "attention.indexer.types=[1,0...];attention.indexer.key_length=128;", "LIGHTNING_INDEXER"),
     PLAIN("smollm3"),
     WITH("gpt-oss", MOE),
     WITH("lfm2", HYBRID_HEADS),
@@ -169,7 +207,8 @@ const arch_row arch_rows[] = {
     WITH("minimax-01", MOE "residual_scale=3.5;"),
     WITH("hrm_text", "block_count=6;hrm.layers_per_stack=1;hrm.h_cycles=2;hrm.l_cycles=2;"),
     WITH("minimax-m2", MOE),
-    REFUSED("minimax-m3", MOE INDEXER "attention.indexer.head_count=K;rope.dimension_count=D/2;", "GET_ROWS"),
+    REFUSED("minimax-m3", MOE INDEXER "attention.indexer.head_count=K;rope.dimension_count=D/2;",
+     "GET_ROWS"),
     PLAIN("cogvlm"),
     NO_CACHE("rnd1", MOE, "diffusion"),
     PLAIN("pangu-embedded"),
@@ -183,9 +222,20 @@ const arch_row arch_rows[] = {
     WITH("spark2_5", WINDOWS),
     NO_CACHE("llama-embed", "", "an encoder"),
     PLAIN("maincoder"),
-    REFUSED("kimi-linear", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;kda.gate_lower_bound=-5.;", "keys and values share one tensor"),
-    REFUSED("kimi-k3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;kda.gate_lower_bound=-5.;" "attn_res.block_size=12;activation.situ_beta=4.;activation.situ_linear_beta=25.;", "keys and values share one tensor"),
-    REFUSED("glm5-next", MOE MLA INDEXER "attention.head_count_kv=[1,0...];attention.key_length=128;rope.dimension_count=0;" "kda.head_dim=64;kda.safe_gate=true;kda.gate_lower_bound=-5.;" "hyper_connection.count=4;hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;hyper_connection.low_rank=8;hyper_connection.magnitude=2.;" "ple.layers=[0];ple.ngram_size=3;ple.heads_per_ngram=2;ple.conv_kernel=4;ple.eos_token_id=0;embedding_length_per_layer_input=E/4;ple.layer_multipliers=l[1,3,5];ple.head_offsets=l[0,V,V*2,V*3];ple.head_vocab_sizes=l[V,V,V,V];attention.compress_ratios=[4...];", "GET_ROWS"),
+    REFUSED("kimi-linear", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
+     "kda.gate_lower_bound=-5.;", "keys and values share one tensor"),
+    REFUSED("kimi-k3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
+     "kda.gate_lower_bound=-5.;" "attn_res.block_size=12;activation.situ_beta=4.;"
+     "activation.situ_linear_beta=25.;", "keys and values share one tensor"),
+    REFUSED("glm5-next", MOE MLA INDEXER "attention.head_count_kv=[1,0...];"
+     "attention.key_length=128;rope.dimension_count=0;" "kda.head_dim=64;kda.safe_gate=true;"
+     "kda.gate_lower_bound=-5.;" "hyper_connection.count=4;"
+     "hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;"
+     "hyper_connection.low_rank=8;hyper_connection.magnitude=2.;" "ple.layers=[0];"
+     "ple.ngram_size=3;ple.heads_per_ngram=2;ple.conv_kernel=4;ple.eos_token_id=0;"
+     "embedding_length_per_layer_input=E/4;ple.layer_multipliers=l[1,3,5];"
+     "ple.head_offsets=l[0,V,V*2,V*3];ple.head_vocab_sizes=l[V,V,V,V];"
+     "attention.compress_ratios=[4...];", "GET_ROWS"),
     PLAIN("talkie"),
     WITH("mellum", MOE),
     PLAIN("nanbeige"),
