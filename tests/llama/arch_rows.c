@@ -30,8 +30,8 @@
 #define ONE_SHAPE(n, k) {.name = n, .keys = k, .flags = ARCH_FIRST_SHAPE_ONLY}
 #define NO_CACHE(n, k, why) {.name = n, .keys = k, .fate = ARCH_NO_CACHE, .reason = why}
 #define UNMADE(n, why) {.name = n, .fate = ARCH_UNMADE, .reason = why}
-#define REFUSED(n, k, why)                                                                        \
-    {.name = n, .keys = k, .fate = ARCH_REFUSED_BY_TQKV, .reason = why,                           \
+#define LEFT(n, k, why)                                                                        \
+    {.name = n, .keys = k, .fate = ARCH_LEFT_BY_TQKV, .reason = why,                           \
      .flags = ARCH_FIRST_SHAPE_ONLY}
 
 const arch_row arch_rows[] = {
@@ -73,7 +73,7 @@ const arch_row arch_rows[] = {
     WITH("qwen3vlmoe", MOE),
     WITH("qwen35", "ssm.inner_size=H*64;"),
     WITH("qwen35moe", MOE "ssm.inner_size=H*64;"),
-    REFUSED("qwen4exp", MOE INDEXER "ssm.inner_size=H*64;attention.indexer.key_length=D;"
+    LEFT("qwen4exp", MOE INDEXER "ssm.inner_size=H*64;attention.indexer.key_length=D;"
      "hyper_connection.count=4;hyper_connection.sinkhorn_iterations=2;"
      "hyper_connection.epsilon=1e-6;hyper_connection.low_rank=8;hyper_connection.magnitude=2.;"
      "ple.layers=[0];ple.ngram_size=3;ple.heads_per_ngram=2;ple.conv_kernel=4;"
@@ -119,10 +119,10 @@ const arch_row arch_rows[] = {
     PLAIN("openelm"),
     WITH("arctic", MOE),
     WITH("deepseek", MOE),
-    REFUSED("deepseek2", MOE MLA, "keys and values share one tensor"),
+    LEFT("deepseek2", MOE MLA, "keys and values share one tensor"),
     MHA("deepseek2-ocr", MOE),
-    REFUSED("deepseek32", MOE MLA INDEXER, "LIGHTNING_INDEXER"),
-    REFUSED("deepseek4", MOE "attention.head_count_kv=1;attention.key_length=64;"
+    LEFT("deepseek32", MOE MLA INDEXER, "LIGHTNING_INDEXER"),
+    LEFT("deepseek4", MOE "attention.head_count_kv=1;attention.key_length=64;"
      "attention.value_length=64;rope.dimension_count=32;attention.q_lora_rank=64;"
      "expert_gating_func=4;attention.output_group_count=4;attention.output_lora_rank=32;"
      "attention.compress_ratios=[0,0,4,128];attention.compress_rope_freq_base=160000.;"
@@ -133,10 +133,13 @@ const arch_row arch_rows[] = {
     PLAIN("chatglm"),
     PLAIN("glm4"),
     WITH("glm4moe", MOE),
-    REFUSED("glm-dsa", MOE MLA INDEXER, "LIGHTNING_INDEXER"),
+    LEFT("glm-dsa", MOE MLA INDEXER, "LIGHTNING_INDEXER"),
     PLAIN("bitnet"),
-    {.name = "t5", .keys = "attention.relative_buckets_count=8;decoder_block_count=4;", .fate =
-     ARCH_REFUSED_BY_TQKV, .reason = "CONT (v_cont", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
+    /* ggml's CONT of a transposed, quantised V copies a block for each value, beyond the
+     * result's memory; what follows is undefined. */
+    {.name = "t5", .keys = "attention.relative_buckets_count=8;decoder_block_count=4;",
+     .fate = ARCH_LEFT_BY_TQKV, .reason = "CONT",
+     .flags = ARCH_ALL_HEADS_HAVE_KEYS | ARCH_F16_ONLY},
     {.name = "t5encoder", .keys = "attention.relative_buckets_count=8;", .fate = ARCH_NO_CACHE,
      .reason = "an encoder", .flags = ARCH_ALL_HEADS_HAVE_KEYS},
     GAIN(2.5f, "jais", "attention.max_alibi_bias=8.;"),
@@ -173,10 +176,10 @@ const arch_row arch_rows[] = {
      ARCH_ALL_HEADS_HAVE_KEYS},
     WITH("bailingmoe", MOE),
     WITH("bailingmoe2", MOE),
-    REFUSED("bailingmoe3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.gate_lower_bound=-5.;"
+    LEFT("bailingmoe3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.gate_lower_bound=-5.;"
      "rope.dimension_sections=[8,12,12,0];", "keys and values share one tensor"),
     MHA("dots1", MOE),
-    REFUSED("dots3note", MOE MLA INDEXER WINDOWS "attention.kv_lora_rank_swa=128;"
+    LEFT("dots3note", MOE MLA INDEXER WINDOWS "attention.kv_lora_rank_swa=128;"
      "attention.key_length_swa=192;attention.value_length_swa=128;"
      "attention.key_length_mla_swa=128;attention.value_length_mla_swa=64;rope.freq_base_swa=1e4;"
      "attention.indexer.types=[1,0...];", "LIGHTNING_INDEXER"),
@@ -189,7 +192,7 @@ const arch_row arch_rows[] = {
     PLAIN("hunyuan-dense"),
     PLAIN("hunyuan_vl"),
     WITH("hy_v3", MOE),
-    REFUSED("hy_v4", MOE MLA INDEXER "hyper_connection.count=4;"
+    LEFT("hy_v4", MOE MLA INDEXER "hyper_connection.count=4;"
      "hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;"
      "hyper_connection.low_rank=8;hyper_connection.magnitude=2.;" "swiglu_clamp_exp=10.;"
      "attention.indexer.types=[1,0...];attention.indexer.key_length=128;", "LIGHTNING_INDEXER"),
@@ -207,7 +210,7 @@ const arch_row arch_rows[] = {
     WITH("minimax-01", MOE "residual_scale=3.5;"),
     WITH("hrm_text", "block_count=6;hrm.layers_per_stack=1;hrm.h_cycles=2;hrm.l_cycles=2;"),
     WITH("minimax-m2", MOE),
-    REFUSED("minimax-m3", MOE INDEXER "attention.indexer.head_count=K;rope.dimension_count=D/2;",
+    LEFT("minimax-m3", MOE INDEXER "attention.indexer.head_count=K;rope.dimension_count=D/2;",
      "GET_ROWS"),
     PLAIN("cogvlm"),
     NO_CACHE("rnd1", MOE, "diffusion"),
@@ -215,19 +218,19 @@ const arch_row arch_rows[] = {
     PLAIN("mistral3"),
     UNMADE("eagle3", "a draft model, needs its target"),
     UNMADE("dflash", "a draft model, needs its target"),
-    REFUSED("mistral4", MOE MLA, "keys and values share one tensor"),
+    LEFT("mistral4", MOE MLA, "keys and values share one tensor"),
     WITH("paddleocr", MOE),
     WITH("mimo2", MOE WINDOWS),
     WITH("step35", MOE WINDOWS),
     WITH("spark2_5", WINDOWS),
     NO_CACHE("llama-embed", "", "an encoder"),
     PLAIN("maincoder"),
-    REFUSED("kimi-linear", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
+    LEFT("kimi-linear", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
      "kda.gate_lower_bound=-5.;", "keys and values share one tensor"),
-    REFUSED("kimi-k3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
+    LEFT("kimi-k3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
      "kda.gate_lower_bound=-5.;" "attn_res.block_size=12;activation.situ_beta=4.;"
      "activation.situ_linear_beta=25.;", "keys and values share one tensor"),
-    REFUSED("glm5-next", MOE MLA INDEXER "attention.head_count_kv=[1,0...];"
+    LEFT("glm5-next", MOE MLA INDEXER "attention.head_count_kv=[1,0...];"
      "attention.key_length=128;rope.dimension_count=0;" "kda.head_dim=64;kda.safe_gate=true;"
      "kda.gate_lower_bound=-5.;" "hyper_connection.count=4;"
      "hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;"
