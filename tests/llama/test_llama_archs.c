@@ -142,7 +142,7 @@ static void run_one(struct llama_model *m, run *r, int flash, int cache)
     struct llama_context_params p = llama_context_default_params();
     p.n_ctx = CONTEXT;
     p.n_batch = p.n_ubatch = CONTEXT;
-    p.n_threads = p.n_threads_batch = 2;
+    p.n_threads = p.n_threads_batch = 1; /* the models are small */
     p.type_k = p.type_v = types[cache];
     p.flash_attn_type =
         flash == FLASH_ON ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_AUTO;
@@ -490,17 +490,6 @@ static int parse(options *o, int argc, char **argv)
     return 1;
 }
 
-/* Threads that spin while they wait for one that has no core make minutes of
- * seconds; OpenMP reads that they should not before main. */
-static void begin(char **argv)
-{
-    setenv("GGML_NO_BACKTRACE", "1", 1); /* a debugger for each refusal takes long */
-    if (!getenv("OMP_WAIT_POLICY")) {
-        setenv("OMP_WAIT_POLICY", "passive", 1);
-        execv("/proc/self/exe", argv);
-    }
-}
-
 int main(int argc, char **argv)
 {
     options o;
@@ -509,7 +498,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s [--verbose] [--flash=on|auto] [NAME...]\n", argv[0]);
         return 2;
     }
-    begin(argv);
+    setenv("GGML_NO_BACKTRACE", "1", 1); /* a debugger for each refusal takes long */
     both = mmap(NULL, sizeof *both, PROT_READ | PROT_WRITE,
                 MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (both == MAP_FAILED)
