@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "arch_model.h"
+#include "divergence.h"
 
 enum {
     CONTEXT = 256, MAX_VOCAB = 10240, SECONDS = 60,
@@ -205,25 +206,6 @@ typedef struct options {
     char **names;
     const char *program;
 } options;
-
-/* KL divergence of softmaxes, from `exact` to `x`. */
-static double divergence(const float *exact, const float *x, int n)
-{
-    double sum[2] = {0}, most[2] = {exact[0], x[0]}, kl = 0;
-    for (int i = 0; i < n; i++) {
-        most[0] = exact[i] > most[0] ? exact[i] : most[0];
-        most[1] = x[i] > most[1] ? x[i] : most[1];
-    }
-    for (int i = 0; i < n; i++) {
-        sum[0] += exp(exact[i] - most[0]);
-        sum[1] += exp(x[i] - most[1]);
-    }
-    for (int i = 0; i < n; i++) {
-        double p = exact[i] - most[0] - log(sum[0]), q = x[i] - most[1] - log(sum[1]);
-        kl += exp(p) * (p - q);
-    }
-    return kl;
-}
 
 static int by_size(const void *a, const void *b)
 {

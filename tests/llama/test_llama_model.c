@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "divergence.h"
 #include "tiny_model.h"
 
 enum { CONTEXT = 512, PROMPT = 100, MAX_VOCAB = 1 << 17 };
@@ -103,25 +104,6 @@ static float *logits_of(struct llama_context *c)
 }
 
 /* ---- comparing ---- */
-
-/* KL divergence of softmaxes, from `exact` to `x`. */
-static double divergence(const float *exact, const float *x, int n)
-{
-    double sum[2] = {0}, most[2] = {exact[0], x[0]}, kl = 0;
-    for (int i = 0; i < n; i++) {
-        most[0] = exact[i] > most[0] ? exact[i] : most[0];
-        most[1] = x[i] > most[1] ? x[i] : most[1];
-    }
-    for (int i = 0; i < n; i++) {
-        sum[0] += exp(exact[i] - most[0]);
-        sum[1] += exp(x[i] - most[1]);
-    }
-    for (int i = 0; i < n; i++) {
-        double p = exact[i] - most[0] - log(sum[0]), q = x[i] - most[1] - log(sum[1]);
-        kl += exp(p) * (p - q);
-    }
-    return kl;
-}
 
 static void assert_same_logits(struct llama_context *a, struct llama_context *b)
 {
