@@ -209,23 +209,22 @@ static int append(char **list, const char *place)
     return ok;
 }
 
-/* Adds the profiles of the model files in `names`, divided by commas. */
-static int append_models(const request *r, const char *names, char **list)
+/* Adds the profiles of the model files in `names`, divided by commas, but for those
+ * that cannot be made: those models' keys are kept without. */
+static void append_models(const request *r, const char *names, char **list)
 {
     char *copy = strdup(names), *rest = NULL;
-    int ok = copy != NULL;
-    for (char *name = ok ? strtok_r(copy, ",", &rest) : NULL; ok && name;
+    for (char *name = copy ? strtok_r(copy, ",", &rest) : NULL; name;
          name = strtok_r(NULL, ",", &rest)) {
         char *place = profile_of(r, name);
-        ok = place && append(list, place);
+        if (place)
+            append(list, place);
         free(place);
     }
     free(copy);
-    return ok;
 }
 
-/* The profiles of all models that the program is given, as TQKV_PROFILE takes them;
- * null if one is missing, since the backend refuses models without theirs. */
+/* The profiles of all models that the program is given, as TQKV_PROFILE takes them. */
 static char *profiles(const request *r)
 {
     static const char *const options[] = {"-m", "--model", "-md", "--model-draft",
@@ -233,10 +232,8 @@ static char *profiles(const request *r)
     char *list = NULL;
     for (int i = 1; i + 1 < r->n; i++)
         for (size_t o = 0; o < sizeof options / sizeof *options; o++)
-            if (!strcmp(r->program[i], options[o]) && !append_models(r, r->program[i + 1], &list)) {
-                free(list);
-                return NULL;
-            }
+            if (!strcmp(r->program[i], options[o]))
+                append_models(r, r->program[i + 1], &list);
     return list;
 }
 
