@@ -24,9 +24,10 @@
  *   threads, for any other queries in the call, for any bytes in rows that it does
  *   not see, and wherever a mask hides tokens between those that it sees. So batches
  *   of any size, drafts that are taken back and sequences beside each other give
- *   what one token at a time gives. (What a window or `causal` hides counts by its
- *   position, of which a token has the same in every call. Splitting the tokens
- *   over several sets, or calls that are merged, does change the last bits.)
+ *   what one token at a time gives. (Without a mask tokens count from their set's
+ *   first, hidden or not, which has to be the same token in both calls; with one
+ *   from the first that it shows. Other sets, or calls that are merged, change the
+ *   last bits, and so does a window in the mask instead of `window`.)
  */
 #ifndef TQKV_ATTENTION_H
 #define TQKV_ATTENTION_H

@@ -40,7 +40,9 @@ typedef struct instance {
     uint64_t profile_id;
     int is_aside;      /* ggml computes this context's graphs alone */
     int has_started;   /* rows may have been stored */
-    char problem[256]; /* why the graph that was learnt last is not computed, or empty */
+    /* Why the next graph is not computed, or empty. The pieces of a graph are all learnt
+     * before the first is computed. */
+    char problem[256];
 } instance;
 
 static instance *instances;
@@ -126,7 +128,6 @@ static void cannot(instance *i, const char *why)
 static void learn(instance *i, gg_graph *graph, void *params)
 {
     meet_model(i, graph);
-    i->problem[0] = 0;
     const char *why = graph_learn(&i->work.caches, graph, i->profile, i->profile_id);
     if (why) {
         cannot(i, why);
@@ -153,10 +154,11 @@ static int graph_compute(gg_backend_t b, gg_graph *graph)
     if (i->is_aside || !i->work.caches.n)
         return i->cpu.compute(b, graph);
     const char *problem = i->problem[0] ? i->problem : work_begin(&i->work, graph);
-    if (problem)
+    if (problem) {
         gg.log(GG_LOG_ERROR, NAME ": %s\n", problem);
-    if (problem)
+        i->problem[0] = 0;
         return GG_STATUS_FAILED;
+    }
     if (!i->has_started && i->work.n_steps) {
         caches_describe(&i->work.caches, i->profile != NULL);
         i->has_started = 1;

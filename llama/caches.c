@@ -152,18 +152,20 @@ static int is_same(const cache *a, const cache *b)
 
 static const char *put(caches *c, cache *e)
 {
-    cache *into = entry_of(c, e->tensor);
+    cache *into = caches_find(c, e->tensor);
     if (into && is_same(into, e)) {
         free((void *)e->profiles);
         e->profiles = NULL;
         return NULL;
     }
-    if (into)
-        clear(into);
-    if (into && e->slot.tag_bits)
+    if (e->slot.tag_bits)
         e->written = calloc(e->n_slots, sizeof *e->written);
-    if (!into || (e->slot.tag_bits && !e->written))
+    into = e->slot.tag_bits && !e->written ? NULL : entry_of(c, e->tensor);
+    if (!into) {
+        free(e->written);
         return "out of memory";
+    }
+    clear(into);
     *into = *e;
     e->profiles = NULL; /* it is the entry's now */
     return NULL;

@@ -1,6 +1,7 @@
 #include "graph.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "rotate.h"
 
@@ -57,6 +58,17 @@ static const char *check_operand(const gg_tensor *t)
                : "one of K and V is quantised by ggml and the other by tqkv";
 }
 
+/* A tensor that the scheduler copied from another device, which it names so:
+ * whether llama.cpp has rotated it there cannot be seen. */
+static int is_from_elsewhere(const gg_tensor *t)
+{
+    const gg_tensor *root = tensor_root(t);
+    return root->op == gg.op_none && strchr(root->name, '#');
+}
+
+static const char from_elsewhere[] =
+    "queries, keys or values are computed by another device, which may rotate them";
+
 static const char *check_attention(const gg_tensor *t)
 {
     const gg_tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *m = t->src[3];
@@ -66,6 +78,8 @@ static const char *check_attention(const gg_tensor *t)
         return "keys and values share one tensor (MLA), of which tqkv's codes can only be one";
     if ((keys && !cache_is_key(keys)) || (values && cache_is_key(values)))
         return "attention reads keys as values";
+    if (is_from_elsewhere(q))
+        return from_elsewhere;
     const char *problem = check_operand(k);
     if (!problem)
         problem = check_operand(v);
@@ -88,6 +102,8 @@ static const char *check_attention(const gg_tensor *t)
 static const char *check_store(const gg_tensor *t)
 {
     const gg_tensor *rows = t->src[0], *at = t->src[1], *root = cache_tensor(t);
+    if (is_from_elsewhere(rows))
+        return from_elsewhere;
     if (rows->type != GG_F32 || rows->nb[0] != 4 || rows->nb[1] % 4 || rows->ne[2] != 1 ||
         rows->ne[3] != 1 || rows->ne[0] != root->ne[0] || t->nb[1] != root->nb[1] ||
         t->view_offs || (at->type != GG_I64 && at->type != GG_I32) || at->ne[0] != rows->ne[1])
@@ -181,6 +197,23 @@ static const char *check_readers(const gg_tensor *t, node_kind kind)
     return NULL;
 }
 
+/* Where values' rotations are left out, those of the outputs have to be, too. */
+static const char *check_outputs(gg_graph *graph)
+{
+    int is_left_out = 0, n = gg.graph_n_nodes(graph);
+    for (int i = 0; i < n; i++) {
+        const gg_tensor *t = gg.graph_node(graph, i);
+        is_left_out |= node_kind_of(t) == NODE_STORE && !cache_is_key(cache_tensor(t)) &&
+                       rotate_of(t->src[0]);
+    }
+    for (int i = 0; is_left_out && i < n; i++) {
+        const gg_tensor *t = gg.graph_node(graph, i);
+        if (node_kind_of(t) == NODE_ATTEND && cache_tensor(t->src[2]) && !rotate_follows(graph, t))
+            return "attention's output is rotated by another device";
+    }
+    return NULL;
+}
+
 static int has_caches(gg_graph *graph)
 {
     for (int i = 0; i < gg.graph_n_nodes(graph); i++)
@@ -213,5 +246,5 @@ const char *graph_learn(caches *c, gg_graph *graph, const tqkv_profile *profile,
         if (problem)
             return problem;
     }
-    return NULL;
+    return n ? check_outputs(graph) : NULL;
 }

@@ -46,9 +46,7 @@ int fingerprint_of(gg_graph *graph, char text[FINGERPRINT_SIZE])
         free(data);
     }
     snprintf(text, FINGERPRINT_SIZE, "norms:%016llx", (unsigned long long)sum);
-    if (n == 0)
-        snprintf(text, FINGERPRINT_SIZE, "unknown");
-    return 1;
+    return n > 0;
 }
 
 /* ---- files ---- */
@@ -122,6 +120,7 @@ const char *profile_for(const char *fingerprint, tqkv_profile **profile, uint64_
     static _Thread_local char message[512];
     const char *list = getenv("TQKV_PROFILE");
     char path[PATH_MAX];
+    int is_unread = 0; /* one of them; another may be the model's */
     *profile = NULL;
     *id = 0;
     for (const char *at = list; at && *at;) {
@@ -135,15 +134,20 @@ const char *profile_for(const char *fingerprint, tqkv_profile **profile, uint64_
             size_t n = strlen(path), from = n > SHOWN ? n - SHOWN : 0;
             snprintf(message, sizeof message, "the profile %s%s cannot be read: %s",
                      from ? "..." : "", path + from, problem);
-            return message;
+            is_unread = 1;
+            continue;
         }
         if (!strcmp(tqkv_profile_fingerprint(*profile), fingerprint))
             return NULL;
         tqkv_profile_free(*profile);
         *profile = NULL;
     }
+    *profile = NULL;
+    *id = 0;
     if (!list || !*list)
         return NULL;
+    if (is_unread)
+        return message;
     snprintf(message, sizeof message,
              "no profile of TQKV_PROFILE (%.200s) is of this model (%s): make one with 'tqkv "
              "profile', or unset the variable (as when a part of the model is on another device)",

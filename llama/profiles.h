@@ -8,8 +8,8 @@
 enum { FINGERPRINT_SIZE = 24 };
 
 /* Says which model the graph's weights belong to: a hash of the norms before
- * attention and output, which quantised files of a model share; "unknown" if it
- * has none. 0 if the weights have not been loaded. */
+ * attention and output, which quantised files of a model share. 0 if the
+ * graph has none, or the weights have not been loaded. */
 int fingerprint_of(gg_graph *graph, char text[FINGERPRINT_SIZE]);
 
 /* The profile with this fingerprint among the files of TQKV_PROFILE, whose names are

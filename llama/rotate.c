@@ -44,6 +44,16 @@ void *rotate_data(const gg_tensor *t)
     return (uint8_t *)r->src[1]->data + ((uint8_t *)t->data - (uint8_t *)r->data);
 }
 
+int rotate_follows(gg_graph *graph, const gg_tensor *attention)
+{
+    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
+        const gg_tensor *t = gg.graph_node(graph, i);
+        if (is_rotation(t) && tensor_root(t->src[1]) == attention)
+            return 1;
+    }
+    return 0;
+}
+
 const gg_tensor *rotate_shifts(const gg_tensor *keys)
 {
     const gg_tensor *t = tensor_root(keys);

@@ -25,6 +25,9 @@ const gg_tensor *rotate_of(const gg_tensor *t);
 /* Where the values of t lie, or would if they had not been rotated. */
 void *rotate_data(const gg_tensor *t);
 
+/* Whether the graph rotates this attention's output. */
+int rotate_follows(gg_graph *graph, const gg_tensor *attention);
+
 /* How far RoPE moved the keys of each slot, if it is RoPE, and rotations perhaps,
  * that they come from; null if not. */
 const gg_tensor *rotate_shifts(const gg_tensor *keys);

@@ -216,6 +216,11 @@ static void nothing_to_see(void **state)
     c.a.n_queries = 0;
     assert_int_equal(case_run(&c, NULL), TQKV_OK);
     case_free(&c);
+    s.n_tokens = 4096; /* so many that they would be divided */
+    case_make(&c, &s);
+    c.a.n_queries = 0;
+    assert_int_equal(case_run(&c, NULL), TQKV_OK);
+    case_free(&c);
 }
 
 /* ---- adversarial rows ---- */

@@ -96,7 +96,7 @@ static int reserve(size_t *used, size_t count, size_t size, size_t *at)
 static size_t most_parts(const attend_call *c)
 {
     size_t n_sets = c->a->n_sets, ranges = ranges_of(c->n_tokens) + n_sets - 1;
-    if (c->n_tokens <= RANGE)
+    if (!c->n_bases || c->n_tokens <= RANGE)
         return 0;
     size_t bases = c->n_bases < ITEMS ? c->n_bases : ITEMS, most = ITEMS * (n_sets > 2 ? n_sets : 2);
     return ranges < most / bases ? bases * ranges : most;
