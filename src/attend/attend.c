@@ -89,8 +89,8 @@ static int reserve(size_t *used, size_t count, size_t size, size_t *at)
 }
 
 /* Parts, n_bases * n_items, that this call or one with fewer queries or tokens, in
- * whichever of its sets, can have. Only blocks of fewer than ITEMS bases are divided: into no more than all
- * ranges, and no more than ceil(ITEMS / n_bases) or n_sets items, which n_bases
+ * whichever of its sets, can have. Only fewer than ITEMS bases are divided: into no more
+ * than all ranges, and no more than ceil(ITEMS / n_bases) or n_sets items, which n_bases
  * multiplies to less than 2 * ITEMS or to ITEMS * n_sets. A workspace for many is thus
  * enough for few. */
 static size_t most_parts(const attend_call *c)

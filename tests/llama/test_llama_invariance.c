@@ -197,7 +197,6 @@ static void check_sequences(struct llama_model *m, kind k)
     float *alone[3];
     for (int seq = 0; seq < 3; seq++) {
         struct llama_context *c = open_context(m, k, 1, 0);
-        feed(c, 0, 0, 0, 1, NULL);
         entry e[BATCH];
         size_t each = (size_t)vocab_of(c);
         alone[seq] = malloc(STEPS * each * sizeof(float));
