@@ -34,6 +34,15 @@ static void decode_stream(const row_codec *c, const uint8_t *codes, uint16_t hal
         unrotate_row(c->kernels, &c->rotation, scale * c->rotation.inverse_root, dst);
 }
 
+void row_decode(const row_codec *c, const uint8_t *codes, const uint8_t *scale, tqkv_domain domain,
+                float *x)
+{
+    if (c->mlx_codebook)
+        decode_mlx(c, codes, scale, domain, x);
+    else
+        decode_stream(c, codes, (uint16_t)(scale[0] | scale[1] << 8), domain, x);
+}
+
 static void add_centre(const tqkv_key_profile *profile, unsigned id, float *x)
 {
     unsigned n = profile->head_dim;

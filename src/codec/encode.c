@@ -17,15 +17,7 @@ enum { LAST_RMS_RATE = 84 };
 /* Under this sum of squares every scale rounds to 0 in f16. */
 #define SMALLEST_SQUARE 0x1p-60f
 
-typedef struct encoder {
-    row_codec codec;
-    trellis_plan trellis; /* for tq */
-    uint8_t survivors[SURVIVOR_BYTES];
-} encoder;
-
-/* Sum of squares of x, made finite first if it has to be: with no NaN and no
- * magnitude beyond the limit, the sum says so. */
-static float clean_row(const codec_kernels *k, unsigned n, float *x)
+float row_clean(const codec_kernels *k, unsigned n, float *x)
 {
     float square, peak;
     k->moments(x, n, &square, &peak);
@@ -62,7 +54,7 @@ static uint16_t scale_of(float xl, float ll, float unit)
 }
 
 /* Codes of a row and its scale in units of x; root is its root mean square. */
-static uint16_t encode_trellis(encoder *e, const float *x, float root, float unit,
+static uint16_t encode_trellis(row_encoder *e, const float *x, float root, float unit,
                                uint8_t *codes)
 {
     const codec_kernels *k = e->codec.kernels;
@@ -92,7 +84,7 @@ static uint16_t encode_trellis(encoder *e, const float *x, float root, float uni
     return scale_of(xl, (float)ll, unit);
 }
 
-static uint16_t encode_lloyd(encoder *e, const float *x, float root, float unit,
+static uint16_t encode_lloyd(row_encoder *e, const float *x, float root, float unit,
                              uint8_t *codes)
 {
     const codec_kernels *k = e->codec.kernels;
@@ -105,30 +97,28 @@ static uint16_t encode_lloyd(encoder *e, const float *x, float root, float unit,
     return scale_of((float)tv * units, (float)vv, root * unit);
 }
 
-static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,
-                       uint8_t *codes, uint8_t *scale, uint8_t *centre, unsigned spare)
+tqkv_status row_encoder_init(row_encoder *e, const tqkv_format *format,
+                             const tqkv_key_profile *profile, const tqkv_rows *rows, size_t n_rows)
+{
+    tqkv_status status = row_codec_init(&e->codec, format, profile, rows, n_rows);
+    if (status == TQKV_OK && format->codebook == TQKV_CODEBOOK_TRELLIS)
+        trellis_plan_init(&e->trellis, format);
+    return status;
+}
+
+static void put_half(uint8_t *scale, uint16_t half)
+{
+    scale[0] = (uint8_t)half;
+    scale[1] = (uint8_t)(half >> 8);
+}
+
+/* The rotation is left unnormalised, sqrt(n) too large, which gain and scale make up
+ * for: the root mean square of H x is then |x|. */
+static uint16_t encode_stream(row_encoder *e, float *x, uint8_t *codes)
 {
     const row_codec *c = &e->codec;
-    unsigned n = c->format.head_dim, nearest = 0;
-    if (profile) {
-        clean_row(c->kernels, n, x);
-        nearest = subtract_centre(c->kernels, profile, x);
-    }
-    if (centre) {
-        *centre = (uint8_t)nearest;
-        nearest = 0;
-    }
-    if (c->mlx_codebook) {
-        clean_row(c->kernels, n, x);
-        float norms[MAX_DIM / 256];
-        c->kernels->mlx_encode(x, n, c->format.rate / 16u, c->mlx_codebook, codes,
-                               norms);
-        memcpy(scale, norms, c->scale_bytes);
-        return;
-    }
-    /* The rotation is left unnormalised, sqrt(n) too large, which gain and
-     * scale make up for: the root mean square of H x is then |x|. */
-    float square = clean_row(c->kernels, n, x), unit = 1, root;
+    unsigned n = c->format.head_dim;
+    float square = row_clean(c->kernels, n, x), unit = 1, root;
     if (c->rotation.active) {
         if (c->rotation.has_signs)
             flip_signs(&c->rotation, x);
@@ -138,16 +128,55 @@ static void encode_row(encoder *e, const tqkv_key_profile *profile, float *x,
     } else {
         root = sqrtf(square / (float)n);
     }
-    uint16_t half = 0;
-    if (square >= SMALLEST_SQUARE)
-        half = c->lloyd ? encode_lloyd(e, x, root, unit, codes)
-                        : encode_trellis(e, x, root, unit, codes);
-    half = spare_round(half, spare);
+    if (square < SMALLEST_SQUARE)
+        return 0;
+    return c->lloyd ? encode_lloyd(e, x, root, unit, codes)
+                    : encode_trellis(e, x, root, unit, codes);
+}
+
+/* As row_encode, of a format that is not mlx; the scale is rounded so that it leaves
+ * `spare` bits free. */
+static uint16_t encode_spared(row_encoder *e, float *x, uint8_t *codes, unsigned spare)
+{
+    uint16_t half = spare_round(encode_stream(e, x, codes), spare);
     if (half == 0)
-        memset(codes, 0, c->code_bytes);
-    half |= spare_bits_of(nearest, spare);
-    scale[0] = (uint8_t)half;
-    scale[1] = (uint8_t)(half >> 8);
+        memset(codes, 0, e->codec.code_bytes);
+    return half;
+}
+
+void row_encode(row_encoder *e, float *x, uint8_t *codes, uint8_t *scale)
+{
+    const row_codec *c = &e->codec;
+    if (!c->mlx_codebook) {
+        put_half(scale, encode_spared(e, x, codes, 0));
+        return;
+    }
+    float norms[MAX_DIM / 256];
+    row_clean(c->kernels, c->format.head_dim, x);
+    c->kernels->mlx_encode(x, c->format.head_dim, c->format.rate / 16u, c->mlx_codebook, codes,
+                           norms);
+    memcpy(scale, norms, c->scale_bytes);
+}
+
+/* A row with a centre, whose number goes to *centre or into the scale's spare bits: for
+ * the slots of llama.cpp's cache types, which have no room for pages. */
+static void encode_slot(row_encoder *e, const tqkv_key_profile *profile, float *x,
+                        uint8_t *codes, uint8_t *scale, uint8_t *centre, unsigned spare)
+{
+    const row_codec *c = &e->codec;
+    unsigned nearest = 0;
+    if (profile) {
+        row_clean(c->kernels, c->format.head_dim, x);
+        nearest = subtract_centre(c->kernels, profile, x);
+    }
+    if (centre) {
+        *centre = (uint8_t)nearest;
+        nearest = 0;
+    }
+    if (spare)
+        put_half(scale, encode_spared(e, x, codes, spare) | spare_bits_of(nearest, spare));
+    else
+        row_encode(e, x, codes, scale);
 }
 
 tqkv_status tqkv_encode(const tqkv_format *format,
@@ -155,8 +184,8 @@ tqkv_status tqkv_encode(const tqkv_format *format,
                         tqkv_type type, size_t src_stride, size_t n_rows,
                         const tqkv_rows *rows)
 {
-    encoder e;
-    tqkv_status status = row_codec_init(&e.codec, format, profile, rows, n_rows);
+    row_encoder e;
+    tqkv_status status = row_encoder_init(&e, format, profile, rows, n_rows);
     if (status != TQKV_OK)
         return status;
     if (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16)
@@ -169,12 +198,10 @@ tqkv_status tqkv_encode(const tqkv_format *format,
         return status;
     if (!src)
         return TQKV_ERROR_ARGUMENT;
-    if (format->codebook == TQKV_CODEBOOK_TRELLIS)
-        trellis_plan_init(&e.trellis, format);
     for (size_t r = 0; r < n_rows; r++) {
         float x[MAX_DIM];
         tqkv_to_f32((const uint8_t *)src + r * stride, type, format->head_dim, x);
-        encode_row(&e, profile, x, rows->codes + r * rows->code_stride,
+        encode_slot(&e, profile, x, rows->codes + r * rows->code_stride,
                    rows->scales + r * rows->scale_stride,
                    rows->centres ? rows->centres + r * rows->centre_stride : NULL,
                    rows->spare_bits);

@@ -21,6 +21,28 @@ tqkv_status row_codec_init(row_codec *codec, const tqkv_format *format,
                            const tqkv_key_profile *profile,
                            const tqkv_rows *rows, size_t n_rows);
 
+/* A row_codec that encodes. */
+typedef struct row_encoder {
+    row_codec codec;
+    trellis_plan trellis; /* for tq */
+    uint8_t survivors[SURVIVOR_BYTES];
+} row_encoder;
+
+tqkv_status row_encoder_init(row_encoder *encoder, const tqkv_format *format,
+                             const tqkv_key_profile *profile, const tqkv_rows *rows,
+                             size_t n_rows);
+
+/* One row's codes and scale (a half, or norms); x is overwritten. */
+void row_encode(row_encoder *encoder, float *x, uint8_t *codes, uint8_t *scale);
+
+/* Sum of squares of x, made finite first if it has to be: with no NaN and no
+ * magnitude beyond the limit, the sum says so. */
+float row_clean(const codec_kernels *k, unsigned n, float *x);
+
+/* One row from codes and scale, in the original or rotated domain. */
+void row_decode(const row_codec *codec, const uint8_t *codes, const uint8_t *scale,
+                tqkv_domain domain, float *x);
+
 /* Stride in bytes (0 elements meaning head_dim) of an array of rows, whose
  * whole size is checked too. */
 tqkv_status row_extent(const tqkv_format *format, size_t stride_elements,

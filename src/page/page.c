@@ -1,0 +1,262 @@
+#include <math.h>
+#include <string.h>
+
+#include "common/checked.h"
+#include "common/finite.h"
+#include "format/format.h"
+#include "page/page.h"
+
+/* ---- layout ---- */
+
+tqkv_status tqkv_page_bytes(const tqkv_format *format, uint32_t n_means, size_t *bytes)
+{
+    tqkv_status status = tqkv_format_check(format);
+    if (status != TQKV_OK)
+        return status;
+    if (!bytes || n_means > TQKV_MAX_MEANS)
+        return TQKV_ERROR_ARGUMENT;
+    *bytes = TQKV_PAGE_TOKENS * (format_code_bytes(format) + format_scale_bytes(format)) +
+             n_means * mean_bytes(format->head_dim) + (n_means > 1 ? NUMBER_BYTES : 0);
+    return TQKV_OK;
+}
+
+tqkv_status tqkv_page_at(const tqkv_format *format, uint32_t n_means, void *base, tqkv_page *page)
+{
+    size_t bytes;
+    tqkv_status status = tqkv_page_bytes(format, n_means, &bytes);
+    if (status != TQKV_OK)
+        return status;
+    if (!base || !page)
+        return TQKV_ERROR_ARGUMENT;
+    size_t code = format_code_bytes(format), scale = format_scale_bytes(format);
+    uint8_t *codes = base, *scales = codes + TQKV_PAGE_TOKENS * code;
+    uint8_t *means = scales + TQKV_PAGE_TOKENS * scale;
+    *page = (tqkv_page){
+        .format = *format, .n_means = n_means, .means = n_means ? means : NULL,
+        .rows = {.codes = codes, .scales = scales, .code_stride = code, .scale_stride = scale},
+        .numbers = n_means > 1 ? means + n_means * mean_bytes(format->head_dim) : NULL};
+    return TQKV_OK;
+}
+
+tqkv_status page_check(const tqkv_page *p)
+{
+    if (!p)
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_status status = tqkv_format_check(&p->format);
+    if (status != TQKV_OK)
+        return status;
+    if (p->n_means > TQKV_MAX_MEANS || (p->n_means && !p->means) ||
+        (p->n_means > 1 && !p->numbers) || p->rows.centres || p->rows.spare_bits)
+        return TQKV_ERROR_ARGUMENT;
+    return TQKV_OK;
+}
+
+static tqkv_status check_balance(const float *balance, uint32_t n)
+{
+    for (uint32_t i = 0; balance && i < n; i++)
+        if (!(balance[i] > 0) || !isfinite(balance[i]))
+            return TQKV_ERROR_PROFILE;
+    return TQKV_OK;
+}
+
+/* ---- sealing ---- */
+
+/* Row number r of src, finite. */
+static void read_row(const codec_kernels *k, const void *src, tqkv_type type, size_t stride,
+                     size_t r, uint32_t n, float *x)
+{
+    tqkv_to_f32((const uint8_t *)src + r * stride, type, n, x);
+    row_clean(k, n, x);
+}
+
+/* The sum runs over the rows in their order, in floats, each value for itself; then it is
+ * divided by their number. */
+static void take_mean(const codec_kernels *k, const void *src, tqkv_type type, size_t stride,
+                      size_t n_rows, uint32_t n, uint8_t *mean)
+{
+    float sum[MAX_DIM] = {0}, x[MAX_DIM];
+    for (size_t r = 0; r < n_rows; r++) {
+        read_row(k, src, type, stride, r, n, x);
+        for (uint32_t i = 0; i < n; i++)
+            sum[i] += x[i];
+    }
+    for (uint32_t i = 0; i < n; i++)
+        sum[i] /= (float)n_rows;
+    mean_write(sum, n, mean);
+}
+
+/* A page's means as floats, of which `use` are tried. */
+typedef struct page_means {
+    unsigned n;
+    float mean[TQKV_MAX_MEANS][MAX_DIM];
+} page_means;
+
+static void read_means(const tqkv_page *p, page_means *m)
+{
+    m->n = p->n_means;
+    for (unsigned i = 0; i < m->n; i++)
+        mean_read(page_mean(p, i), p->format.head_dim, m->mean[i]);
+}
+
+static void balance_row(const float *balance, uint32_t n, float *x)
+{
+    for (uint32_t i = 0; balance && i < n; i++)
+        x[i] *= balance[i];
+}
+
+/* Sums of squares are compared after the balance. The rotation, which keeps them, can
+ * be left out. */
+static int choose(const codec_kernels *k, const page_means *m, const float *balance, uint32_t n,
+                  float *x)
+{
+    float row[MAX_DIM], rest[MAX_DIM];
+    int best = NO_MEAN;
+    memcpy(row, x, n * sizeof *row);
+    balance_row(balance, n, x);
+    float least = row_clean(k, n, x);
+    for (unsigned number = 0; number < m->n; number++) {
+        for (uint32_t i = 0; i < n; i++)
+            rest[i] = row[i] - m->mean[number][i];
+        balance_row(balance, n, rest);
+        float square = row_clean(k, n, rest);
+        if (square < least) {
+            least = square;
+            best = (int)number;
+            memcpy(x, rest, n * sizeof *x);
+        }
+    }
+    return best;
+}
+
+/* x is finite, and overwritten. */
+static void write_row(row_encoder *e, const tqkv_page *p, const page_means *m,
+                      const float *balance, size_t row, float *x)
+{
+    const tqkv_rows *r = &p->rows;
+    int number = choose(e->codec.kernels, m, balance, p->format.head_dim, x);
+    row_encode(e, x, r->codes + row * r->code_stride, r->scales + row * r->scale_stride);
+    page_choose(p, row, number);
+}
+
+/* Rows first to the page's last become zero bits. */
+static void clear_rows(const row_codec *c, const tqkv_page *p, size_t first)
+{
+    for (size_t r = first; r < TQKV_PAGE_TOKENS; r++) {
+        memset(p->rows.codes + r * p->rows.code_stride, 0, c->code_bytes);
+        memset(p->rows.scales + r * p->rows.scale_stride, 0, c->scale_bytes);
+    }
+}
+
+static tqkv_status check_source(const void *src, tqkv_type type)
+{
+    if (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16)
+        return TQKV_ERROR_ARGUMENT;
+    return src ? TQKV_OK : TQKV_ERROR_ARGUMENT;
+}
+
+tqkv_status tqkv_page_seal(const tqkv_page *page, const float *balance, const void *src,
+                           tqkv_type type, size_t src_stride, size_t n_rows)
+{
+    row_encoder e;
+    page_means m;
+    size_t stride;
+    tqkv_status status = page_check(page);
+    if (status == TQKV_OK)
+        status = row_encoder_init(&e, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
+    if (status == TQKV_OK)
+        status = check_source(src, type);
+    if (status == TQKV_OK)
+        status = check_balance(balance, page->format.head_dim);
+    if (status == TQKV_OK && (!n_rows || n_rows > TQKV_PAGE_TOKENS))
+        status = TQKV_ERROR_ARGUMENT;
+    if (status == TQKV_OK)
+        status = row_extent(&page->format, src_stride, n_rows, type == TQKV_F32 ? 4 : 2, &stride);
+    if (status != TQKV_OK)
+        return status;
+    const codec_kernels *k = e.codec.kernels;
+    uint32_t n = page->format.head_dim;
+    if (page->n_means) {
+        memset(page->means, 0, page->n_means * mean_bytes(n));
+        take_mean(k, src, type, stride, n_rows, n, page->means);
+    }
+    if (page->n_means > 1)
+        memset(page->numbers, 0, NUMBER_BYTES);
+    read_means(page, &m);
+    m.n = m.n > 1 ? 1 : m.n;
+    for (size_t r = 0; r < n_rows; r++) {
+        float x[MAX_DIM];
+        read_row(k, src, type, stride, r, n, x);
+        write_row(&e, page, &m, balance, r, x);
+    }
+    clear_rows(&e.codec, page, n_rows);
+    return TQKV_OK;
+}
+
+tqkv_status tqkv_page_write(const tqkv_page *page, const float *balance, size_t row,
+                            const void *src, tqkv_type type)
+{
+    row_encoder e;
+    page_means m;
+    float x[MAX_DIM];
+    tqkv_status status = page_check(page);
+    if (status == TQKV_OK)
+        status = row_encoder_init(&e, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
+    if (status == TQKV_OK)
+        status = check_source(src, type);
+    if (status == TQKV_OK)
+        status = check_balance(balance, page->format.head_dim);
+    if (status == TQKV_OK && row >= TQKV_PAGE_TOKENS)
+        status = TQKV_ERROR_ARGUMENT;
+    if (status != TQKV_OK)
+        return status;
+    read_means(page, &m);
+    read_row(e.codec.kernels, src, type, 0, 0, page->format.head_dim, x);
+    write_row(&e, page, &m, balance, row, x);
+    return TQKV_OK;
+}
+
+/* ---- reading ---- */
+
+static void read_back(const row_codec *c, const tqkv_page *p, const page_means *m,
+                      const float *balance, size_t row, tqkv_domain domain, float *x)
+{
+    uint32_t n = p->format.head_dim;
+    uint8_t scale[sizeof(float) * MAX_DIM / 256];
+    int number = page_choice(p, row);
+    memcpy(scale, p->rows.scales + row * p->rows.scale_stride, c->scale_bytes);
+    if (number != NO_MEAN)
+        scale_set_sign(&p->format, scale, 0);
+    row_decode(c, p->rows.codes + row * p->rows.code_stride, scale, domain, x);
+    if (domain == TQKV_ROTATED)
+        return;
+    for (uint32_t i = 0; balance && i < n; i++)
+        x[i] /= balance[i];
+    for (uint32_t i = 0; number != NO_MEAN && i < n; i++)
+        x[i] += m->mean[number][i];
+}
+
+tqkv_status tqkv_page_read(const tqkv_page *page, const float *balance, size_t first,
+                           size_t n_rows, tqkv_domain domain, float *dst, size_t dst_stride)
+{
+    row_codec c;
+    page_means m;
+    size_t stride;
+    tqkv_status status = page_check(page);
+    if (status == TQKV_OK)
+        status = row_codec_init(&c, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
+    if (status == TQKV_OK)
+        status = check_balance(balance, page->format.head_dim);
+    if (status == TQKV_OK && ((domain != TQKV_ORIGINAL && domain != TQKV_ROTATED) ||
+                              first > TQKV_PAGE_TOKENS || n_rows > TQKV_PAGE_TOKENS - first))
+        status = TQKV_ERROR_ARGUMENT;
+    if (status == TQKV_OK)
+        status = row_extent(&page->format, dst_stride, n_rows, sizeof *dst, &stride);
+    if (status != TQKV_OK || n_rows == 0)
+        return status;
+    if (!dst)
+        return TQKV_ERROR_ARGUMENT;
+    read_means(page, &m);
+    for (size_t r = 0; r < n_rows; r++)
+        read_back(&c, page, &m, balance, first + r, domain, dst + r * (stride / sizeof *dst));
+    return TQKV_OK;
+}
