@@ -29,7 +29,7 @@
  * The conventions of tqkv.h hold. A page's bytes are the caller's: a const page may
  * be read by many threads, and different rows of one page may be written by
  * different threads only if it has no more than one mean. Sealing gives the same
- * bytes on every processor; doc/format.md, section 9, specifies them.
+ * bytes on every processor; doc/format.md, section 10, specifies them.
  */
 #ifndef TQKV_PAGE_H
 #define TQKV_PAGE_H
