@@ -63,12 +63,22 @@ double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+int near(double got, double expected, double bound)
+{
+    return fabs(got - expected) <= bound;
+}
+
 int harness_runs(const harness_options *o, uint32_t needs, const char *name)
 {
     if (!(needs & ~tqkv_cpu_features()) && (!o->isa || !strcmp(o->isa, name)))
         return 1;
     printf("%-12s not run\n", name);
     return 0;
+}
+
+int harness_wants(const harness_options *o, const char *kernel)
+{
+    return !o->kernel || !strcmp(o->kernel, kernel);
 }
 
 void harness_count(harness_counts *c, int ok, const char *isa, const char *kernel,
@@ -104,6 +114,7 @@ int main(int argc, char **argv)
     }
     harness_codec(&o, &c);
     harness_attend(&o, &c);
+    harness_plain(&o, &c);
     if (!o.timing)
         printf("%lu passed, %lu failed\n", c.passed, c.failed);
     return c.failed != 0;

@@ -22,10 +22,12 @@ typedef struct harness_counts {
 
 void harness_codec(const harness_options *o, harness_counts *c);
 void harness_attend(const harness_options *o, harness_counts *c);
+void harness_plain(const harness_options *o, harness_counts *c);
 
 /* Whether the processor has what a table needs and the options want it; says so
  * if not. */
 int harness_runs(const harness_options *o, uint32_t needs, const char *name);
+int harness_wants(const harness_options *o, const char *kernel);
 /* Counts a check; prints what failed and the seed that repeats it. */
 void harness_count(harness_counts *c, int ok, const char *isa, const char *kernel,
                    const char *format, unsigned head_dim, uint64_t seed);
@@ -35,6 +37,7 @@ uint64_t next_random(void);
 float gaussian(void);
 void random_bytes(void *out, size_t n);
 double now(void);
+int near(double got, double expected, double bound);
 
 /* Memory with guard bytes around it. */
 typedef struct guarded {

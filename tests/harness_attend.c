@@ -173,11 +173,6 @@ static int check_weights(const attend_kernels *k)
     return a == b && !memcmp(expected, got, sizeof got);
 }
 
-static int near(double got, double expected, double bound)
-{
-    return fabs(got - expected) <= bound;
-}
-
 /* The bound of exp(-x). */
 static double exp_bound(double x)
 {
@@ -290,11 +285,6 @@ static const char *const formats[] = {"tq2", "tq2.25", "tq3", "tq3.5", "tq4", "t
                                       "tq8", "lm2", "lm3", "lm4", "mlx4", "mlx5", "mlx6"};
 static const unsigned dims[] = {16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 288, 512, 1024};
 
-static int wanted(const harness_options *o, const char *kernel)
-{
-    return !o->kernel || !strcmp(o->kernel, kernel);
-}
-
 static void check_tiles(const harness_options *o, const attend_kernels *k, const char *format,
                         unsigned dim, uint64_t seed, harness_counts *count)
 {
@@ -304,7 +294,7 @@ static void check_tiles(const harness_options *o, const attend_kernels *k, const
     if (!strncmp(format, "mlx", 3) && ((dim & (dim - 1)) || dim > 256))
         return;
     for (int i = 0; i < 4; i++) {
-        if (!wanted(o, names[i]))
+        if (!harness_wants(o, names[i]))
             continue;
         random_state = seed;
         fill_case(&c, format, dim, k->narrow & (i < 2 ? NARROW_SCORES : NARROW_WEIGHTS));
@@ -380,7 +370,7 @@ void harness_attend(const harness_options *o, harness_counts *count)
             for (unsigned i = 0; i < 100 * sizeof row_checks / sizeof *row_checks; i++) {
                 unsigned which = i % (sizeof row_checks / sizeof *row_checks);
                 random_state = seed + i;
-                if (wanted(o, row_checks[which].name))
+                if (harness_wants(o, row_checks[which].name))
                     harness_count(count, row_checks[which].run(k), k->name,
                                   row_checks[which].name, "any format", 0, seed + i);
             }

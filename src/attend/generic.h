@@ -157,6 +157,35 @@ TARGET static void float_accumulate(const float *p, const float *values, unsigne
             out[i] += p[t] * values[i];
     }
 }
+
+TARGET static void plain_scores(const float *queries, unsigned n_rows, const float *keys,
+                                unsigned n, unsigned dim, float (*score)[TILE])
+{
+    for (unsigned r = 0; r < n_rows; r++, queries += dim)
+        for (unsigned t = 0; t < n; t++) {
+            const float *key = keys + (size_t)t * dim;
+            float lane[LANES_16] = {0};
+            for (unsigned i = 0; i < dim; i += LANES_16)
+                for (int j = 0; j < LANES_16; j++)
+                    lane[j] += queries[i + j] * key[i + j];
+            score[r][t] = sum_of_lanes(lane);
+        }
+}
+
+TARGET static void plain_accumulate(const float (*weight)[TILE], unsigned n_rows,
+                                    const float *values, unsigned n, unsigned dim,
+                                    float *const *out)
+{
+    for (unsigned r = 0; r < n_rows; r++)
+        for (unsigned i = 0; i < dim; i += LANES_16) {
+            float lane[LANES_16] = {0};
+            for (unsigned t = 0; t < n; t++)
+                for (int j = 0; j < LANES_16; j++)
+                    lane[j] += weight[r][t] * values[(size_t)t * dim + i + j];
+            for (int j = 0; j < LANES_16; j++)
+                out[r][i + j] += lane[j];
+        }
+}
 #endif
 
 TARGET static void addresses(const uint8_t *base, size_t stride, unsigned n, const uint8_t **rows)
@@ -204,4 +233,5 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
     .pack_query = pack_query,                                                  \
     .logits = logits, .scales = scales, .norms = norms, .softmax = softmax,    \
     .weights = weights, .softcap = softcap, .float_scores = float_scores,      \
-    .float_accumulate = float_accumulate, .halves = halves
+    .float_accumulate = float_accumulate, .plain_scores = plain_scores,        \
+    .plain_accumulate = plain_accumulate, .halves = halves

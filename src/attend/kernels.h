@@ -7,7 +7,8 @@
  * the table's own business: its kernels only have to agree with each other.
  *
  * Kernels on integers are exact: every table gives the same numbers as scalar.
- * Those on floats state a bound. tests/harness_attend.c holds them to it.
+ * Those on floats state a bound. tests/harness_attend.c and harness_plain.c hold
+ * them to it.
  */
 #ifndef TQKV_ATTEND_KERNELS_H
 #define TQKV_ATTEND_KERNELS_H
@@ -129,6 +130,36 @@ typedef struct attend_kernels {
     /* out += sum of p[t] * values[t], likewise. */
     void (*float_accumulate)(const float *p, const float *values, unsigned n,
                              float *out);
+
+    /* score[r][t] = query r . keys[t] for r below n_rows, t below n (1 to TILE);
+     * score[r][n..] becomes anything. Queries and keys are rows of dim floats, a
+     * multiple of 16, one after the other and 64-byte aligned, up to 2^40 in
+     * magnitude. The order of operations is the table's own, but neither r, t,
+     * n_rows nor n matter to it: a score has the same bits in every call.
+     * Bound: dim * 2^-24 times the sum of magnitudes of the products. */
+    void (*plain_scores)(const float *queries, unsigned n_rows, const float *keys,
+                         unsigned n, unsigned dim, float (*score)[TILE]);
+
+    /* out[r] += sum of weight[r][t] * values[t] for t below n: from 0, in the
+     * order of t, then added; so neither r nor n_rows matter to the bits, nor do
+     * tokens of weight 0 at the end, but for a zero's sign. Weights are up to 2^40
+     * in magnitude; values are as keys above, out[r] has dim floats.
+     * Bound: (n + 1) * 2^-24 times the sum of magnitudes, out's among them. */
+    void (*plain_accumulate)(const float (*weight)[TILE], unsigned n_rows,
+                             const float *values, unsigned n, unsigned dim,
+                             float *const *out);
+
+    /* The same of half-precision rows, at any addresses, to the bits that the above
+     * give for them as floats: few query rows do not earn back a conversion to
+     * memory. Where they return 0, one of the n rows has a number that is not
+     * finite, out is as it was, and scores are anything. They ask memory for the
+     * TILE rows ahead, evenly. Null if a table has no such way. */
+    int (*half_scores)(const float *queries, unsigned n_rows,
+                       const uint8_t *const *rows, const uint8_t *const *ahead,
+                       unsigned n, unsigned dim, float (*score)[TILE]);
+    int (*half_accumulate)(const float (*weight)[TILE], unsigned n_rows,
+                           const uint8_t *const *rows, const uint8_t *const *ahead,
+                           unsigned n, unsigned dim, float *const *out);
 
     /* n half-precision numbers, a multiple of 16; exact. */
     void (*halves)(const uint8_t *half, unsigned n, float *x);

@@ -428,12 +428,82 @@ TARGET static void halves(const uint8_t *half, unsigned n, float *x)
         _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(half + 2 * i))));
 }
 
+/* ---- plain rows ---- */
+
+typedef __m256 vec;
+enum { LANES = 8 };
+
+/* Enough chains to hide their latency, as far as 16 registers go. */
+INLINE unsigned most_vectors(const unsigned n)
+{
+    return n > 2 ? 2 : 4;
+}
+
+INLINE vec vec_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+
+INLINE vec vec_all(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
+INLINE vec vec_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+INLINE void vec_store(float *p, vec v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+INLINE vec vec_halves(const uint8_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+INLINE vec vec_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+INLINE vec vec_multiply_add(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+INLINE int vec_has_nan(vec v)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0;
+}
+
+/* In each half the sums of that half of 4 vectors: two halves of it, then the two
+ * lanes that are left. */
+INLINE vec sums_in_halves(const vec *v)
+{
+    vec x = _mm256_add_ps(_mm256_blend_ps(v[0], v[1], 0xCC), _mm256_shuffle_ps(v[0], v[1], 0x4E));
+    vec y = _mm256_add_ps(_mm256_blend_ps(v[2], v[3], 0xCC), _mm256_shuffle_ps(v[2], v[3], 0x4E));
+    return _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x88), _mm256_shuffle_ps(x, y, 0xDD));
+}
+
+INLINE vec vec_sums(const vec *v)
+{
+    vec a = sums_in_halves(v), b = sums_in_halves(v + 4);
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xF0), _mm256_permute2f128_ps(a, b, 0x21));
+}
+
+#include "attend/x86/plain.h"
+
 const attend_kernels attend_avx2 = {
     .name = "avx2",
     .expand_keys = expand_keys,
     .expand_values = expand_values,
     .scores = scores,
     .accumulate = accumulate,
+    .half_scores = half_scores,
+    .half_accumulate = half_accumulate,
     GENERIC_ATTEND_KERNELS,
 };
 #else

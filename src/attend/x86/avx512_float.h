@@ -129,3 +129,77 @@ TARGET static void halves(const uint8_t *half, unsigned n, float *x)
         _mm512_storeu_ps(x + i, _mm512_cvtph_ps(_mm256_loadu_si256(
                                     (const __m256i *)(half + 2 * i))));
 }
+
+/* ---- plain rows ---- */
+
+typedef __m512 vec;
+enum { LANES = 16 };
+
+INLINE unsigned most_vectors(const unsigned n)
+{
+    (void)n;
+    return 4;
+}
+
+INLINE vec vec_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+INLINE vec vec_all(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+INLINE vec vec_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+INLINE void vec_store(float *p, vec v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+INLINE vec vec_halves(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+INLINE vec vec_add(vec a, vec b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+INLINE vec vec_multiply_add(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+INLINE int vec_has_nan(vec v)
+{
+    return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0;
+}
+
+/* In each quarter the sums of that quarter of 4 vectors: two halves of it, then
+ * the two lanes that are left. */
+INLINE vec sums_in_quarters(const vec *v)
+{
+    vec x = _mm512_add_ps(_mm512_mask_blend_ps(0xCCCC, v[0], v[1]),
+                          _mm512_shuffle_ps(v[0], v[1], 0x4E));
+    vec y = _mm512_add_ps(_mm512_mask_blend_ps(0xCCCC, v[2], v[3]),
+                          _mm512_shuffle_ps(v[2], v[3], 0x4E));
+    return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xDD));
+}
+
+/* The quarters likewise. */
+INLINE vec vec_sums(const vec *v)
+{
+    vec a = sums_in_quarters(v), b = sums_in_quarters(v + 4);
+    vec c = sums_in_quarters(v + 8), d = sums_in_quarters(v + 12);
+    vec x = _mm512_add_ps(_mm512_mask_blend_ps(0xFF00, a, b), _mm512_shuffle_f32x4(a, b, 0x4E));
+    vec y = _mm512_add_ps(_mm512_mask_blend_ps(0xFF00, c, d), _mm512_shuffle_f32x4(c, d, 0x4E));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xDD));
+}
+
+#include "attend/x86/plain.h"

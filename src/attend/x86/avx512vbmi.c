@@ -596,6 +596,8 @@ const attend_kernels attend_avx512vbmi = {
     .accumulate = accumulate,
     .score_codes = score_codes,
     .accumulate_codes = accumulate_codes,
+    .half_scores = half_scores,
+    .half_accumulate = half_accumulate,
     GENERIC_ATTEND_KERNELS,
 };
 #else
