@@ -18,11 +18,11 @@
  * suit the registers.
  */
 
-/* Rows of a tile, given as floats one row after the other or as halves at
- * addresses; the n behind which nothing is read. */
+/* A tile's n rows: floats one row after the other, or halves at addresses. */
 typedef struct plain_rows {
     const float *floats;
-    const uint8_t *const *halves, *const *ahead;
+    const uint8_t *const *halves;
+    const uint8_t *const *ahead; /* null where they have been asked for */
     unsigned n, dim;
 } plain_rows;
 
