@@ -352,7 +352,7 @@ TQKV_API tqkv_status tqkv_mlx_requantize(uint32_t bits, const float *src,
                                          size_t n, float *dst);
 
 /* ------------------------------------------------------------------ */
-/* Containers: files of rows                                          */
+/* Containers: files of rows or of pages                              */
 /* ------------------------------------------------------------------ */
 
 /* How bytes come and go. Both return the number of bytes done; less than
@@ -361,14 +361,17 @@ typedef size_t (*tqkv_write_function)(void *context, const void *data,
                                       size_t size);
 typedef size_t (*tqkv_read_function)(void *context, void *data, size_t size);
 
-/* Rows in the order [n_layers][n_tokens][n_heads]. */
+/* Rows in the order [n_layers][n_tokens][n_heads], also where the file has them in pages
+ * (tqkv_page.h): of each layer and head, 64 tokens a page, fewer in the last. One section
+ * has the pages of all heads and at most 16 MiB; TQKV_ERROR_OVERFLOW where it would not
+ * suffice. A profile for pages has 1 centre, which is ignored: its balance is used. */
 typedef struct tqkv_container_info {
     tqkv_format format;
     uint64_t n_layers, n_tokens, n_heads; /* each at least 1 */
     uint8_t type;           /* tqkv_type that the values had */
     uint8_t has_layer_axis; /* 1 if the array had a leading layer axis */
     uint8_t has_profile;    /* set by the writer and the reader */
-    uint8_t reserved;       /* 0 */
+    uint8_t is_paged;       /* 1 for pages */
 } tqkv_container_info;
 
 typedef struct tqkv_writer tqkv_writer;
@@ -383,12 +386,13 @@ TQKV_API tqkv_status tqkv_writer_create(const tqkv_container_info *info,
                                         tqkv_write_function write,
                                         void *context, tqkv_writer **writer);
 /* Encodes the next n_rows rows of values of the given type and writes them as
- * one or more sections. More rows than the header announced are refused. */
+ * one or more sections; rows of pages are kept until their 64 tokens are there. More rows
+ * than the header announced are refused. */
 TQKV_API tqkv_status tqkv_writer_append(tqkv_writer *writer, const void *src,
                                         tqkv_type type, size_t n_rows);
 /* The same of rows that are encoded already (on a device, say), one after the other
  * as in the container: codes, scale and, if the profile has more than one centre,
- * its number. */
+ * its number. TQKV_ERROR_STATE for pages. */
 TQKV_API tqkv_status tqkv_writer_append_rows(tqkv_writer *writer, const void *rows,
                                              size_t n_rows);
 /* Writes the end. Fewer rows than announced: TQKV_ERROR_STATE. */
@@ -407,7 +411,8 @@ TQKV_API const tqkv_profile *tqkv_reader_profile(const tqkv_reader *reader);
  * damaged section gives an error and no rows. */
 TQKV_API tqkv_status tqkv_reader_next(tqkv_reader *reader, float *dst,
                                       size_t max_rows, size_t *n_rows);
-/* The same without decoding: the rows as they are, checksummed. */
+/* The same without decoding: the rows as they are, checksummed. TQKV_ERROR_STATE for
+ * pages. */
 TQKV_API tqkv_status tqkv_reader_next_rows(tqkv_reader *reader, void *rows, size_t max_rows,
                                            size_t *n_rows);
 TQKV_API void tqkv_reader_free(tqkv_reader *reader); /* null is fine */

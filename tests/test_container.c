@@ -3,40 +3,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "test.h"
+#include "stream.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-/* Memory that the writer fills and the reader reads. */
-typedef struct memory {
-    uint8_t *data;
-    size_t size, at, fail_at; /* fail_at: bytes after which writing fails */
-} memory;
-
-static size_t memory_write(void *context, const void *data, size_t size)
-{
-    memory *m = context;
-    size_t room = m->fail_at - m->size;
-    if (size > room)
-        size = room;
-    m->data = realloc(m->data, m->size + size + 1);
-    assert_non_null(m->data);
-    memcpy(m->data + m->size, data, size);
-    m->size += size;
-    return size;
-}
-
-static size_t memory_read(void *context, void *data, size_t size)
-{
-    memory *m = context;
-    size_t left = m->size - m->at;
-    if (size > left)
-        size = left;
-    memcpy(data, m->data + m->at, size);
-    m->at += size;
-    return size;
-}
 
 enum { LAYERS = 2, TOKENS = 30, HEADS = 3, DIM = 48, ROWS = LAYERS * TOKENS * HEADS };
 
@@ -190,7 +160,8 @@ static void contradictions_are_refused(void **state)
         uint8_t value;
         tqkv_status expected;
     } cases[] = {
-        {0, 'X', TQKV_ERROR_MAGIC},      {8, 2, TQKV_ERROR_VERSION},
+        {0, 'X', TQKV_ERROR_MAGIC},      {8, 3, TQKV_ERROR_VERSION},
+        {8, 2, TQKV_ERROR_CORRUPT},
         {12, 9, TQKV_ERROR_CORRUPT},     {13, 2, TQKV_ERROR_CORRUPT},
         {15, 3, TQKV_ERROR_CORRUPT},     {16, 200, TQKV_ERROR_CORRUPT},
         {18, 49, TQKV_ERROR_CORRUPT},    {20, 2, TQKV_ERROR_CORRUPT},

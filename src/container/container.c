@@ -4,6 +4,7 @@
 
 #include "common/bytes.h"
 #include "common/checked.h"
+#include "container/pages.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -17,13 +18,18 @@ tqkv_status container_shape(const tqkv_container_info *info, uint64_t *n_rows,
     if (status != TQKV_OK)
         return status;
     if (!info->n_layers || !info->n_tokens || !info->n_heads ||
-        info->type > TQKV_BF16 || info->has_layer_axis > 1 || info->reserved)
+        info->type > TQKV_BF16 || info->has_layer_axis > 1 || info->is_paged > 1)
         return TQKV_ERROR_ARGUMENT;
     uint64_t rows, values;
     if (__builtin_mul_overflow(info->n_layers, info->n_tokens, &rows) ||
         __builtin_mul_overflow(rows, info->n_heads, &rows) ||
         __builtin_mul_overflow(rows, (uint64_t)info->format.head_dim * 8, &values))
         return TQKV_ERROR_OVERFLOW;
+    size_t section;
+    if (info->is_paged)
+        status = pages_bytes(info, pages_tokens(info, 0), &section);
+    if (status != TQKV_OK)
+        return status;
     *n_rows = rows;
     return tqkv_format_row_bytes(&info->format, 0, row_bytes);
 }
@@ -32,7 +38,7 @@ void container_header_write(const tqkv_container_info *info, uint8_t *h)
 {
     memset(h, 0, HEADER_BYTES);
     memcpy(h, magic, sizeof magic);
-    store_le(h + 8, CONTAINER_VERSION, 2);
+    store_le(h + 8, info->is_paged ? PAGES_VERSION : ROWS_VERSION, 2);
     store_le(h + 10, ENDIAN_MARK, 2);
     h[12] = info->format.codebook;
     h[13] = info->format.layout;
@@ -42,6 +48,7 @@ void container_header_write(const tqkv_container_info *info, uint8_t *h)
     store_le(h + 18, info->format.head_dim, 2);
     h[20] = info->has_layer_axis;
     h[21] = info->has_profile;
+    h[22] = info->is_paged;
     store_le(h + 24, info->n_layers, 8);
     store_le(h + 32, info->n_tokens, 8);
     store_le(h + 40, info->n_heads, 8);
@@ -56,7 +63,8 @@ tqkv_status container_header_read(const uint8_t *h, tqkv_container_info *info)
         return TQKV_ERROR_MAGIC;
     if (load_le(h + 10, 2) == REVERSED_MARK)
         return TQKV_ERROR_ENDIAN;
-    if (load_le(h + 8, 2) != CONTAINER_VERSION)
+    uint64_t version = load_le(h + 8, 2);
+    if (version != ROWS_VERSION && version != PAGES_VERSION)
         return TQKV_ERROR_VERSION;
     if (XXH64(h, 56, 0) != load_le(h + 56, 8))
         return TQKV_ERROR_CHECKSUM;
@@ -70,8 +78,9 @@ tqkv_status container_header_read(const uint8_t *h, tqkv_container_info *info)
         .type = h[15],
         .has_layer_axis = h[20],
         .has_profile = h[21],
+        .is_paged = h[22],
     };
-    if (h[21] > 1 || load_le(h + 22, 2) || load_le(h + 48, 8) ||
+    if (h[21] > 1 || h[22] != (version == PAGES_VERSION) || h[23] || load_le(h + 48, 8) ||
         (!i.has_layer_axis && i.n_layers != 1) ||
         container_shape(&i, &rows, &row_bytes) != TQKV_OK)
         return TQKV_ERROR_CORRUPT;
@@ -84,7 +93,8 @@ tqkv_status container_check_profile(const tqkv_container_info *info,
 {
     return tqkv_profile_n_layers(profile) == info->n_layers &&
                    tqkv_profile_n_heads(profile) == info->n_heads &&
-                   tqkv_profile_head_dim(profile) == info->format.head_dim
+                   tqkv_profile_head_dim(profile) == info->format.head_dim &&
+                   (!info->is_paged || tqkv_profile_n_centres(profile) == 1)
                ? TQKV_OK
                : TQKV_ERROR_PROFILE;
 }

@@ -5,14 +5,16 @@
 #include "tqkv.h"
 
 enum {
-    CONTAINER_VERSION = 1,
+    ROWS_VERSION = 1,
+    PAGES_VERSION = 2,
     HEADER_BYTES = 64,
     SECTION_PROFILE = 1,
     SECTION_ROWS = 2,
     SECTION_END = 3,
-    /* The writer's rows sections; the reader takes up to the limit. */
+    SECTION_PAGES = 4,
+    /* The writer's rows sections; the reader takes up to the limit, which pages have too. */
     ROWS_TARGET_BYTES = 1 << 20,
-    ROWS_LIMIT_BYTES = 1 << 24
+    SECTION_LIMIT_BYTES = 1 << 24
 };
 #define PROFILE_LIMIT_BYTES ((uint64_t)1 << 31)
 

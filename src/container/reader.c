@@ -3,6 +3,7 @@
 
 #include "common/bytes.h"
 #include "container/container.h"
+#include "container/pages.h"
 #include "container/section.h"
 
 
@@ -15,7 +16,7 @@ struct tqkv_reader {
     size_t row_bytes;
     tqkv_status failed; /* the error that ended reading, if any */
     int finished;
-    uint8_t *section; /* the current one's rows */
+    uint8_t *section; /* the current one's rows or pages */
     size_t capacity, held, taken; /* bytes; rows; rows */
 };
 
@@ -124,6 +125,23 @@ static tqkv_status check_end(tqkv_reader *r, section *s)
     return TQKV_OK;
 }
 
+/* Rows of a section; 0 if none of its kind and size may come here. */
+static size_t rows_of(const tqkv_reader *r, const section *s)
+{
+    uint64_t left = r->n_rows - r->done;
+    if (r->info.is_paged) {
+        size_t n_tokens = pages_tokens(&r->info, r->done), bytes;
+        return left && s->kind == SECTION_PAGES &&
+                       pages_bytes(&r->info, n_tokens, &bytes) == TQKV_OK && s->size == bytes
+                   ? n_tokens * (size_t)r->info.n_heads
+                   : 0;
+    }
+    if (s->kind != SECTION_ROWS || s->size > SECTION_LIMIT_BYTES || s->size % r->row_bytes ||
+        s->size / r->row_bytes > left)
+        return 0;
+    return (size_t)s->size / r->row_bytes;
+}
+
 static tqkv_status next_section(tqkv_reader *r)
 {
     section s;
@@ -132,14 +150,25 @@ static tqkv_status next_section(tqkv_reader *r)
         return status;
     if (s.kind == SECTION_END)
         return check_end(r, &s);
-    if (s.kind != SECTION_ROWS || s.size == 0 || s.size > ROWS_LIMIT_BYTES ||
-        s.size % r->row_bytes || s.size / r->row_bytes > r->n_rows - r->done)
+    size_t n_rows = rows_of(r, &s);
+    if (!n_rows)
         return TQKV_ERROR_CORRUPT;
     r->taken = r->held = 0;
     status = get_payload(r, &s);
     if (status == TQKV_OK)
-        r->held = (size_t)s.size / r->row_bytes;
+        r->held = n_rows;
     return status;
+}
+
+/* Decodes the next count rows of the section. */
+static tqkv_status decode(tqkv_reader *r, size_t count, float *dst)
+{
+    uint64_t first = r->done - r->taken;
+    if (r->info.is_paged)
+        return pages_read(&r->info, r->profile, first, pages_tokens(&r->info, first), r->section,
+                          r->taken, count, dst);
+    return container_decode(&r->info, r->profile, r->done, count,
+                            r->section + r->taken * r->row_bytes, dst);
 }
 
 /* Decoded to dst, or without it copied to rows. */
@@ -148,17 +177,18 @@ static tqkv_status next_rows(tqkv_reader *r, float *dst, void *rows, size_t max_
 {
     if (r->failed != TQKV_OK)
         return r->failed;
+    if (rows && r->info.is_paged)
+        return TQKV_ERROR_STATE;
     if (r->taken == r->held && !r->finished)
         r->failed = next_section(r);
     if (r->failed != TQKV_OK)
         return r->failed;
     size_t left = r->finished ? 0 : r->held - r->taken;
     size_t count = left < max_rows ? left : max_rows;
-    uint8_t *from = r->section + r->taken * r->row_bytes;
-    if (dst)
-        r->failed = container_decode(&r->info, r->profile, r->done, count, from, dst);
+    if (dst && count)
+        r->failed = decode(r, count, dst);
     else if (rows && count)
-        memcpy(rows, from, count * r->row_bytes);
+        memcpy(rows, r->section + r->taken * r->row_bytes, count * r->row_bytes);
     if (r->failed != TQKV_OK)
         return r->failed;
     r->taken += count;

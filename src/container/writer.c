@@ -3,8 +3,8 @@
 
 #include "common/bytes.h"
 #include "container/container.h"
+#include "container/pages.h"
 #include "container/section.h"
-
 
 struct tqkv_writer {
     tqkv_container_info info;
@@ -15,8 +15,10 @@ struct tqkv_writer {
     size_t row_bytes, rows_per_section;
     tqkv_status failed; /* the error that ended writing, if any */
     int finished;
-    uint8_t *buffer; /* one section's rows */
+    uint8_t *buffer; /* one section's rows or pages */
     size_t buffered; /* rows */
+    float *values;   /* for pages: the buffered rows */
+    uint8_t *page;   /* for pages: room for one */
 };
 
 /* What has been written when writing fails is no prefix of a container. */
@@ -65,6 +67,28 @@ static tqkv_status copy_profile(const tqkv_profile *profile, tqkv_profile **copy
     return status;
 }
 
+/* Memory for one section; none of pages is larger than the first. */
+static tqkv_status make_buffers(tqkv_writer *w)
+{
+    size_t bytes, page;
+    if (!w->info.is_paged) {
+        w->rows_per_section = ROWS_TARGET_BYTES / w->row_bytes;
+        w->buffer = malloc(w->rows_per_section * w->row_bytes);
+        return w->buffer ? TQKV_OK : TQKV_ERROR_MEMORY;
+    }
+    size_t n_tokens = pages_tokens(&w->info, 0);
+    tqkv_status status = pages_bytes(&w->info, n_tokens, &bytes);
+    if (status == TQKV_OK)
+        status = tqkv_page_bytes(&w->info.format, 1, &page);
+    if (status != TQKV_OK)
+        return status;
+    w->rows_per_section = n_tokens * (size_t)w->info.n_heads;
+    w->buffer = malloc(bytes);
+    w->page = malloc(page);
+    w->values = calloc(w->rows_per_section, w->info.format.head_dim * sizeof *w->values);
+    return w->buffer && w->page && w->values ? TQKV_OK : TQKV_ERROR_MEMORY;
+}
+
 static tqkv_status start(tqkv_writer *w, const tqkv_profile *profile)
 {
     uint8_t header[HEADER_BYTES];
@@ -78,10 +102,9 @@ static tqkv_status start(tqkv_writer *w, const tqkv_profile *profile)
         return status;
     w->info.has_profile = profile != NULL;
     w->row_bytes += tqkv_profile_n_centres(w->profile) > 1;
-    w->rows_per_section = ROWS_TARGET_BYTES / w->row_bytes;
-    w->buffer = malloc(w->rows_per_section * w->row_bytes);
-    if (!w->buffer)
-        return TQKV_ERROR_MEMORY;
+    status = make_buffers(w);
+    if (status != TQKV_OK)
+        return status;
     container_header_write(&w->info, header);
     status = wrote(w, w->write(w->context, header, sizeof header) == sizeof header ? TQKV_OK
                                                                                    : TQKV_ERROR_IO);
@@ -119,16 +142,36 @@ tqkv_status tqkv_writer_create(const tqkv_container_info *info,
     return TQKV_OK;
 }
 
+/* Seals what is buffered, all tokens of a section, and goes on to the next one. */
+static tqkv_status flush_pages(tqkv_writer *w)
+{
+    size_t n_tokens = w->buffered / (size_t)w->info.n_heads, bytes;
+    tqkv_status status = pages_bytes(&w->info, n_tokens, &bytes);
+    if (status == TQKV_OK)
+        status = pages_seal(&w->info, w->profile, w->done - w->buffered, n_tokens, w->values,
+                            w->page, w->buffer);
+    if (status != TQKV_OK)
+        return wrote(w, status);
+    w->buffered = 0;
+    w->rows_per_section = pages_tokens(&w->info, w->done) * (size_t)w->info.n_heads;
+    return put_section(w, SECTION_PAGES, w->buffer, bytes);
+}
+
 static tqkv_status flush(tqkv_writer *w)
 {
+    if (w->info.is_paged)
+        return flush_pages(w);
     tqkv_status status = put_section(w, SECTION_ROWS, w->buffer, w->buffered * w->row_bytes);
     w->buffered = 0;
     return status;
 }
 
-/* The next rows of a section: values encoded, or rows (type -1) copied. */
+/* The next rows of a section: values encoded, or kept for a page, or rows (type -1) copied. */
 static tqkv_status put_rows(tqkv_writer *w, const uint8_t *in, int type, size_t count)
 {
+    size_t dim = w->info.format.head_dim;
+    if (w->info.is_paged)
+        return tqkv_to_f32(in, (tqkv_type)type, count * dim, w->values + w->buffered * dim);
     uint8_t *to = w->buffer + w->buffered * w->row_bytes;
     if (type >= 0)
         return container_encode(&w->info, w->profile, w->done, count, in, (tqkv_type)type, to);
@@ -142,7 +185,7 @@ static tqkv_status append(tqkv_writer *w, const uint8_t *in, int type, size_t n_
                           : (size_t)w->info.format.head_dim * (type == TQKV_F32 ? 4 : 2);
     if (w->failed != TQKV_OK)
         return w->failed;
-    if (w->finished || n_rows > w->n_rows - w->done)
+    if (w->finished || n_rows > w->n_rows - w->done || (type < 0 && w->info.is_paged))
         return TQKV_ERROR_STATE;
     while (n_rows) {
         size_t room = w->rows_per_section - w->buffered;
@@ -202,5 +245,7 @@ void tqkv_writer_free(tqkv_writer *w)
         return;
     tqkv_profile_free(w->profile);
     free(w->buffer);
+    free(w->values);
+    free(w->page);
     free(w);
 }
