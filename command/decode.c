@@ -12,12 +12,12 @@
 static const char help[] =
     "usage: tqkv decode [OPTION]... IN.tqkv OUT.npy\n"
     "\n"
-    "Decodes a container of rows to the array that it was made from, in the same\n"
-    "shape. \"-\" is standard input or output.\n"
+    "Decodes a container to the array that it was made from, in the same shape.\n"
+    "\"-\" is standard input or output.\n"
     "\n"
     "  -t, --type T    f32, f16 or bf16 (as uint16); default: what was encoded.\n"
     "                  Values beyond the type become its largest finite ones\n"
-    "      --device N  decode on a device (see 'tqkv devices'): the same values\n"
+    "      --device N  decode rows on a device (see 'tqkv devices'): the same values\n"
     "  -h, --help      this text\n";
 
 typedef struct sink {
@@ -52,6 +52,8 @@ static int decode_to(rows_file *in, const char *path, int type, const device *d)
     npy shape = {.has_layer_axis = info->has_layer_axis, .n_layers = info->n_layers,
                  .n_tokens = info->n_tokens, .n_heads = info->n_heads,
                  .head_dim = info->format.head_dim};
+    if (d && info->is_paged)
+        return failed("%s: has pages; --device decodes rows only", in->path);
     if (!output_open(&s.out, path))
         return EXIT_FAILED;
     s.chunk = allocate(ROWS, s.head_dim * sizeof(float));

@@ -12,17 +12,19 @@ static const char help[] =
     "usage: tqkv encode [OPTION]... IN.npy OUT.tqkv\n"
     "\n"
     "Encodes an array of [tokens, heads, head_dim], or with a leading layer axis,\n"
-    "into a container of rows. \"-\" is standard input or output.\n"
+    "into a container of rows or of pages. \"-\" is standard input or output.\n"
     "\n"
     "  -f, --format F     format of the rows (default tq4); see 'tqkv formats'\n"
     "  -p, --profile P    key profile made by 'tqkv fit'; the array must be keys\n"
+    "      --pages        pages: each head's mean of 64 tokens is kept apart. Of a\n"
+    "                     profile, which must have 1 centre, the balance is used\n"
     "      --bf16         uint16 in IN.npy is bfloat16\n"
-    "      --device NAME  encode on a device (see 'tqkv devices'): the same bytes\n"
+    "      --device NAME  encode rows on a device (see 'tqkv devices'): the same bytes\n"
     "  -h, --help         this text\n";
 
 typedef struct options {
     const char *format, *profile, *in, *out, *device;
-    int bf16;
+    int bf16, pages;
 } options;
 
 enum { CHUNK_BYTES = 1 << 20 };
@@ -84,6 +86,14 @@ static int encode_on(const device *d, npy *in, const tqkv_container_info *info,
     return ok && (status == TQKV_OK || !failed_status(out_path, status));
 }
 
+static int failed_create(const char *path, const tqkv_container_info *info, tqkv_status status)
+{
+    if (info->is_paged && status == TQKV_ERROR_OVERFLOW)
+        return failed("%s: 64 tokens of %" PRIu64 " heads take more than 16 MiB, the most that "
+                      "--pages allows", path, info->n_heads);
+    return failed_status(path, status);
+}
+
 static int encode_to(npy *in, const tqkv_container_info *info, const tqkv_profile *profile,
                      const char *path, const device *d)
 {
@@ -92,7 +102,7 @@ static int encode_to(npy *in, const tqkv_container_info *info, const tqkv_profil
     if (!output_open(&out, path))
         return EXIT_FAILED;
     tqkv_status status = tqkv_writer_create(info, profile, output_write, &out, &writer);
-    int ok = status != TQKV_OK ? !failed_status(out.path, status)
+    int ok = status != TQKV_OK ? !failed_create(out.path, info, status)
              : d               ? encode_on(d, in, info, profile, writer, out.path)
                                : encode_rows(in, writer, out.path);
     tqkv_writer_free(writer);
@@ -105,6 +115,11 @@ static int encode_to(npy *in, const tqkv_container_info *info, const tqkv_profil
 
 static int check_profile(const options *o, const npy *in, const tqkv_profile *p)
 {
+    if (o->pages && tqkv_profile_n_centres(p) != 1) {
+        failed("%s: has %" PRIu32 " centres; --pages takes a profile of one ('tqkv fit -m 1')",
+               o->profile, tqkv_profile_n_centres(p));
+        return 0;
+    }
     if (tqkv_profile_n_layers(p) == in->n_layers && tqkv_profile_n_heads(p) == in->n_heads &&
         tqkv_profile_head_dim(p) == in->head_dim)
         return 1;
@@ -132,6 +147,7 @@ static int run(const options *o, npy *in)
     info.n_heads = in->n_heads;
     info.type = (uint8_t)in->type;
     info.has_layer_axis = (uint8_t)in->has_layer_axis;
+    info.is_paged = (uint8_t)o->pages;
     if (o->profile &&
         (!profile_load(o->profile, &profile) || !check_profile(o, in, profile))) {
         tqkv_profile_free(profile);
@@ -153,7 +169,8 @@ int command_encode(int argc, char **argv)
 {
     static const struct option names[] = {
         {"format", required_argument, NULL, 'f'}, {"profile", required_argument, NULL, 'p'},
-        {"bf16", no_argument, NULL, 'b'}, {"device", required_argument, NULL, 'D'}, {"help", no_argument, NULL, 'h'}, {0}};
+        {"bf16", no_argument, NULL, 'b'}, {"pages", no_argument, NULL, 'P'},
+        {"device", required_argument, NULL, 'D'}, {"help", no_argument, NULL, 'h'}, {0}};
     options o = {.format = "tq4"};
     int option;
     while ((option = getopt_long(argc, argv, "f:p:h", names, NULL)) != -1) {
@@ -167,6 +184,8 @@ int command_encode(int argc, char **argv)
             o.profile = optarg;
         else if (option == 'b')
             o.bf16 = 1;
+        else if (option == 'P')
+            o.pages = 1;
         else if (option == 'D')
             o.device = optarg;
         else
@@ -174,6 +193,8 @@ int command_encode(int argc, char **argv)
     }
     if (argc - optind != 2)
         return misused("encode takes IN.npy and OUT.tqkv; see 'tqkv encode --help'");
+    if (o.pages && o.device)
+        return misused("--pages with --device %s: devices encode rows only", o.device);
     o.in = argv[optind];
     o.out = argv[optind + 1];
     npy in;

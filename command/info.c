@@ -7,6 +7,7 @@
 #include "command.h"
 #include "json.h"
 #include "rows_file.h"
+#include "tqkv_page.h"
 
 static const char help[] =
     "usage: tqkv info [--json] FILE...\n"
@@ -16,6 +17,19 @@ static const char help[] =
 
 static const char *const type_names[] = {"f32", "f16", "bf16"};
 
+/* Codes, scales and whatever else is for each row or each page. */
+static double bytes_per_value(const tqkv_container_info *i, size_t row_bytes)
+{
+    double bytes = (double)row_bytes;
+    size_t page;
+    if (i->is_paged && tqkv_page_bytes(&i->format, 1, &page) == TQKV_OK) {
+        uint64_t n_pages = (i->n_tokens - 1) / TQKV_PAGE_TOKENS + 1;
+        double mean = (double)(page - TQKV_PAGE_TOKENS * row_bytes);
+        bytes += mean * (double)n_pages / (double)i->n_tokens;
+    }
+    return bytes / i->format.head_dim;
+}
+
 static void print_text(const rows_file *in, const char *name, size_t row_bytes)
 {
     const tqkv_container_info *i = in->info;
@@ -23,6 +37,9 @@ static void print_text(const rows_file *in, const char *name, size_t row_bytes)
     printf("%s\n", in->path);
     printf("  format        %s, head_dim %u, %zu bytes a row\n", name,
            (unsigned)i->format.head_dim, row_bytes);
+    if (i->is_paged)
+        printf("  pages         %d tokens and their mean: %.4f bytes a value\n",
+               (int)TQKV_PAGE_TOKENS, bytes_per_value(i, row_bytes));
     printf("  shape         %" PRIu64 " layers, %" PRIu64 " tokens, %" PRIu64 " heads%s\n",
            i->n_layers, i->n_tokens, i->n_heads,
            i->has_layer_axis ? "" : " (no layer axis)");
@@ -43,6 +60,8 @@ static void print_json(const rows_file *in, const char *name, size_t row_bytes)
     cJSON_AddStringToObject(object, "format", name);
     cJSON_AddNumberToObject(object, "head_dim", i->format.head_dim);
     cJSON_AddNumberToObject(object, "row_bytes", (double)row_bytes);
+    cJSON_AddBoolToObject(object, "pages", i->is_paged);
+    cJSON_AddNumberToObject(object, "bytes_per_value", bytes_per_value(i, row_bytes));
     cJSON_AddNumberToObject(object, "layers", (double)i->n_layers);
     cJSON_AddNumberToObject(object, "tokens", (double)i->n_tokens);
     cJSON_AddNumberToObject(object, "heads", (double)i->n_heads);

@@ -40,7 +40,7 @@ _tqkv()
         fit) options+=" --centres --tokens --seed --fingerprint --bf16" ;;
         llama) options+=" --k --v --profile --no-profile --print" ;;
         profile) options+=" --model --text --out --threads --windows --centres --llama" ;;
-        encode) options+=" --format --profile --device --bf16" ;;
+        encode) options+=" --format --profile --pages --device --bf16" ;;
         decode) options+=" --type --device" ;;
         info) options+=" --json" ;;
         devices) options+=" --json --source" ;;
