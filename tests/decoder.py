@@ -123,13 +123,15 @@ class Container:
     def __init__(self, path):
         data = open(path, "rb").read()
         magic, version, endian = struct.unpack_from("<8sHH", data)
-        assert (magic, version, endian) == (b"TQKVROWS", 1, 0x1234)
+        assert (magic, endian) == (b"TQKVROWS", 0x1234) and version in (1, 2)
+        self.is_paged = version == 2
+        assert data[22:24] == bytes([self.is_paged, 0])
         assert xxhash.xxh64(data[:56]).intdigest() == struct.unpack_from("<Q", data, 56)[0]
         self.codebook, _, self.rotation, _ = data[12:16]
         self.rate, self.d = struct.unpack_from("<HH", data, 16)
         self.layer_axis, has_profile = data[20], data[21]
         self.shape = struct.unpack_from("<QQQ", data, 24)
-        self.profile, rows, at = None, b"", 64
+        self.profile, self.sections, at = None, [], 64
         while True:
             kind, zero, size = struct.unpack_from("<IIQ", data, at)
             payload = data[at + 16:at + 16 + size]
@@ -138,14 +140,13 @@ class Container:
             at += 24 + size
             if kind == 1:
                 self.read_profile(payload)
-            elif kind == 2:
-                rows += payload
+            elif kind == (4 if self.is_paged else 2):
+                self.sections.append(payload)
             else:
                 assert kind == 3 and at == len(data)
                 assert struct.unpack("<Q", payload)[0] == np.prod(self.shape)
                 break
         assert bool(has_profile) == (self.profile is not None)
-        self.rows = rows
 
     def read_profile(self, data):
         magic, version, endian, layers, heads, d, m, text = struct.unpack_from("<8sHHIIIII", data)
@@ -154,7 +155,8 @@ class Container:
         values = np.frombuffer(data, "<f4", offset=32 + text, count=layers * heads * (1 + m) * d)
         self.profile = values.reshape(layers, heads, 1 + m, d)
 
-    def decode_row(self, row, code_bytes, layer, head):
+    def decode_own(self, row, code_bytes):
+        """Original domain of codes and scale, without profile and mean."""
         d = self.d
         if self.codebook == 3:
             return self.decode_mlx(row, code_bytes)
@@ -168,6 +170,10 @@ class Container:
             x = total.astype(np.float32) * np.float32(scale * root)
             if self.rotation == 2:
                 x = x * self.signs.astype(np.float32)
+        return x
+
+    def decode_row(self, row, code_bytes, layer, head):
+        x = self.decode_own(row, code_bytes)
         if self.profile is not None:
             balance, centres = self.profile[layer, head, 0], self.profile[layer, head, 1:]
             centre = min(row[code_bytes + 2], len(centres) - 1) if len(centres) > 1 else 0
@@ -187,25 +193,59 @@ class Container:
         return (self.matrix.T @ x.astype(np.float64) / np.sqrt(d)).astype(np.float32)
 
     def decode(self):
-        layers, tokens, heads = self.shape
         self.matrix, self.signs = hadamard(self.d), signs(self.d)
         code_bytes = (self.d * self.rate // 16 + 7) // 8
         row_bytes = code_bytes + 2
         if self.codebook == 3:
             code_bytes = self.d // 2 if self.rate == 64 else self.d
             row_bytes = code_bytes + 4 * max(self.d // 256, 1)
+        out = (self.decode_pages if self.is_paged else self.decode_rows)(code_bytes, row_bytes)
+        return out if self.layer_axis else out[0]
+
+    def decode_pages(self, code_bytes, row_bytes):
+        """Section 10."""
+        layers, tokens, heads = self.shape
+        d, scale_bytes, sections = self.d, row_bytes - code_bytes, iter(self.sections)
+        sign_at = 3 if self.codebook == 3 else 1
+        out = np.empty((layers, tokens, heads, d), np.float32)
+        for layer in range(layers):
+            for first in range(0, tokens, 64):
+                n, section = min(64, tokens - first), next(sections)
+                page_bytes = n * row_bytes + d + 2
+                assert len(section) == heads * page_bytes <= 1 << 24
+                for head in range(heads):
+                    page = section[head * page_bytes:(head + 1) * page_bytes]
+                    scales, mean = page[n * code_bytes:], page[n * row_bytes:]
+                    half, = np.frombuffer(mean, "<f2", offset=d)
+                    factor = np.float32(half if half >= 0 and np.isfinite(half) else 0)
+                    mean = np.frombuffer(mean, "i1", count=d).astype(np.float32) * factor
+                    for row in range(n):
+                        scale = bytearray(scales[row * scale_bytes:(row + 1) * scale_bytes])
+                        relative = scale[sign_at] >> 7
+                        scale[sign_at] &= 127
+                        codes = page[row * code_bytes:(row + 1) * code_bytes]
+                        x = self.decode_own(codes + bytes(scale), code_bytes)
+                        if self.profile is not None:
+                            assert self.profile.shape[2] == 2
+                            x = x / self.profile[layer, head, 0]
+                        out[layer, first + row, head] = x + mean if relative else x
+        assert next(sections, None) is None
+        return out
+
+    def decode_rows(self, code_bytes, row_bytes):
+        layers, tokens, heads = self.shape
+        rows, at = b"".join(self.sections), 0
         if self.profile is not None and self.profile.shape[2] > 2:
             row_bytes += 1
         out = np.empty((layers, tokens, heads, self.d), np.float32)
-        at = 0
         for layer in range(layers):
             for token in range(tokens):
                 for head in range(heads):
                     out[layer, token, head] = self.decode_row(
-                        self.rows[at:at + row_bytes], code_bytes, layer, head)
+                        rows[at:at + row_bytes], code_bytes, layer, head)
                     at += row_bytes
-        assert at == len(self.rows)
-        return out if self.layer_axis else out[0]
+        assert at == len(rows)
+        return out
 
 
 np.save(sys.argv[2], Container(sys.argv[1]).decode())

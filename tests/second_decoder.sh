@@ -10,6 +10,10 @@ rng = np.random.default_rng(1)
 for d in (16, 48, 64, 80, 112, 128, 144):
     np.save(f"{sys.argv[1]}/x{d}.npy", rng.standard_normal((2, 4, 3, d)).astype("f4") + 2)
 np.save(f"{sys.argv[1]}/x512.npy", rng.standard_normal((2, 1, 2, 512)).astype("f4"))
+for d in (64, 96, 128): # pages: 64 tokens and 5
+    x = rng.standard_normal((2, 69, 2, d)) + 2 * rng.standard_normal((2, 1, 2, d))
+    x[:, 0] *= .01
+    np.save(f"{sys.argv[1]}/p{d}.npy", x.astype("f4"))
 np.save(f"{sys.argv[1]}/x3.npy", rng.standard_normal((4, 3, 64)).astype("f4"))
 END
 cat > "$dir/compare.py" <<'END'
@@ -48,5 +52,17 @@ for m in 1 5; do
     "$tqkv" fit -m $m "$dir/x64.npy" "$dir/x64.npy" "$dir/x64.npy" "$dir/p"
     "$tqkv" encode -p "$dir/p" "$dir/x64.npy" "$dir/x.tqkv"
     compare "$dir/x.tqkv" exact
+done
+for d in 64 96 128; do
+    "$tqkv" fit -m 1 "$dir/p$d.npy" "$dir/p$d.npy" "$dir/p$d.npy" "$dir/p"
+    for f in tq2 tq3 tq4 tq8 tq4s tq4n lm4 mlx4; do
+        how=exact
+        case $f in lm4 | mlx4) how=close ;; esac
+        [ $f$d = mlx496 ] && continue # mlx wants a power of two
+        "$tqkv" encode --pages -f $f "$dir/p$d.npy" "$dir/x.tqkv"
+        compare "$dir/x.tqkv" $how
+        "$tqkv" encode --pages -p "$dir/p" -f $f "$dir/p$d.npy" "$dir/x.tqkv"
+        compare "$dir/x.tqkv" $how
+    done
 done
 echo "$count passed, 0 failed"
