@@ -364,29 +364,31 @@ static void contradictions_are_refused(void **state)
     free(y);
 }
 
-/* Sections as in the file of rows, but not of a container of pages; and one more page. */
+/* Sections of rows, and one page more than there are tokens. */
 static void sections_that_do_not_belong(void **state)
 {
     (void)state;
     float *x = some_rows(), *y = malloc(ROWS * DIM * sizeof *y);
     tqkv_container_info info = info_of("tq2"), rows = info;
-    size_t n;
+    size_t n, row = DIM / 4 + 2, full = HEADS * (FULL * row + DIM + 2) + 24;
     rows.is_paged = 0;
     memory m = write_container(&rows, NULL, x, ROWS);
     m.data[8] = 2, m.data[22] = 1;
     repair(&m);
     assert_int_equal(read_container(&m, y, &n, ROWS), TQKV_ERROR_CORRUPT);
     free(m.data);
-    m = write_container(&info, NULL, x, ROWS);
-    size_t last = HEADS * (LAST * (DIM / 4 + 2) + DIM + 2) + 24, end = m.size - 32;
-    m.data = realloc(m.data, m.size + last);
-    assert_non_null(m.data);
-    memmove(m.data + end + last, m.data + end, 32);
-    memcpy(m.data + end, m.data + end - last, last);
-    m.size += last;
-    assert_int_equal(read_container(&m, y, &n, ROWS), TQKV_ERROR_CORRUPT);
-    assert_int_equal(n, ROWS);
-    free(m.data);
+    for (int last = 0; last < 2; last++) { /* the first section again, or the last */
+        m = write_container(&info, NULL, x, ROWS);
+        size_t end = m.size - 32, bytes = last ? HEADS * (LAST * row + DIM + 2) + 24 : full;
+        m.data = realloc(m.data, m.size + bytes);
+        assert_non_null(m.data);
+        memmove(m.data + end + bytes, m.data + end, 32);
+        memcpy(m.data + end, m.data + (last ? end - bytes : HEADER), bytes);
+        m.size += bytes;
+        assert_int_equal(read_container(&m, y, &n, ROWS), TQKV_ERROR_CORRUPT);
+        assert_int_equal(n, ROWS);
+        free(m.data);
+    }
     free(x);
     free(y);
 }
