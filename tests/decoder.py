@@ -176,7 +176,7 @@ class Container:
         x = self.decode_own(row, code_bytes)
         if self.profile is not None:
             balance, centres = self.profile[layer, head, 0], self.profile[layer, head, 1:]
-            centre = min(row[code_bytes + 2], len(centres) - 1) if len(centres) > 1 else 0
+            centre = min(row[-1], len(centres) - 1) if len(centres) > 1 else 0
             x = (x + centres[centre]) / balance
         return x
 

@@ -5,6 +5,17 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+/* The largest size that was asked for since it was last set to 0. */
+static size_t largest;
+
+void *__real_realloc(void *old, size_t size);
+void *__wrap_realloc(void *old, size_t size);
+void *__wrap_realloc(void *old, size_t size)
+{
+    largest = size > largest ? size : largest;
+    return __real_realloc(old, size);
+}
+
 /* 70 tokens: a layer's last page has 6. */
 enum { LAYERS = 2, TOKENS = 70, HEADS = 3, DIM = 48, ROWS = LAYERS * TOKENS * HEADS,
        FULL = TQKV_PAGE_TOKENS, LAST = TOKENS - FULL, HEADER = 64 };
@@ -433,6 +444,35 @@ static void sections_have_a_limit(void **state)
     assert_int_equal(create(&info, NULL), TQKV_ERROR_OVERFLOW);
 }
 
+/* A small file that announces the largest section gets no memory for it. */
+static void false_sizes_ask_for_little_memory(void **state)
+{
+    enum { WIDE = 1024, N_HEADS = 2 };
+    (void)state;
+    float *x = test_rows(4, N_HEADS * WIDE), y[WIDE];
+    tqkv_container_info info = {.format = test_format("tq8", WIDE), .n_layers = 1, .n_tokens = 1,
+                                .n_heads = N_HEADS, .is_paged = 1};
+    memory m = {.fail_at = SIZE_MAX};
+    tqkv_writer *w;
+    tqkv_reader *r;
+    size_t n;
+    assert_int_equal(tqkv_writer_create(&info, NULL, memory_write, &m, &w), TQKV_OK);
+    assert_int_equal(tqkv_writer_append(w, x, TQKV_F32, N_HEADS), TQKV_OK);
+    assert_int_equal(tqkv_writer_finish(w), TQKV_OK);
+    tqkv_writer_free(w);
+    m.data[32] = TQKV_PAGE_TOKENS;
+    m.data[40] = (1 << 24) / (64 * (WIDE + 2) + WIDE + 2);
+    store(m.data + HEADER + 8, m.data[40] * (64 * (WIDE + 2) + WIDE + 2));
+    repair(&m);
+    largest = 0;
+    assert_int_equal(tqkv_reader_create(memory_read, &m, &r), TQKV_OK);
+    assert_int_equal(tqkv_reader_next(r, y, 1, &n), TQKV_ERROR_TRUNCATED);
+    assert_in_range(largest, 1, 1 << 20);
+    tqkv_reader_free(r);
+    free(m.data);
+    free(x);
+}
+
 static void failing_sinks(void **state)
 {
     (void)state;
@@ -535,6 +575,7 @@ int main(void)
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(sections_that_do_not_belong),
         cmocka_unit_test(sections_have_a_limit),
+        cmocka_unit_test(false_sizes_ask_for_little_memory),
         cmocka_unit_test(failing_sinks),
         cmocka_unit_test(wrong_calls),
     };
