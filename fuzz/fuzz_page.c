@@ -218,11 +218,12 @@ static void seal(const own_page *p, const float *balance, const float *x, size_t
 {
     tqkv_type type = (tqkv_type)(byte_of(in) % 3);
     size_t size;
-    must(tqkv_page_seal(&p->page, balance, x, type, 0, n_rows) == TQKV_OK);
+    uint64_t present = ~(uint64_t)0 >> (ROWS - n_rows);
+    must(tqkv_page_seal(&p->page, balance, x, type, 0, present) == TQKV_OK);
     uint8_t *first = bytes_of(p);
     fill(in, p->base, p->bytes);
     tqkv_cpu_mask(masks[byte_of(in) % 4]);
-    must(tqkv_page_seal(&p->page, balance, x, type, 0, n_rows) == TQKV_OK);
+    must(tqkv_page_seal(&p->page, balance, x, type, 0, present) == TQKV_OK);
     must(!memcmp(first, p->base, p->bytes));
     free(first);
     int has_mean = p->page.n_means > 0;

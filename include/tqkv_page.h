@@ -20,7 +20,7 @@
  *   tqkv_page page;
  *   tqkv_page_bytes(&tq4, 1, &bytes);             4290 bytes at head_dim 128
  *   tqkv_page_at(&tq4, 1, malloc(bytes), &page);
- *   tqkv_page_seal(&page, NULL, keys, TQKV_F16, 0, 64);
+ *   tqkv_page_seal(&page, NULL, keys, TQKV_F16, 0, ~0ull);
  *   tqkv_page_read(&page, NULL, 0, 64, TQKV_ORIGINAL, decoded, 0);
  *
  * tqkv_attend reads sealed pages, and staged ones beside them, where they lie
@@ -73,15 +73,16 @@ TQKV_API tqkv_status tqkv_page_bytes(const tqkv_format *format, uint32_t n_means
 TQKV_API tqkv_status tqkv_page_at(const tqkv_format *format, uint32_t n_means, void *base,
                                   tqkv_page *page);
 
-/* Seals n_rows rows (1 to 64) of head_dim values of the given type, src_stride elements
- * from row to row (0: head_dim): takes their mean and makes rows 0 to n_rows - 1 of them.
- * The rows behind, further means and numbers become zero bytes. balance is
- * [head_dim], finite and positive, or null for 1.
+/* Seals the rows that are there: bit r of `present` is set if row r is, and ~0 says that the
+ * page is full. Row r is head_dim values of the given type, r * src_stride elements behind
+ * src (0: head_dim); those that are not there are not read. Takes the mean of the rows that
+ * are there and makes codes of each. All other rows, further means and numbers become zero
+ * bytes. balance is [head_dim], finite and positive, or null for 1.
  *
  * Every input has a defined result, as in tqkv_encode. src and the page must not
- * overlap. */
+ * overlap. `present` of 0: TQKV_ERROR_ARGUMENT. */
 TQKV_API tqkv_status tqkv_page_seal(const tqkv_page *page, const float *balance, const void *src,
-                                    tqkv_type type, size_t src_stride, size_t n_rows);
+                                    tqkv_type type, size_t src_stride, uint64_t present);
 
 /* Makes one row of a sealed page from head_dim values: codes of itself or of what is left
  * when one of the page's means is subtracted, whichever is smaller. The means stay as

@@ -114,11 +114,11 @@ static void put_half(uint8_t *scale, uint16_t half)
 
 /* The rotation is left unnormalised, sqrt(n) too large, which gain and scale make up
  * for: the root mean square of H x is then |x|. */
-static uint16_t encode_stream(row_encoder *e, float *x, uint8_t *codes)
+static uint16_t encode_stream(row_encoder *e, float *x, float square, uint8_t *codes)
 {
     const row_codec *c = &e->codec;
     unsigned n = c->format.head_dim;
-    float square = row_clean(c->kernels, n, x), unit = 1, root;
+    float unit = 1, root;
     if (c->rotation.active) {
         if (c->rotation.has_signs)
             flip_signs(&c->rotation, x);
@@ -136,23 +136,23 @@ static uint16_t encode_stream(row_encoder *e, float *x, uint8_t *codes)
 
 /* As row_encode, of a format that is not mlx; the scale is rounded so that it leaves
  * `spare` bits free. */
-static uint16_t encode_spared(row_encoder *e, float *x, uint8_t *codes, unsigned spare)
+static uint16_t encode_spared(row_encoder *e, float *x, float square, uint8_t *codes,
+                              unsigned spare)
 {
-    uint16_t half = spare_round(encode_stream(e, x, codes), spare);
+    uint16_t half = spare_round(encode_stream(e, x, square, codes), spare);
     if (half == 0)
         memset(codes, 0, e->codec.code_bytes);
     return half;
 }
 
-void row_encode(row_encoder *e, float *x, uint8_t *codes, uint8_t *scale)
+void row_encode(row_encoder *e, float *x, float square, uint8_t *codes, uint8_t *scale)
 {
     const row_codec *c = &e->codec;
     if (!c->mlx_codebook) {
-        put_half(scale, encode_spared(e, x, codes, 0));
+        put_half(scale, encode_spared(e, x, square, codes, 0));
         return;
     }
     float norms[MAX_DIM / 256];
-    row_clean(c->kernels, c->format.head_dim, x);
     c->kernels->mlx_encode(x, c->format.head_dim, c->format.rate / 16u, c->mlx_codebook, codes,
                            norms);
     memcpy(scale, norms, c->scale_bytes);
@@ -164,19 +164,20 @@ static void encode_slot(row_encoder *e, const tqkv_key_profile *profile, float *
                         uint8_t *codes, uint8_t *scale, uint8_t *centre, unsigned spare)
 {
     const row_codec *c = &e->codec;
-    unsigned nearest = 0;
+    unsigned nearest = 0, n = c->format.head_dim;
+    float square = row_clean(c->kernels, n, x);
     if (profile) {
-        row_clean(c->kernels, c->format.head_dim, x);
         nearest = subtract_centre(c->kernels, profile, x);
+        square = row_clean(c->kernels, n, x);
     }
     if (centre) {
         *centre = (uint8_t)nearest;
         nearest = 0;
     }
     if (spare)
-        put_half(scale, encode_spared(e, x, codes, spare) | spare_bits_of(nearest, spare));
+        put_half(scale, encode_spared(e, x, square, codes, spare) | spare_bits_of(nearest, spare));
     else
-        row_encode(e, x, codes, scale);
+        row_encode(e, x, square, codes, scale);
 }
 
 tqkv_status tqkv_encode(const tqkv_format *format,

@@ -32,8 +32,9 @@ tqkv_status row_encoder_init(row_encoder *encoder, const tqkv_format *format,
                              const tqkv_key_profile *profile, const tqkv_rows *rows,
                              size_t n_rows);
 
-/* One row's codes and scale (a half, or norms); x is overwritten. */
-void row_encode(row_encoder *encoder, float *x, uint8_t *codes, uint8_t *scale);
+/* One row's codes and scale (a half, or norms); x is finite, with this sum of squares as
+ * row_clean gives it, and is overwritten. */
+void row_encode(row_encoder *encoder, float *x, float square, uint8_t *codes, uint8_t *scale);
 
 /* Sum of squares of x, made finite first if it has to be: with no NaN and no
  * magnitude beyond the limit, the sum says so. */

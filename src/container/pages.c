@@ -65,7 +65,7 @@ tqkv_status pages_seal(const tqkv_container_info *info, const tqkv_profile *prof
         tqkv_page part = page_of(f, section, n_tokens, head);
         status = tqkv_page_seal(&whole, balance_of(info, profile, first, head),
                                 values + head * f->head_dim, TQKV_F32, heads * f->head_dim,
-                                n_tokens);
+                                page_first_rows(n_tokens));
         if (status != TQKV_OK)
             break;
         memcpy(part.rows.codes, whole.rows.codes, n_tokens * part.rows.code_stride);

@@ -7,14 +7,6 @@
 
 enum { LARGEST_LEVEL = 127 };
 
-void mean_read(const uint8_t *mean, uint32_t n, float *x)
-{
-    uint16_t half = (uint16_t)(mean[n] | mean[n + 1] << 8);
-    float scale = half < 0x7C00 ? f16_to_f32(half) : 0;
-    for (uint32_t i = 0; i < n; i++)
-        x[i] = (float)(int8_t)mean[i] * scale;
-}
-
 /* The scale makes the largest magnitude the largest level; where rounding it to f16
  * makes it too small for that, or where it is f16's largest, levels are clamped. */
 void mean_write(const float *x, uint32_t n, uint8_t *mean)
@@ -65,6 +57,8 @@ int page_choice(const tqkv_page *p, size_t row)
 void page_choose(const tqkv_page *p, size_t row, int number)
 {
     uint8_t *scale = p->rows.scales + row * p->rows.scale_stride;
+    if (!p->n_means)
+        return;
     scale_set_sign(&p->format, scale, number != NO_MEAN);
     if (p->n_means > 1) {
         unsigned shift = row % 4 * 2, bits = number == NO_MEAN ? 0 : (unsigned)number;

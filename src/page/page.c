@@ -61,28 +61,40 @@ static tqkv_status check_balance(const float *balance, uint32_t n)
 
 /* ---- sealing ---- */
 
-/* Row number r of src, finite. */
-static void read_row(const codec_kernels *k, const void *src, tqkv_type type, size_t stride,
-                     size_t r, uint32_t n, float *x)
+/* Rows that are sealed, and what is known of them. */
+typedef struct source {
+    const uint8_t *rows;
+    tqkv_type type;
+    size_t stride;
+    uint64_t present, odd; /* bits of those that are there; that have to be made finite */
+    float square[TQKV_PAGE_TOKENS]; /* sums of squares, once made finite */
+} source;
+
+/* Row r, finite. */
+static void read_row(const codec_kernels *k, const source *s, size_t r, uint32_t n, float *x)
 {
-    tqkv_to_f32((const uint8_t *)src + r * stride, type, n, x);
-    row_clean(k, n, x);
+    tqkv_to_f32(s->rows + r * s->stride, s->type, n, x);
+    if (s->odd >> r & 1)
+        row_clean(k, n, x);
 }
 
-/* The sum runs over the rows in their order, in floats, each value for itself; then it is
- * divided by their number. */
-static void take_mean(const codec_kernels *k, const void *src, tqkv_type type, size_t stride,
-                      size_t n_rows, uint32_t n, uint8_t *mean)
+/* Looks at all rows. Their sum runs over them in their order, in floats, each value for
+ * itself. */
+static void survey(const codec_kernels *k, source *s, uint32_t n, float *sum)
 {
-    float sum[MAX_DIM] = {0}, x[MAX_DIM];
-    for (size_t r = 0; r < n_rows; r++) {
-        read_row(k, src, type, stride, r, n, x);
+    float x[MAX_DIM], peak;
+    memset(sum, 0, n * sizeof *sum);
+    for (uint64_t left = s->present; left; left &= left - 1) {
+        size_t r = (size_t)__builtin_ctzll(left);
+        tqkv_to_f32(s->rows + r * s->stride, s->type, n, x);
+        k->moments(x, n, &s->square[r], &peak);
+        if (!(s->square[r] <= LARGEST_INPUT * LARGEST_INPUT)) { /* true for NaN */
+            s->odd |= (uint64_t)1 << r;
+            s->square[r] = row_clean(k, n, x);
+        }
         for (uint32_t i = 0; i < n; i++)
             sum[i] += x[i];
     }
-    for (uint32_t i = 0; i < n; i++)
-        sum[i] /= (float)n_rows;
-    mean_write(sum, n, mean);
 }
 
 /* A page's means as floats, of which `use` are tried. */
@@ -95,7 +107,7 @@ static void read_means(const tqkv_page *p, page_means *m)
 {
     m->n = p->n_means;
     for (unsigned i = 0; i < m->n; i++)
-        mean_read(page_mean(p, i), p->format.head_dim, m->mean[i]);
+        mean_to_floats(page_mean(p, i), p->format.head_dim, m->mean[i]);
 }
 
 static void balance_row(const float *balance, uint32_t n, float *x)
@@ -104,23 +116,26 @@ static void balance_row(const float *balance, uint32_t n, float *x)
         x[i] *= balance[i];
 }
 
-/* Sums of squares are compared after the balance. The rotation, which keeps them, can
- * be left out. */
+/* Makes x, of this sum of squares, what is coded of it, and *square that of the result.
+ * Sums are compared after the balance. The rotation, which keeps them, can be left out. */
 static int choose(const codec_kernels *k, const page_means *m, const float *balance, uint32_t n,
-                  float *x)
+                  float *x, float *square)
 {
     float row[MAX_DIM], rest[MAX_DIM];
     int best = NO_MEAN;
-    memcpy(row, x, n * sizeof *row);
-    balance_row(balance, n, x);
-    float least = row_clean(k, n, x);
+    if (m->n)
+        memcpy(row, x, n * sizeof *row);
+    if (balance) {
+        balance_row(balance, n, x);
+        *square = row_clean(k, n, x);
+    }
     for (unsigned number = 0; number < m->n; number++) {
         for (uint32_t i = 0; i < n; i++)
             rest[i] = row[i] - m->mean[number][i];
         balance_row(balance, n, rest);
-        float square = row_clean(k, n, rest);
-        if (square < least) {
-            least = square;
+        float rest_square = row_clean(k, n, rest);
+        if (rest_square < *square) {
+            *square = rest_square;
             best = (int)number;
             memcpy(x, rest, n * sizeof *x);
         }
@@ -128,23 +143,20 @@ static int choose(const codec_kernels *k, const page_means *m, const float *bala
     return best;
 }
 
-/* x is finite, and overwritten. */
+/* x is finite, and overwritten; square: of x. */
 static void write_row(row_encoder *e, const tqkv_page *p, const page_means *m,
-                      const float *balance, size_t row, float *x)
+                      const float *balance, size_t row, float *x, float square)
 {
     const tqkv_rows *r = &p->rows;
-    int number = choose(e->codec.kernels, m, balance, p->format.head_dim, x);
-    row_encode(e, x, r->codes + row * r->code_stride, r->scales + row * r->scale_stride);
+    int number = choose(e->codec.kernels, m, balance, p->format.head_dim, x, &square);
+    row_encode(e, x, square, r->codes + row * r->code_stride, r->scales + row * r->scale_stride);
     page_choose(p, row, number);
 }
 
-/* Rows first to the page's last become zero bits. */
-static void clear_rows(const row_codec *c, const tqkv_page *p, size_t first)
+static void clear_row(const row_codec *c, const tqkv_page *p, size_t row)
 {
-    for (size_t r = first; r < TQKV_PAGE_TOKENS; r++) {
-        memset(p->rows.codes + r * p->rows.code_stride, 0, c->code_bytes);
-        memset(p->rows.scales + r * p->rows.scale_stride, 0, c->scale_bytes);
-    }
+    memset(p->rows.codes + row * p->rows.code_stride, 0, c->code_bytes);
+    memset(p->rows.scales + row * p->rows.scale_stride, 0, c->scale_bytes);
 }
 
 static tqkv_status check_source(const void *src, tqkv_type type)
@@ -154,42 +166,51 @@ static tqkv_status check_source(const void *src, tqkv_type type)
     return src ? TQKV_OK : TQKV_ERROR_ARGUMENT;
 }
 
+static void seal(row_encoder *e, const tqkv_page *p, const float *balance, source *s)
+{
+    const codec_kernels *k = e->codec.kernels;
+    uint32_t n = p->format.head_dim;
+    float x[MAX_DIM], count = (float)__builtin_popcountll(s->present);
+    page_means m = {.n = p->n_means > 0};
+    survey(k, s, n, x);
+    if (p->n_means) {
+        memset(p->means, 0, p->n_means * mean_bytes(n));
+        for (uint32_t i = 0; i < n; i++)
+            x[i] /= count;
+        mean_write(x, n, p->means);
+        mean_to_floats(p->means, n, m.mean[0]);
+    }
+    if (p->n_means > 1)
+        memset(p->numbers, 0, NUMBER_BYTES);
+    for (size_t r = 0; r < TQKV_PAGE_TOKENS; r++) {
+        if (!(s->present >> r & 1)) {
+            clear_row(&e->codec, p, r);
+            continue;
+        }
+        read_row(k, s, r, n, x);
+        write_row(e, p, &m, balance, r, x, s->square[r]);
+    }
+}
+
 tqkv_status tqkv_page_seal(const tqkv_page *page, const float *balance, const void *src,
-                           tqkv_type type, size_t src_stride, size_t n_rows)
+                           tqkv_type type, size_t src_stride, uint64_t present)
 {
     row_encoder e;
-    page_means m;
-    size_t stride;
+    source s = {.rows = src, .type = type, .present = present};
     tqkv_status status = page_check(page);
     if (status == TQKV_OK)
         status = row_encoder_init(&e, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
     if (status == TQKV_OK)
-        status = check_source(src, type);
+        status = present ? check_source(src, type) : TQKV_ERROR_ARGUMENT;
     if (status == TQKV_OK)
         status = check_balance(balance, page->format.head_dim);
-    if (status == TQKV_OK && (!n_rows || n_rows > TQKV_PAGE_TOKENS))
-        status = TQKV_ERROR_ARGUMENT;
     if (status == TQKV_OK)
-        status = row_extent(&page->format, src_stride, n_rows, type == TQKV_F32 ? 4 : 2, &stride);
-    if (status != TQKV_OK)
-        return status;
-    const codec_kernels *k = e.codec.kernels;
-    uint32_t n = page->format.head_dim;
-    if (page->n_means) {
-        memset(page->means, 0, page->n_means * mean_bytes(n));
-        take_mean(k, src, type, stride, n_rows, n, page->means);
-    }
-    if (page->n_means > 1)
-        memset(page->numbers, 0, NUMBER_BYTES);
-    read_means(page, &m);
-    m.n = m.n > 1 ? 1 : m.n;
-    for (size_t r = 0; r < n_rows; r++) {
-        float x[MAX_DIM];
-        read_row(k, src, type, stride, r, n, x);
-        write_row(&e, page, &m, balance, r, x);
-    }
-    clear_rows(&e.codec, page, n_rows);
-    return TQKV_OK;
+        status = row_extent(&page->format, src_stride,
+                            TQKV_PAGE_TOKENS - (size_t)__builtin_clzll(present),
+                            type == TQKV_F32 ? 4 : 2, &s.stride);
+    if (status == TQKV_OK)
+        seal(&e, page, balance, &s);
+    return status;
 }
 
 tqkv_status tqkv_page_write(const tqkv_page *page, const float *balance, size_t row,
@@ -210,8 +231,9 @@ tqkv_status tqkv_page_write(const tqkv_page *page, const float *balance, size_t 
     if (status != TQKV_OK)
         return status;
     read_means(page, &m);
-    read_row(e.codec.kernels, src, type, 0, 0, page->format.head_dim, x);
-    write_row(&e, page, &m, balance, row, x);
+    tqkv_to_f32(src, type, page->format.head_dim, x);
+    float square = row_clean(e.codec.kernels, page->format.head_dim, x);
+    write_row(&e, page, &m, balance, row, x, square);
     return TQKV_OK;
 }
 

@@ -3,18 +3,20 @@
 #define TQKV_PAGE_PAGE_H
 
 #include "codec/row.h"
+#include "page/mean.h"
 #include "tqkv_page.h"
 
-enum { MEAN_SCALE_BYTES = 2, NUMBER_BYTES = TQKV_PAGE_TOKENS / 4, NO_MEAN = -1 };
-
-static inline size_t mean_bytes(uint32_t head_dim)
-{
-    return (size_t)head_dim + MEAN_SCALE_BYTES;
-}
+enum { NUMBER_BYTES = TQKV_PAGE_TOKENS / 4, NO_MEAN = -1 };
 
 static inline uint8_t *page_mean(const tqkv_page *p, unsigned number)
 {
     return p->means + number * mean_bytes(p->format.head_dim);
+}
+
+/* The first n rows, 1 to 64, as tqkv_page_seal takes them. */
+static inline uint64_t page_first_rows(size_t n)
+{
+    return ~(uint64_t)0 >> (TQKV_PAGE_TOKENS - n);
 }
 
 /* ---- page.c ---- */
@@ -23,9 +25,6 @@ static inline uint8_t *page_mean(const tqkv_page *p, unsigned number)
 tqkv_status page_check(const tqkv_page *page);
 
 /* ---- mean.c ---- */
-
-/* A mean as floats: level times scale, exactly rounded. */
-void mean_read(const uint8_t *mean, uint32_t head_dim, float *x);
 
 /* Rounds x, finite, to a mean's bytes. */
 void mean_write(const float *x, uint32_t head_dim, uint8_t *mean);
