@@ -74,7 +74,7 @@ static tqkv_operand coded(const tqkv_format *f, uint8_t *rows, size_t n_tokens)
     size_t row;
     tqkv_format_row_bytes(f, 0, &row);
     tqkv_rows_at(f, rows, 0, 0, &o.rows);
-    o.head = (tqkv_strides){n_tokens * row, n_tokens * row, 0};
+    o.head = (tqkv_strides){.codes = n_tokens * row, .scales = n_tokens * row};
     return o;
 }
 

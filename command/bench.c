@@ -9,13 +9,15 @@
 #include "json.h"
 #include "sample.h"
 #include "table.h"
+#include "tqkv_page.h"
 
 static const char help[] =
     "usage: tqkv bench [OPTION]... [FORMAT]...\n"
     "\n"
-    "Times encoding and decoding of rows in memory, one thread, or with --attention\n"
-    "attention on codes; and with --ggml the same for ggml's cache types on the same\n"
-    "data in the same run.\n"
+    "Times encoding and decoding of rows in memory, and sealing them in pages, one thread,\n"
+    "or with --attention attention: on codes in rows (tq4), in sealed pages (tq4+means), in\n"
+    "those and 64 staged tokens (tq4+staged), and on plain numbers (f16); and with --ggml the\n"
+    "same for ggml's cache types on the same data in the same run.\n"
     "\n"
     "  -d, --head-dim N   values in a row (default 128)\n"
     "  -n, --rows N       rows, which should fit the cache (default 256)\n"
@@ -42,7 +44,7 @@ typedef struct bench {
     int json;
     table t;
     float *x, *y;
-    uint8_t *bytes;
+    uint8_t *bytes, *page;
     ggml_peer peer;
     /* ns a row, to state ratios by */
     double peer_quantize_iq4_nl, peer_quantize_q4_0, peer_dequantize_q4_0;
@@ -97,6 +99,18 @@ static void encode(bench *b, const tqkv_format *f)
     tqkv_rows rows;
     tqkv_rows_at(f, b->bytes, 0, 0, &rows);
     tqkv_encode(f, NULL, b->x, TQKV_F32, 0, (size_t)b->rows, &rows);
+}
+
+/* The same rows, 64 at a time, in one page with a mean. */
+static void seal(bench *b, const tqkv_format *f)
+{
+    tqkv_page page;
+    tqkv_page_at(f, 1, b->page, &page);
+    for (uint64_t r = 0; r < b->rows; r += TQKV_PAGE_TOKENS) {
+        uint64_t left = b->rows - r, n = left < TQKV_PAGE_TOKENS ? left : TQKV_PAGE_TOKENS;
+        tqkv_page_seal(&page, NULL, b->x + r * b->head_dim, TQKV_F32, 0,
+                       ~(uint64_t)0 >> (TQKV_PAGE_TOKENS - n));
+    }
 }
 
 static void decode_to(bench *b, const tqkv_format *f, tqkv_domain domain)
@@ -172,6 +186,8 @@ static void bench_format(bench *b, const tqkv_format *f, const char *name)
     int scalar = f->codebook == TQKV_CODEBOOK_LLOYD_MAX;
     report(b, "encode", name, isa, time_rows(b, f, encode), scalar ? "q4_0" : "iq4_nl",
            scalar ? b->peer_quantize_q4_0 : b->peer_quantize_iq4_nl);
+    report(b, "seal", name, isa, time_rows(b, f, seal), scalar ? "q4_0" : "iq4_nl",
+           scalar ? b->peer_quantize_q4_0 : b->peer_quantize_iq4_nl);
     report(b, "decode", name, isa, time_rows(b, f, decode_original), "q4_0",
            b->peer_dequantize_q4_0);
     report(b, "decode-rotated", name, isa, time_rows(b, f, decode_rotated), "q4_0",
@@ -189,7 +205,8 @@ static int run(bench *b, const char *const *names, int n_names)
     b->x = allocate(n, sizeof *b->x);
     b->y = allocate(n, sizeof *b->y);
     b->bytes = allocate((size_t)b->rows, b->head_dim + 64);
-    if (!b->x || !b->y || !b->bytes)
+    b->page = allocate(TQKV_PAGE_TOKENS + 1, b->head_dim + 64);
+    if (!b->x || !b->y || !b->bytes || !b->page)
         return EXIT_FAILED;
     sample_gaussian(&state, b->x, n);
     memset(b->bytes, 0, b->rows * (b->head_dim + 64));
@@ -240,9 +257,10 @@ int command_bench(int argc, char **argv)
         {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
     static const char *const formats[] = {"tq2", "tq3", "tq4", "tq4.5", "tq5",
                                           "tq6", "tq8", "lm4", "mlx4"};
-    static const char *const attended[] = {"tq2", "tq3", "tq4", "tq8", "lm4", "mlx4"};
+    static const char *const attended[] = {"f16", "tq2", "tq3", "tq4", "tq4+means",
+                                           "tq4+staged", "tq8", "lm4", "mlx4"};
     bench b = {.head_dim = 128, .rows = 256};
-    attention_options a = {.formats = attended, .n_formats = 6, .is_selection = 1};
+    attention_options a = {.formats = attended, .n_formats = 9, .is_selection = 1};
     device_options d = {0};
     int option, ok = 1, attention = 0;
     while (ok && (option = getopt_long(argc, argv, "d:n:g:c:t:q:h", names, NULL)) != -1) {
@@ -317,5 +335,6 @@ int command_bench(int argc, char **argv)
     free(b.x);
     free(b.y);
     free(b.bytes);
+    free(b.page);
     return result;
 }

@@ -2,16 +2,14 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "bench_ggml.h"
+#include "bench_rows.h"
 #include "command.h"
 #include "json.h"
 #include "sample.h"
 #include "table.h"
 #include "tqkv_attention.h"
-
-enum { HEADS = 8, PAGE = 64, DISTINCT = 8 /* pages of different content */ };
 
 /* One line of the table. */
 typedef struct bench_case {
@@ -29,25 +27,11 @@ typedef struct bench {
     int n_cases; /* run so far */
 } bench;
 
-/* Memory in large pages where the system has them, for us as for ggml. */
-static void *large_allocate(size_t bytes)
-{
-    enum { LARGE = 1 << 21 };
-    bytes = (bytes + LARGE - 1) & ~(size_t)(LARGE - 1);
-    void *memory = aligned_alloc(LARGE, bytes);
-    if (!memory) {
-        failed("out of memory (%zu bytes)", bytes);
-        return NULL;
-    }
-    madvise(memory, bytes, MADV_HUGEPAGE);
-    return memory;
-}
-
 /* What one core reads from memory, over a buffer beyond all caches. */
 static double read_bandwidth(void)
 {
     enum { BYTES = 1 << 28 };
-    uint64_t *memory = large_allocate(BYTES);
+    uint64_t *memory = bench_allocate(BYTES);
     double best = 1e30;
     volatile uint64_t sink;
     if (!memory)
@@ -107,13 +91,13 @@ static void report(bench *b, const bench_case *c, const char *name, const char *
 /* (token x query head), of all queries. */
 static double units(const bench_case *c)
 {
-    return (double)c->context * HEADS * c->group * c->n_queries;
+    return (double)c->context * BENCH_HEADS * c->group * c->n_queries;
 }
 
 /* Bytes of keys and values, over the units. */
 static double bytes_a_unit(const bench_case *c, double row_bytes)
 {
-    return 2 * row_bytes * HEADS * (double)c->context / units(c);
+    return 2 * row_bytes * BENCH_HEADS * (double)c->context / units(c);
 }
 
 /* ---- ggml ---- */
@@ -121,12 +105,12 @@ static double bytes_a_unit(const bench_case *c, double row_bytes)
 static int bench_ggml_type(bench *b, const bench_case *c, const ggml_type_info *type, double *ns)
 {
     ggml_attention a;
-    size_t size = ggml_attention_bytes(type, c->head_dim, HEADS, c->group, c->context,
+    size_t size = ggml_attention_bytes(type, c->head_dim, BENCH_HEADS, c->group, c->context,
                                        c->n_queries);
-    void *memory = large_allocate(size);
+    void *memory = bench_allocate(size);
     if (!memory)
         return 0;
-    if (!ggml_attention_open(&a, &b->peer, type, c->head_dim, HEADS, c->group, c->context,
+    if (!ggml_attention_open(&a, &b->peer, type, c->head_dim, BENCH_HEADS, c->group, c->context,
                              c->n_queries, b->queries, memory, size)) {
         free(memory);
         return !failed("ggml could not set up attention over %s", type->name);
@@ -169,57 +153,6 @@ static int bench_peers(bench *b, const bench_case *c)
 
 /* ---- tqkv ---- */
 
-/* A page of one head: codes, then scales, in pages as the cache has them. */
-typedef struct paged {
-    tqkv_format format;
-    size_t code, scale, page_bytes, n_pages;
-    uint8_t *memory; /* [HEADS][n_pages] */
-} paged;
-
-static int fill_pages(paged *p, const bench_case *c, uint64_t *seed)
-{
-    size_t bytes = p->n_pages * p->page_bytes;
-    float *x = allocate(PAGE, c->head_dim * sizeof *x);
-    p->memory = x ? large_allocate(HEADS * bytes) : NULL;
-    if (!p->memory) {
-        free(x);
-        return 0;
-    }
-    for (size_t h = 0; h < HEADS; h++)
-        for (size_t page = 0; page < p->n_pages; page++) {
-            uint8_t *at = p->memory + h * bytes + page * p->page_bytes;
-            if (page >= DISTINCT) {
-                memcpy(at, at - DISTINCT * p->page_bytes, p->page_bytes);
-                continue;
-            }
-            tqkv_rows rows = {at, at + PAGE * p->code, NULL, p->code, p->scale, 0, 0};
-            sample_gaussian(seed, x, PAGE * (size_t)c->head_dim);
-            tqkv_encode(&p->format, NULL, x, TQKV_F32, 0, PAGE, &rows);
-        }
-    free(x);
-    return 1;
-}
-
-static int make_pages(paged *p, const tqkv_format *f, const bench_case *c, uint64_t seed)
-{
-    memset(p, 0, sizeof *p);
-    p->format = *f;
-    tqkv_format_code_bytes(f, &p->code);
-    tqkv_format_scale_bytes(f, &p->scale);
-    p->page_bytes = (PAGE * (p->code + p->scale) + 63) / 64 * 64;
-    p->n_pages = (c->context + PAGE - 1) / PAGE;
-    return fill_pages(p, c, &seed);
-}
-
-static tqkv_operand operand(const paged *p)
-{
-    size_t head = p->n_pages * p->page_bytes;
-    return (tqkv_operand){
-        .format = p->format,
-        .rows = {p->memory, p->memory + PAGE * p->code, NULL, p->code, p->scale, 0, 0},
-        .head = {head, head, 0}, .page = {p->page_bytes, p->page_bytes, 0}};
-}
-
 static int time_attention(bench *b, const bench_case *c, const tqkv_attention *a, double *ns)
 {
     tqkv_executor e = {c->threads, NULL, NULL};
@@ -248,35 +181,25 @@ static int time_attention(bench *b, const bench_case *c, const tqkv_attention *a
 
 static int bench_format(bench *b, const bench_case *c, const char *name)
 {
-    tqkv_format f;
-    paged k = {0}, v = {0};
+    bench_rows rows;
     double ns;
-    tqkv_status status = tqkv_format_parse(name, c->head_dim, &f);
+    tqkv_status status = bench_rows_parse(&rows, name, c->head_dim);
     if (status == TQKV_ERROR_HEAD_DIM_POWER && b->o->is_selection)
         return 1; /* mlx has none of this size */
     if (status != TQKV_OK)
         return !failed("%s with head_dim %u: %s", name, c->head_dim, tqkv_status_string(status));
-    int ok = make_pages(&k, &f, c, 1) && make_pages(&v, &f, c, 2);
-    uint32_t *pages = ok ? allocate(k.n_pages, sizeof *pages) : NULL;
-    for (size_t i = 0; pages && i < k.n_pages; i++)
-        pages[i] = (uint32_t)i;
-    if (pages) {
-        tqkv_tokens set = {.n_tokens = c->context, .pages = pages, .page_size = PAGE,
-                           .n_pages = (uint32_t)k.n_pages, .keys = operand(&k),
-                           .values = operand(&v)};
-        tqkv_attention a = {.n_queries = c->n_queries, .n_heads = HEADS * c->group,
-                            .n_kv_heads = HEADS, .position = c->context - c->n_queries,
+    int ok = bench_rows_make(&rows, BENCH_HEADS, c->context);
+    if (ok) {
+        tqkv_attention a = {.n_queries = c->n_queries, .n_heads = BENCH_HEADS * c->group,
+                            .n_kv_heads = BENCH_HEADS, .position = c->context - c->n_queries,
                             .queries = b->queries, .scale = 1 / sqrtf((float)c->head_dim),
-                            .causal = 1, .sets = &set, .n_sets = 1};
+                            .causal = 1, .sets = &rows.set, .n_sets = 1};
         ok = time_attention(b, c, &a, &ns);
         if (ok)
-            report(b, c, name, tqkv_isa_name(), ns,
-                   bytes_a_unit(c, (double)(k.code + k.scale)));
+            report(b, c, name, tqkv_isa_name(), ns, bytes_a_unit(c, rows.row_bytes));
     }
-    free(pages);
-    free(k.memory);
-    free(v.memory);
-    return ok && pages;
+    bench_rows_free(&rows);
+    return ok;
 }
 
 /* ---- all cases ---- */
@@ -289,7 +212,7 @@ static int run_case(bench *b, const bench_case *c)
         (o->queries && o->queries != c->n_queries))
         return 1;
     b->n_cases++;
-    size_t n = (size_t)c->n_queries * HEADS * c->group * c->head_dim;
+    size_t n = (size_t)c->n_queries * BENCH_HEADS * c->group * c->head_dim;
     uint64_t seed = 9;
     b->queries = allocate(n, sizeof *b->queries);
     b->out = allocate(n, sizeof *b->out);
@@ -348,9 +271,9 @@ int bench_attention(const attention_options *o)
     static const char *const columns[] = {"format", "d,G", "context", "queries", "threads", "ns",
                                           "GB/s", "over f16", "q8_0", "q4_0"};
     bench b = {.o = o};
-    tqkv_format f;
+    bench_rows rows;
     for (int i = 0; i < o->n_formats; i++) /* before minutes with other formats */
-        if (tqkv_format_parse(o->formats[i], 64, &f) == TQKV_ERROR_FORMAT_NAME)
+        if (bench_rows_parse(&rows, o->formats[i], 64) == TQKV_ERROR_FORMAT_NAME)
             return misused("%s: %s", o->formats[i], tqkv_status_string(TQKV_ERROR_FORMAT_NAME));
     if (o->ggml && !ggml_peer_open(&b.peer, o->ggml))
         return EXIT_FAILED;
@@ -364,7 +287,7 @@ int bench_attention(const attention_options *o)
     if (!o->json && ok)
         printf("ns a token and query head, %d KV heads; GB/s of codes and scales. One core reads\n"
                "%.1f GB/s; tqkv's kernels: %s.\n\n",
-               HEADS, b.bandwidth / 1e9, tqkv_isa_name());
+               BENCH_HEADS, b.bandwidth / 1e9, tqkv_isa_name());
     if (o->json || !ok)
         b.t.n_rows = 0;
     if (!table_finish(&b.t) && ok)

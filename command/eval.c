@@ -6,7 +6,7 @@
 #include "command.h"
 #include "error.h"
 #include "eval_attention.h"
-#include "eval_cache.h"
+#include "eval_rows.h"
 #include "eval_device.h"
 #include "fit.h"
 #include "format_list.h"
@@ -20,27 +20,25 @@ static const char help[] =
     "\n"
     "Puts captured keys and values into a cache of each format and compares causal\n"
     "attention on its codes with attention over the originals in double precision, for\n"
-    "queries of the second half: plain, with a key profile that is fitted to the first\n"
-    "half, and with page means. DIR has q.npy, k.npy and v.npy. Arrays are [tokens,\n"
-    "heads, head_dim] or have a leading layer axis.\n"
+    "queries of the second half. Each format is measured four times: plain rows, rows with\n"
+    "balanced keys, pages with means, and both; balances are fitted to the first half. DIR\n"
+    "has q.npy, k.npy and v.npy. Arrays are [tokens, heads, head_dim] or have a leading layer\n"
+    "axis.\n"
     "\n"
     "  -f, --formats A,B,..  formats to measure (default: a selection)\n"
-    "  -m, --centres N       centres of the profile, 1 to 256 (default 1); more than\n"
-    "                        one costs a byte a key\n"
     "  -q, --queries N       query positions to attend from (default 256)\n"
     "      --plot FILE       draw error against bytes, as .svg or .png\n"
     "      --bf16            uint16 in the arrays is bfloat16\n"
     "      --device NAME     measure a device (see 'tqkv devices') instead of the\n"
-    "                        processor; it has no page means\n"
+    "                        processor; it has no means of pages\n"
     "      --json            one JSON object a line\n"
     "  -h, --help            this text\n";
 
-static const char default_formats[] =
-    "tq2,tq2.5,tq3,tq3.5,tq4,tq4.25,tq4.5,tq5,tq6,tq8,lm2,lm3,lm4,mlx4,mlx5,mlx6,mlx8";
+static const char default_formats[] = "tq2,tq3,tq4,tq5,tq6,tq8,lm4,mlx4,mlx8";
 
 typedef struct options {
     char *formats;
-    uint64_t centres, queries;
+    uint64_t queries;
     const char *plot, *device;
     int bf16, json, is_selection; /* the default formats */
 } options;
@@ -48,152 +46,80 @@ typedef struct options {
 /* What all formats are measured with. */
 typedef struct comparison {
     const capture *c;
-    const tqkv_profile *profile;
+    tqkv_profile *balance[2]; /* for rows, and for pages */
     attention original, decoded;
     float *keys, *values; /* decoded */
-    uint8_t *rows;
     const device *device; /* null: the processor */
     uint8_t *key_rows, *value_rows; /* of all layers, for the device */
 } comparison;
 
 typedef struct measurement {
     char name[TQKV_FORMAT_NAME_SIZE];
-    double bytes, ratio, k_error, v_error;
-    double attention, top1, attention_profile, top1_profile;
-    double attention_means, means_bytes, means_time; /* the last two as ratios */
+    int has_means, has_balance;
+    double bytes, ratio, k_error, v_error, attention, top1;
+    double attend_ns; /* a token and query head; 0 where not measured */
     double encode_speed, decode_speed; /* values a second */
 } measurement;
 
-typedef struct span {
-    double encode_seconds, decode_seconds, values;
-} span;
-
-/* Round trip of all rows of one array, head by head. */
-static tqkv_status round_trip(const comparison *b, const tqkv_format *f,
-                              const tqkv_profile *profile, const float *src, float *dst,
-                              span *time)
+/* One format in one of four ways. */
+static int measure(comparison *b, const tqkv_format *fk, const tqkv_format *fv, measurement *r)
 {
     const capture *c = b->c;
-    tqkv_status status = TQKV_OK;
-    size_t stride = (size_t)c->n_kv_heads * f->head_dim, n = (size_t)c->n_tokens;
-    int centres = tqkv_profile_n_centres(profile) > 1;
-    for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers * c->n_kv_heads; i++) {
-        uint64_t layer = i / c->n_kv_heads, head = i % c->n_kv_heads;
-        size_t first = (size_t)(layer * n * c->n_kv_heads + head) * f->head_dim;
-        tqkv_key_profile p;
-        tqkv_rows rows;
-        if (profile)
-            tqkv_profile_get(profile, (uint32_t)layer, (uint32_t)head, &p);
-        status = tqkv_rows_at(f, b->rows, 0, centres, &rows);
-        double start = seconds();
-        if (status == TQKV_OK)
-            status = tqkv_encode(f, profile ? &p : NULL, src + first, TQKV_F32, stride, n, &rows);
-        double between = seconds();
-        if (status == TQKV_OK)
-            status = tqkv_decode(f, profile ? &p : NULL, &rows, n, TQKV_ORIGINAL, dst + first,
-                                 stride);
-        time->encode_seconds += between - start;
-        time->decode_seconds += seconds() - between;
-        time->values += (double)n * f->head_dim;
-    }
-    return status;
-}
-
-/* Name and size of a format; all else 0. */
-static void measure_size(const capture *c, const tqkv_format *fk, const tqkv_format *fv,
-                         measurement *r)
-{
-    size_t k_row, v_row;
-    memset(r, 0, sizeof *r);
-    tqkv_format_name(fk, r->name, sizeof r->name);
-    tqkv_format_row_bytes(fk, 0, &k_row);
-    tqkv_format_row_bytes(fv, 0, &v_row);
-    r->bytes = (double)(k_row + v_row) * (double)(c->n_layers * c->n_kv_heads);
-    r->ratio = 2.0 * (c->head_dim + c->v_head_dim) / (double)(k_row + v_row);
-}
-
-static tqkv_status measure(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
-                           measurement *r)
-{
-    const capture *c = b->c;
-    size_t rows = (size_t)c->k.n_rows;
-    span time = {0}, ignored = {0};
-    measure_size(c, fk, fv, r);
-    tqkv_status status = round_trip(b, fk, NULL, c->keys, b->keys, &time);
-    if (status == TQKV_OK)
-        status = round_trip(b, fv, NULL, c->values, b->values, &time);
-    if (status != TQKV_OK)
-        return status;
+    const tqkv_profile *balance = r->has_balance ? b->balance[r->has_means] : NULL;
+    span time = {0};
+    cache_run run;
+    if (!pages_round_trip(c, fk, balance, r->has_means, c->keys, b->keys, &time) ||
+        !pages_round_trip(c, fv, NULL, r->has_means, c->values, b->values, &time))
+        return 0;
     r->encode_speed = time.values / time.encode_seconds;
     r->decode_speed = time.values / time.decode_seconds;
-    r->k_error = relative_error(c->keys, b->keys, rows * c->head_dim);
-    r->v_error = relative_error(c->values, b->values, rows * c->v_head_dim);
+    r->k_error = relative_error(c->keys, b->keys, (size_t)c->k.n_rows * c->head_dim);
+    r->v_error = relative_error(c->values, b->values, (size_t)c->v.n_rows * c->v_head_dim);
     /* which key is attended most, from what keys decode to */
     attention_run(&b->decoded, c, b->keys, b->values);
     r->top1 = attention_agreement(&b->original, &b->decoded, c);
-    status = round_trip(b, fk, b->profile, c->keys, b->keys, &ignored);
-    if (status != TQKV_OK)
-        return status;
-    attention_run(&b->decoded, c, b->keys, b->values);
-    r->top1_profile = attention_agreement(&b->original, &b->decoded, c);
-    return TQKV_OK;
+    if (!cache_attention(&b->decoded, c, fk, fv, balance, r->has_means, &run))
+        return 0;
+    r->attention = attention_error(&b->original, &b->decoded, c);
+    r->bytes = run.token_bytes;
+    r->attend_ns = run.seconds * 1e9 / run.units;
+    return 1;
 }
 
-/* All of a format on a device. */
 static int measure_on_device(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
                              measurement *r)
 {
     const capture *c = b->c;
     const device *d = b->device;
-    size_t rows = (size_t)c->k.n_rows;
-    device_span time = {0}, ignored = {0};
-    measure_size(c, fk, fv, r);
-    if (!device_round_trip(d, c, fk, NULL, c->keys, b->keys, b->key_rows, &time) ||
+    const tqkv_profile *balance = r->has_balance ? b->balance[0] : NULL;
+    device_span time = {0};
+    size_t k_row, v_row;
+    tqkv_format_row_bytes(fk, 0, &k_row);
+    tqkv_format_row_bytes(fv, 0, &v_row);
+    r->bytes = (double)(k_row + v_row) * (double)(c->n_layers * c->n_kv_heads);
+    if (!device_round_trip(d, c, fk, balance, c->keys, b->keys, b->key_rows, &time) ||
         !device_round_trip(d, c, fv, NULL, c->values, b->values, b->value_rows, &time))
         return 0;
     r->encode_speed = time.values / time.encode_seconds;
     r->decode_speed = time.values / time.decode_seconds;
-    r->k_error = relative_error(c->keys, b->keys, rows * c->head_dim);
-    r->v_error = relative_error(c->values, b->values, rows * c->v_head_dim);
+    r->k_error = relative_error(c->keys, b->keys, (size_t)c->k.n_rows * c->head_dim);
+    r->v_error = relative_error(c->values, b->values, (size_t)c->v.n_rows * c->v_head_dim);
     attention_run(&b->decoded, c, b->keys, b->values);
     r->top1 = attention_agreement(&b->original, &b->decoded, c);
-    if (!device_eval_attention(d, &b->decoded, c, fk, fv, NULL, b->key_rows, b->value_rows))
+    if (!device_eval_attention(d, &b->decoded, c, fk, fv, balance, b->key_rows, b->value_rows))
         return 0;
     r->attention = attention_error(&b->original, &b->decoded, c);
-    if (!device_round_trip(d, c, fk, b->profile, c->keys, b->keys, b->key_rows, &ignored))
-        return 0;
-    attention_run(&b->decoded, c, b->keys, b->values);
-    r->top1_profile = attention_agreement(&b->original, &b->decoded, c);
-    if (!device_eval_attention(d, &b->decoded, c, fk, fv, b->profile, b->key_rows, b->value_rows))
-        return 0;
-    r->attention_profile = attention_error(&b->original, &b->decoded, c);
     return 1;
 }
 
-/* Attention by the library, on codes. */
-static int measure_attention(comparison *b, const tqkv_format *fk, const tqkv_format *fv,
-                             measurement *r)
-{
-    const capture *c = b->c;
-    cache_run plain, other, means;
-    if (!cache_attention(&b->decoded, c, fk, fv, NULL, 0, &plain))
-        return 0;
-    r->attention = attention_error(&b->original, &b->decoded, c);
-    if (!cache_attention(&b->decoded, c, fk, fv, b->profile, 0, &other))
-        return 0;
-    r->attention_profile = attention_error(&b->original, &b->decoded, c);
-    if (!cache_attention(&b->decoded, c, fk, fv, NULL, 1, &means))
-        return 0;
-    r->attention_means = attention_error(&b->original, &b->decoded, c);
-    r->means_bytes = means.token_bytes / plain.token_bytes;
-    r->means_time = means.seconds / plain.seconds;
-    return 1;
-}
+/* ---- what is printed ---- */
 
 static void report_json(const measurement *r, uint32_t head_dim)
 {
     cJSON *object = cJSON_CreateObject();
     cJSON_AddStringToObject(object, "format", r->name);
+    cJSON_AddBoolToObject(object, "means", r->has_means);
+    cJSON_AddBoolToObject(object, "balance", r->has_balance);
     cJSON_AddNumberToObject(object, "head_dim", head_dim);
     cJSON_AddNumberToObject(object, "bytes_per_token", r->bytes);
     cJSON_AddNumberToObject(object, "ratio", r->ratio);
@@ -201,93 +127,92 @@ static void report_json(const measurement *r, uint32_t head_dim)
     cJSON_AddNumberToObject(object, "v_rel_err", r->v_error);
     cJSON_AddNumberToObject(object, "attn_rel_err", r->attention);
     cJSON_AddNumberToObject(object, "top1", r->top1);
-    cJSON_AddNumberToObject(object, "attn_rel_err_profile", r->attention_profile);
-    cJSON_AddNumberToObject(object, "top1_profile", r->top1_profile);
-    if (r->means_bytes > 0) {
-        cJSON_AddNumberToObject(object, "attn_rel_err_means", r->attention_means);
-        cJSON_AddNumberToObject(object, "means_bytes", r->means_bytes);
-        cJSON_AddNumberToObject(object, "means_time", r->means_time);
-    }
+    if (r->attend_ns > 0)
+        cJSON_AddNumberToObject(object, "attend_ns", r->attend_ns);
     cJSON_AddNumberToObject(object, "encode_values_per_second", r->encode_speed);
     cJSON_AddNumberToObject(object, "decode_values_per_second", r->decode_speed);
     json_print_line(object);
 }
 
+static const char *way_of(const measurement *r)
+{
+    if (r->has_means)
+        return r->has_balance ? "pages, balance" : "pages";
+    return r->has_balance ? "rows, balance" : "rows";
+}
+
 static void report_row(table *t, const measurement *r)
 {
     table_row(t);
-    table_cell(t, 0, "%s", r->name);
-    table_cell(t, 1, "%.0f", r->bytes);
-    table_cell(t, 2, "%.2fx", r->ratio);
-    table_cell(t, 3, "%.4f", r->k_error);
-    table_cell(t, 4, "%.4f", r->v_error);
-    table_cell(t, 5, "%.4f", r->attention);
-    table_cell(t, 6, "%.1f%%", 100 * r->top1);
-    table_cell(t, 7, "%.4f", r->attention_profile);
-    table_cell(t, 8, "%.1f%%", 100 * r->top1_profile);
-    if (r->means_bytes > 0)
-        table_cell(t, 9, "%.4f", r->attention_means);
-    table_cell(t, 10, "%.0f", r->encode_speed / 1e6);
-    table_cell(t, 11, "%.0f", r->decode_speed / 1e6);
+    table_cell(t, 0, "%s", r->has_means || r->has_balance ? "" : r->name);
+    table_cell(t, 1, "%s", way_of(r));
+    table_cell(t, 2, "%.0f", r->bytes);
+    table_cell(t, 3, "%.2fx", r->ratio);
+    table_cell(t, 4, "%.4f", r->k_error);
+    table_cell(t, 5, "%.4f", r->v_error);
+    table_cell(t, 6, "%.4f", r->attention);
+    table_cell(t, 7, "%.1f%%", 100 * r->top1);
+    if (r->attend_ns > 0)
+        table_cell(t, 8, "%.1f", r->attend_ns);
+    table_cell(t, 9, "%.0f", r->encode_speed / 1e6);
+    table_cell(t, 10, "%.0f", r->decode_speed / 1e6);
 }
 
 static void print_head(const capture *c, const options *o, uint64_t n_queries)
 {
     printf("%llu layers, %llu tokens, %u query heads, %u KV heads, head_dim %u; attention\n"
-           "from %llu positions of the second half. Profile: %llu centre%s a head, fitted to\n"
-           "the first half. Means: of pages of 64 keys. Speeds in million values a second, %s%s.\n\n",
+           "from %llu positions of the second half, balances fitted to the first. Bytes with\n"
+           "scales and means; attend: ns a token and query head; encode and decode: million\n"
+           "values a second, %s%s.\n\n",
            (unsigned long long)c->n_layers, (unsigned long long)c->n_tokens, c->n_heads,
            c->n_kv_heads, c->head_dim, (unsigned long long)n_queries,
-           (unsigned long long)o->centres, o->centres > 1 ? "s" : "",
            o->device ? "" : "one thread, ", o->device ? o->device : tqkv_isa_name());
 }
 
-/* What all formats measured so far come to. */
-typedef struct summary {
-    plot_point *points;
-    int n_points;
-    double means_bytes, means_time; /* sums of ratios */
-} summary;
+/* ---- all formats ---- */
 
-static void add_to_summary(summary *s, const measurement *r)
+typedef struct points {
+    plot_point *at;
+    int n;
+} points;
+
+/* A format in all its ways, which a device has two of. */
+static int measure_format(comparison *b, const options *o, const format_pair *f, table *t,
+                          points *p)
 {
-    plot_point *p = &s->points[s->n_points++];
-    memcpy(p->name, r->name, sizeof p->name);
-    p->bytes = r->bytes;
-    p->error = r->attention;
-    p->error_with_profile = r->attention_profile;
-    s->means_bytes += r->means_bytes;
-    s->means_time += r->means_time;
+    const capture *c = b->c;
+    plot_point *point = &p->at[p->n++];
+    for (int way = 0; way < (b->device ? 2 : 4); way++) {
+        measurement r = {.has_means = way / 2, .has_balance = way % 2};
+        tqkv_format_name(&f->keys, r.name, sizeof r.name);
+        if (!(b->device ? measure_on_device : measure)(b, &f->keys, &f->values, &r))
+            return 0;
+        r.ratio = 2.0 * (c->head_dim + c->v_head_dim) * (double)(c->n_layers * c->n_kv_heads) /
+                  r.bytes;
+        memcpy(point->name, r.name, sizeof point->name);
+        point->bytes[way] = r.bytes;
+        point->error[way] = r.attention;
+        point->n_ways = way + 1;
+        if (o->json)
+            report_json(&r, c->head_dim);
+        else
+            report_row(t, &r);
+    }
+    return 1;
 }
 
-/* All formats of the list, one after the other. */
-static int measure_formats(comparison *b, const options *o, int total, table *t, summary *s)
+static int measure_formats(comparison *b, const options *o, int total, table *t, points *p)
 {
     const capture *c = b->c;
     int status = EXIT_OK;
     char *list = o->formats;
     format_pair f;
     while (next_format(&list, o->is_selection, c->head_dim, c->v_head_dim, &f, &status)) {
-        measurement r;
-        progress("measuring", (uint64_t)s->n_points, (uint64_t)total);
-        if (b->device && !measure_on_device(b, &f.keys, &f.values, &r)) {
+        progress("measuring", (uint64_t)p->n, (uint64_t)total);
+        if (!measure_format(b, o, &f, t, p)) {
             status = EXIT_FAILED;
             break;
         }
-        tqkv_status measured = b->device ? TQKV_OK : measure(b, &f.keys, &f.values, &r);
-        if (measured != TQKV_OK) {
-            status = failed("%s: %s", f.name, tqkv_status_string(measured));
-            break;
-        }
-        if (!b->device && !measure_attention(b, &f.keys, &f.values, &r)) {
-            status = EXIT_FAILED;
-            break;
-        }
-        add_to_summary(s, &r);
-        if (o->json)
-            report_json(&r, c->head_dim);
-        else
-            report_row(t, &r);
     }
     progress_end();
     return status;
@@ -295,18 +220,18 @@ static int measure_formats(comparison *b, const options *o, int total, table *t,
 
 static int run_formats(comparison *b, const options *o)
 {
-    static const char *const columns[] = {
-        "format", "bytes/token", "vs f16", "K error", "V error", "attention", "top-1",
-        "+profile", "top-1", "+means", "encode", "decode"};
+    static const char *const columns[] = {"format", "as", "bytes/token", "vs f16", "K error",
+                                          "V error", "attention", "top-1", "attend", "encode",
+                                          "decode"};
     int total = 1;
     table t;
-    for (const char *p = o->formats; *p; p++)
-        total += *p == ',';
-    summary s = {.points = allocate((size_t)total, sizeof *s.points)};
-    if (!s.points)
+    for (const char *c = o->formats; *c; c++)
+        total += *c == ',';
+    points p = {.at = allocate((size_t)total, sizeof *p.at)};
+    if (!p.at)
         return EXIT_FAILED;
-    table_start(&t, columns, 12);
-    int status = measure_formats(b, o, total, &t, &s);
+    table_start(&t, columns, 11);
+    int status = measure_formats(b, o, total, &t, &p);
     int has_table = status == EXIT_OK && !o->json;
     if (has_table)
         print_head(b->c, o, b->original.n_queries);
@@ -314,69 +239,75 @@ static int run_formats(comparison *b, const options *o)
         t.n_rows = 0;
     if (!table_finish(&t) && status == EXIT_OK)
         status = EXIT_FAILED;
-    if (has_table && status == EXIT_OK && s.n_points && !b->device)
-        printf("\nPage means take %.1f%% more bytes and %.0f%% more time, averaged over these "
-               "formats.\n",
-               100 * (s.means_bytes / s.n_points - 1), 100 * (s.means_time / s.n_points - 1));
-    if (status == EXIT_OK && o->plot && !plot_write(o->plot, s.points, s.n_points))
+    if (status == EXIT_OK && o->plot && !plot_write(o->plot, p.at, p.n))
         status = EXIT_FAILED;
-    free(s.points);
+    free(p.at);
     return status;
 }
+
+/* ---- the run ---- */
 
 static int prepare(comparison *b, const options *o)
 {
     const capture *c = b->c;
-    uint32_t widest = c->head_dim > c->v_head_dim ? c->head_dim : c->v_head_dim;
     if (c->n_tokens < 2)
         return !failed("eval needs at least 2 tokens");
     b->keys = allocate((size_t)c->k.n_rows, c->head_dim * sizeof *b->keys);
     b->values = allocate((size_t)c->v.n_rows, c->v_head_dim * sizeof *b->values);
-    /* a byte a value at most, and scales and a centre's number */
-    b->rows = allocate((size_t)c->n_tokens, widest + 64);
-    if (o->device) {
+    if (o->device) { /* a byte a value at most, and scales */
         b->key_rows = allocate((size_t)c->k.n_rows, c->head_dim + 64u);
         b->value_rows = allocate((size_t)c->v.n_rows, c->v_head_dim + 64u);
         if (!b->key_rows || !b->value_rows)
             return 0;
     }
-    return b->keys && b->values && b->rows && attention_init(&b->original, c, o->queries) &&
+    return b->keys && b->values && attention_init(&b->original, c, o->queries) &&
            attention_init(&b->decoded, c, o->queries);
+}
+
+/* The balances of rows and of pages, from the first half. */
+static int fit_balances(comparison *b)
+{
+    const capture *c = b->c;
+    for (int i = 0; i < 2; i++) {
+        tqkv_status status = tqkv_profile_create((uint32_t)c->n_layers, c->n_kv_heads,
+                                                 c->head_dim, 1, NULL, &b->balance[i]);
+        if (status != TQKV_OK)
+            return !failed("head_dim %u: %s", (unsigned)c->head_dim, tqkv_status_string(status));
+        if (!fit_profile(c, c->n_tokens / 2, i, b->balance[i]))
+            return 0;
+    }
+    return 1;
+}
+
+static void release(comparison *b)
+{
+    attention_free(&b->original);
+    attention_free(&b->decoded);
+    free(b->keys);
+    free(b->values);
+    free(b->key_rows);
+    free(b->value_rows);
+    tqkv_profile_free(b->balance[0]);
+    tqkv_profile_free(b->balance[1]);
 }
 
 static int run(const options *o, char **paths, int n_paths)
 {
     capture c;
-    tqkv_profile *profile = NULL;
     comparison b = {.c = &c};
     device d;
     int result = EXIT_FAILED, ok = capture_load(&c, paths, n_paths, o->bf16);
-    if (ok) {
-        tqkv_status status = tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim,
-                                                 (uint32_t)o->centres, NULL, &profile);
-        if (status != TQKV_OK)
-            ok = !failed("head_dim %u: %s", (unsigned)c.head_dim, tqkv_status_string(status));
-    }
     if (ok && o->device) {
         ok = device_open(&d, o->device, NULL);
         b.device = ok ? &d : NULL;
     }
-    ok = ok && prepare(&b, o) && fit_profile(&c, c.n_tokens / 2, 1, profile);
-    if (ok) {
-        b.profile = profile;
+    if (ok && prepare(&b, o) && fit_balances(&b)) {
         attention_run(&b.original, &c, c.keys, c.values);
         result = run_formats(&b, o);
     }
-    attention_free(&b.original);
-    attention_free(&b.decoded);
-    free(b.keys);
-    free(b.values);
-    free(b.rows);
-    free(b.key_rows);
-    free(b.value_rows);
+    release(&b);
     if (b.device)
         device_close(&d);
-    tqkv_profile_free(profile);
     capture_free(&c);
     return result;
 }
@@ -384,15 +315,15 @@ static int run(const options *o, char **paths, int n_paths)
 int command_eval(int argc, char **argv)
 {
     static const struct option names[] = {
-        {"formats", required_argument, NULL, 'f'}, {"centres", required_argument, NULL, 'm'},
+        {"formats", required_argument, NULL, 'f'},
         {"queries", required_argument, NULL, 'q'}, {"plot", required_argument, NULL, 'p'},
         {"bf16", no_argument, NULL, 'b'}, {"json", no_argument, NULL, 'j'},
         {"device", required_argument, NULL, 'D'}, {"help", no_argument, NULL, 'h'}, {0}};
     static char selection[sizeof default_formats];
-    options o = {.centres = 1, .queries = 256, .formats = selection, .is_selection = 1};
+    options o = {.queries = 256, .formats = selection, .is_selection = 1};
     int option, ok = 1;
     memcpy(selection, default_formats, sizeof selection);
-    while (ok && (option = getopt_long(argc, argv, "f:m:q:h", names, NULL)) != -1) {
+    while (ok && (option = getopt_long(argc, argv, "f:q:h", names, NULL)) != -1) {
         switch (option) {
         case 'h':
             fputs(help, stdout);
@@ -401,9 +332,6 @@ int command_eval(int argc, char **argv)
             o.formats = optarg;
             o.is_selection = 0;
             ok = optarg[strspn(optarg, ",")] != 0;
-            break;
-        case 'm':
-            ok = parse_number(optarg, 256, &o.centres) && o.centres;
             break;
         case 'q':
             ok = parse_number(optarg, UINT32_MAX, &o.queries) && o.queries;

@@ -42,7 +42,7 @@ static tqkv_operand operand(const capture *c, const tqkv_format *f, const tqkv_p
                             uint8_t *rows)
 {
     size_t row = row_bytes(f, profile);
-    tqkv_operand o = {.format = *f, .head = {row, row, row}};
+    tqkv_operand o = {.format = *f, .head = {.codes = row, .scales = row, .centres = row}};
     tqkv_rows_at(f, rows, c->n_kv_heads * row, profile && tqkv_profile_n_centres(profile) > 1,
                  &o.rows);
     return o;

@@ -11,12 +11,12 @@ static const char help[] =
     "usage: tqkv fit [OPTION]... DIR OUT.profile\n"
     "       tqkv fit [OPTION]... Q.npy K.npy V.npy OUT.profile\n"
     "\n"
-    "Fits a key profile - for each layer and KV head a balance and centres - to\n"
-    "captured keys and queries, as the cache sees them (DIR: q.npy, k.npy, v.npy).\n"
+    "Fits a key profile - for each layer and KV head a balance - to captured keys and\n"
+    "queries, as the cache sees them (DIR: q.npy, k.npy, v.npy). The balance is for keys in\n"
+    "pages: it is fitted to what the mean of 64 consecutive keys leaves of them.\n"
     "\n"
-    "  -m, --centres N       centres for each head, 1 to 256 (default 16)\n"
     "  -t, --tokens N        use only the first N tokens\n"
-    "  -s, --seed N          of the clustering (default 1)\n"
+    "      --no-means        fit to the keys themselves, for rows without means\n"
     "      --fingerprint T   text that says which model this is for\n"
     "      --bf16            uint16 in the arrays is bfloat16\n"
     "  -h, --help            this text\n";
@@ -33,21 +33,46 @@ static void gather_queries(const capture *c, uint64_t layer, uint32_t kv_head,
                group * sizeof *queries);
 }
 
-int fit_profile(const capture *c, uint64_t n_tokens, uint64_t seed, tqkv_profile *profile)
+/* Without means the balance alone is taken of what is fitted to the keys. */
+static tqkv_status fit_rows(tqkv_profile *profile, uint32_t layer, uint32_t head,
+                            const float *keys, size_t n, size_t stride, const float *queries,
+                            size_t n_queries)
+{
+    static const float zeros[TQKV_MAX_HEAD_DIM];
+    float balance[TQKV_MAX_HEAD_DIM];
+    tqkv_key_profile fitted;
+    tqkv_status status = tqkv_profile_fit(profile, layer, head, keys, n, stride, queries,
+                                          n_queries, 0, 1);
+    if (status == TQKV_OK)
+        status = tqkv_profile_get(profile, layer, head, &fitted);
+    if (status != TQKV_OK)
+        return status;
+    memcpy(balance, fitted.balance, fitted.head_dim * sizeof *balance);
+    return tqkv_profile_set(profile, layer, head, balance, zeros);
+}
+
+/* One head. */
+static tqkv_status fit_head(const capture *c, uint64_t layer, uint32_t head, uint64_t n_tokens,
+                            int for_pages, float *queries, tqkv_profile *profile)
+{
+    const float *keys = c->keys + (layer * c->n_tokens * c->n_kv_heads + head) * c->head_dim;
+    size_t stride = (size_t)c->n_kv_heads * c->head_dim, n_queries = n_tokens * c->group;
+    gather_queries(c, layer, head, n_tokens, queries);
+    if (for_pages)
+        return tqkv_profile_fit_pages(profile, (uint32_t)layer, head, keys, n_tokens, stride,
+                                      queries, n_queries, 0);
+    return fit_rows(profile, (uint32_t)layer, head, keys, n_tokens, stride, queries, n_queries);
+}
+
+int fit_profile(const capture *c, uint64_t n_tokens, int for_pages, tqkv_profile *profile)
 {
     float *queries = allocate((size_t)n_tokens * c->group, c->head_dim * sizeof *queries);
     int ok = queries != NULL;
     for (uint64_t layer = 0; ok && layer < c->n_layers; layer++)
         for (uint32_t h = 0; ok && h < c->n_kv_heads; h++) {
-            const float *keys =
-                c->keys + (layer * c->n_tokens * c->n_kv_heads + h) * c->head_dim;
             progress("fitting the profile", layer * c->n_kv_heads + h,
                      c->n_layers * c->n_kv_heads);
-            gather_queries(c, layer, h, n_tokens, queries);
-            tqkv_status status = tqkv_profile_fit(
-                profile, (uint32_t)layer, h, keys, n_tokens,
-                (size_t)c->n_kv_heads * c->head_dim, queries, n_tokens * c->group, 0,
-                seed);
+            tqkv_status status = fit_head(c, layer, h, n_tokens, for_pages, queries, profile);
             if (status != TQKV_OK)
                 ok = !failed("layer %u, head %u: fitting failed: %s", (unsigned)layer,
                              (unsigned)h, tqkv_status_string(status));
@@ -58,9 +83,9 @@ int fit_profile(const capture *c, uint64_t n_tokens, uint64_t seed, tqkv_profile
 }
 
 typedef struct options {
-    uint64_t centres, tokens, seed;
+    uint64_t tokens;
     const char *fingerprint;
-    int bf16;
+    int bf16, no_means;
 } options;
 
 static int write_profile(const tqkv_profile *profile, const char *path)
@@ -88,8 +113,8 @@ static int run(const options *o, char **paths, int n_paths, const char *out)
         uint64_t tokens = o->tokens && o->tokens < c.n_tokens ? o->tokens : c.n_tokens;
         tqkv_status status =
             tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim,
-                                (uint32_t)o->centres, o->fingerprint, &profile);
-        ok = status == TQKV_OK ? fit_profile(&c, tokens, o->seed, profile)
+                                1, o->fingerprint, &profile);
+        ok = status == TQKV_OK ? fit_profile(&c, tokens, !o->no_means, profile)
                                : !failed("head_dim %u: %s", (unsigned)c.head_dim,
                                          tqkv_status_string(status));
     }
@@ -102,24 +127,21 @@ static int run(const options *o, char **paths, int n_paths, const char *out)
 int command_fit(int argc, char **argv)
 {
     static const struct option names[] = {
-        {"centres", required_argument, NULL, 'm'}, {"tokens", required_argument, NULL, 't'},
-        {"seed", required_argument, NULL, 's'}, {"fingerprint", required_argument, NULL, 'F'},
+        {"tokens", required_argument, NULL, 't'}, {"no-means", no_argument, NULL, 'n'},
+        {"fingerprint", required_argument, NULL, 'F'},
         {"bf16", no_argument, NULL, 'b'}, {"help", no_argument, NULL, 'h'}, {0}};
-    options o = {.centres = 16, .seed = 1};
+    options o = {0};
     int option, ok = 1;
-    while (ok && (option = getopt_long(argc, argv, "m:t:s:h", names, NULL)) != -1) {
+    while (ok && (option = getopt_long(argc, argv, "t:h", names, NULL)) != -1) {
         switch (option) {
         case 'h':
             fputs(help, stdout);
             return EXIT_OK;
-        case 'm':
-            ok = parse_number(optarg, 256, &o.centres) && o.centres;
-            break;
         case 't':
             ok = parse_number(optarg, UINT64_MAX, &o.tokens) && o.tokens;
             break;
-        case 's':
-            ok = parse_number(optarg, UINT64_MAX, &o.seed);
+        case 'n':
+            o.no_means = 1;
             break;
         case 'F':
             ok = strlen(optarg) <= TQKV_MAX_FINGERPRINT;

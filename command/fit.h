@@ -3,8 +3,8 @@
 
 #include "capture.h"
 
-/* Fits every head of profile to the first n_tokens tokens of a capture's keys
- * and queries; 0 with a message. */
-int fit_profile(const capture *c, uint64_t n_tokens, uint64_t seed, tqkv_profile *profile);
+/* Fits the balance of every head of profile to the first n_tokens tokens of a capture's keys
+ * and queries, for pages or for rows without means; 0 with a message. */
+int fit_profile(const capture *c, uint64_t n_tokens, int for_pages, tqkv_profile *profile);
 
 #endif

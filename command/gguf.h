@@ -7,13 +7,15 @@
 
 enum { MODEL_LAYERS = 4096 };
 
+typedef struct model_layer {
+    uint32_t n_kv_heads, key_dim, value_dim;
+    uint64_t window; /* 0: sees all */
+} model_layer;
+
 typedef struct model_shape {
     char name[64];
     uint32_t n_layers;
-    struct {
-        uint32_t n_kv_heads, key_dim, value_dim;
-        uint64_t window; /* 0: sees all */
-    } layers[MODEL_LAYERS];
+    model_layer layers[MODEL_LAYERS];
 } model_shape;
 
 /* 0 with a message. */

@@ -7,13 +7,16 @@
 #include "gguf.h"
 #include "json.h"
 #include "table.h"
+#include "tqkv_page.h"
 
 static const char help[] =
     "usage: tqkv plan [OPTION]... --model FILE.gguf [FORMAT]...\n"
     "       tqkv plan [OPTION]... --layers N --kv-heads N --head-dim N [FORMAT]...\n"
     "\n"
     "Says how many bytes the keys and values of a whole model take in each format,\n"
-    "beside f16 and llama.cpp's cache types, and the longest context for some memory.\n"
+    "beside f16 and llama.cpp's cache types, and the longest context for some memory. A\n"
+    "format's bytes are those of one sequence's pages: sealed ones with scales and means,\n"
+    "and the staged ones, in f16, that tokens wait in until 64 of them are there.\n"
     "\n"
     "      --model FILE       a model, of which only the metadata are read\n"
     "      --layers N, --kv-heads N, --head-dim N, --value-dim N\n"
@@ -23,16 +26,16 @@ static const char help[] =
     "                         all)\n"
     "  -c, --context N        tokens (default 32768)\n"
     "  -M, --memory SIZE      memory for keys and values, as 8G or 512M (default 8G)\n"
-    "      --page-means       with the means of pages of 64 keys\n"
-    "      --centres          with a centre's number for each key\n"
+    "      --no-means         rows without the means of pages\n"
+    "      --recent N         newest tokens that stay in f16 (default 0)\n"
     "      --json             one JSON object a line\n"
     "  -h, --help             this text\n";
 
 typedef struct options {
     const char *model;
     uint64_t layers, kv_heads, head_dim, value_dim, window, window_layers;
-    uint64_t context, memory;
-    int page_means, centres, json;
+    uint64_t context, memory, recent;
+    int no_means, json;
 } options;
 
 /* Bytes of one row of n values: a format, or one of llama.cpp's types. */
@@ -41,17 +44,20 @@ typedef struct row_type {
     unsigned block, block_bytes; /* 0: a format of ours */
 } row_type;
 
-/* 0 where a format does not have this size. */
-static double row_bytes(const row_type *t, uint32_t dim, int is_key, const options *o)
+enum { PAGE = 64 };
+
+/* A sealed row, with its share of the page's mean. 0 where a format does not have this
+ * size. */
+static double row_bytes(const row_type *t, uint32_t dim, const options *o)
 {
     tqkv_format f;
     size_t bytes;
     if (t->block)
         return dim % t->block ? 0 : (double)dim / t->block * t->block_bytes;
     if (tqkv_format_parse(t->name, dim, &f) != TQKV_OK ||
-        tqkv_format_row_bytes(&f, is_key && o->centres, &bytes) != TQKV_OK)
+        tqkv_page_bytes(&f, o->no_means ? 0 : 1, &bytes) != TQKV_OK)
         return 0;
-    return (double)bytes + (is_key && o->page_means ? 2.0 * dim / 64 : 0);
+    return (double)bytes / PAGE;
 }
 
 /* Bytes of a token in all layers; 0 if the type has no rows of some layer's
@@ -60,8 +66,8 @@ static double token_bytes(const model_shape *m, const row_type *t, const options
 {
     double bytes = 0;
     for (uint32_t i = 0; i < m->n_layers; i++) {
-        double k = row_bytes(t, m->layers[i].key_dim, 1, o);
-        double v = row_bytes(t, m->layers[i].value_dim, 0, o);
+        double k = row_bytes(t, m->layers[i].key_dim, o);
+        double v = row_bytes(t, m->layers[i].value_dim, o);
         if (m->layers[i].n_kv_heads && (k == 0 || v == 0))
             return 0;
         bytes += m->layers[i].n_kv_heads * (k + v);
@@ -69,17 +75,33 @@ static double token_bytes(const model_shape *m, const row_type *t, const options
     return bytes;
 }
 
+/* Tokens whose pages are sealed, and tokens' worth of staged pages. A window of sealed
+ * tokens begins anywhere in its first page. */
+static void count_pages(double kept, int has_window, const options *o, double *sealed,
+                        double *staged)
+{
+    double waiting = (double)o->recent < kept ? (double)o->recent : kept;
+    *sealed = floor((kept - waiting) / PAGE) * PAGE + (has_window ? PAGE : 0);
+    *staged = ceil((waiting + PAGE) / PAGE) * PAGE;
+}
+
+static double layer_bytes(const model_layer *l, const row_type *t, const options *o, double kept)
+{
+    double row = row_bytes(t, l->key_dim, o) + row_bytes(t, l->value_dim, o), sealed, staged;
+    if (t->block)
+        return kept * row;
+    count_pages(kept, l->window && (double)l->window <= kept, o, &sealed, &staged);
+    return sealed * row + staged * 2 * (l->key_dim + l->value_dim);
+}
+
 static double context_bytes(const model_shape *m, const row_type *t, const options *o,
                             double context)
 {
     double bytes = 0;
     for (uint32_t i = 0; i < m->n_layers; i++) {
-        double kept = m->layers[i].window && (double)m->layers[i].window < context
-                          ? (double)m->layers[i].window
-                          : context;
-        bytes += kept * m->layers[i].n_kv_heads *
-                 (row_bytes(t, m->layers[i].key_dim, 1, o) +
-                  row_bytes(t, m->layers[i].value_dim, 0, o));
+        const model_layer *l = &m->layers[i];
+        double kept = l->window && (double)l->window < context ? (double)l->window : context;
+        bytes += l->n_kv_heads * layer_bytes(l, t, o, kept);
     }
     return bytes;
 }
@@ -147,9 +169,8 @@ static int run(const options *o, const model_shape *m, char **names, int n_names
     static const char *const columns[] = {"format", "bytes/token", "context", "vs f16",
                                           "longest"};
     static const row_type peers[] = {{"f16", 1, 2}, {"q8_0", 32, 34}, {"q4_0", 32, 18}};
-    static const char *const formats[] = {"tq2", "tq2.5", "tq3", "tq3.5", "tq4", "tq4.25",
-                                          "tq4.5", "tq5", "tq6", "tq8", "lm2", "lm3", "lm4",
-                                          "mlx4", "mlx5", "mlx6", "mlx8"};
+    static const char *const formats[] = {"tq2", "tq3", "tq4", "tq5", "tq6", "tq8", "lm2", "lm3",
+                                          "lm4", "mlx4", "mlx5", "mlx6", "mlx8"};
     int n = n_names ? n_names : (int)(sizeof formats / sizeof *formats), status = EXIT_OK;
     double f16 = context_bytes(m, &peers[0], o, (double)o->context);
     char memory[32];
@@ -232,7 +253,7 @@ static int plan(const options *o, char **names, int n_names)
 int command_plan(int argc, char **argv)
 {
     enum { MODEL = 256, LAYERS, KV_HEADS, HEAD_DIM, VALUE_DIM, WINDOW, WINDOW_LAYERS, MEANS,
-           CENTRES, JSON };
+           RECENT, JSON };
     static const struct option names[] = {
         {"model", required_argument, NULL, MODEL}, {"layers", required_argument, NULL, LAYERS},
         {"kv-heads", required_argument, NULL, KV_HEADS},
@@ -241,7 +262,7 @@ int command_plan(int argc, char **argv)
         {"window", required_argument, NULL, WINDOW},
         {"window-layers", required_argument, NULL, WINDOW_LAYERS},
         {"context", required_argument, NULL, 'c'}, {"memory", required_argument, NULL, 'M'},
-        {"page-means", no_argument, NULL, MEANS}, {"centres", no_argument, NULL, CENTRES},
+        {"no-means", no_argument, NULL, MEANS}, {"recent", required_argument, NULL, RECENT},
         {"json", no_argument, NULL, JSON}, {"help", no_argument, NULL, 'h'}, {0}};
     options o = {.context = 32768, .memory = (uint64_t)8 << 30};
     const struct {
@@ -273,10 +294,10 @@ int command_plan(int argc, char **argv)
             ok = parse_size(optarg, &o.memory);
             break;
         case MEANS:
-            o.page_means = 1;
+            o.no_means = 1;
             break;
-        case CENTRES:
-            o.centres = 1;
+        case RECENT:
+            ok = parse_number(optarg, UINT32_MAX, &o.recent);
             break;
         case JSON:
             o.json = 1;

@@ -35,48 +35,45 @@ static void print_quoted(FILE *to, const char *text)
 static void print_range(FILE *to, const plot_point *points, int n_points)
 {
     double least = 1e30, largest = 0;
-    for (int i = 0; i < n_points; i++) {
-        least = fmin(least, fmin(points[i].error, points[i].error_with_profile));
-        largest = fmax(largest, fmax(points[i].error, points[i].error_with_profile));
-    }
+    for (int i = 0; i < n_points; i++)
+        for (int way = 0; way < points[i].n_ways; way++) {
+            least = fmin(least, points[i].error[way]);
+            largest = fmax(largest, points[i].error[way]);
+        }
     if (least > 0)
         fprintf(to, "set logscale y\nset yrange [%g:%g]\n", least * 0.7, largest * 1.5);
 }
 
-static void print_points(FILE *to, const char *block, const plot_point *points,
-                         int n_points, int scalar)
+/* All formats in one way. */
+static void print_points(FILE *to, int way, const plot_point *points, int n_points)
 {
-    fprintf(to, "$%s << END\n", block);
+    fprintf(to, "$way%d << END\n", way);
     for (int i = 0; i < n_points; i++)
-        if (scalar < 0 || scalar == !strncmp(points[i].name, "lm", 2))
-            fprintf(to, "%s %g %g %g\n", points[i].name, points[i].bytes, points[i].error,
-                    points[i].error_with_profile);
+        fprintf(to, "%s %g %g\n", points[i].name, points[i].bytes[way], points[i].error[way]);
     fputs("END\n", to);
 }
 
-/* Names of scalar codes stand left of their points, the others' right; gnuplot
- * refuses to plot an empty block. */
+/* Names stand beside the points of the first way. */
 static void print_script(FILE *to, const char *path, const char *file,
                          const plot_point *points, int n_points)
 {
-    int svg = !strcmp(extension(path), ".svg"), scalars = 0;
-    for (int i = 0; i < n_points; i++)
-        scalars += !strncmp(points[i].name, "lm", 2);
+    static const char *const titles[PLOT_WAYS] = {"rows", "rows, balance", "pages",
+                                                  "pages, balance"};
+    static const char *const colours[PLOT_WAYS] = {"#b04030", "#d09040", "#40a070", "#3060a0"};
+    int svg = !strcmp(extension(path), ".svg"), n_ways = n_points ? points[0].n_ways : 0;
     fprintf(to, "set terminal %s size 900,560 font 'sans,%d'\nset output ",
             svg ? "svg background '#ffffff'" : "pngcairo", svg ? 14 : 11);
     print_quoted(to, file);
     fputs("\nset xlabel 'bytes a token'\nset ylabel 'relative error of the attention output'\n"
           "set grid\nset key top right\nset offsets graph 0.08, graph 0.1, 0, 0\n", to);
     print_range(to, points, n_points);
-    print_points(to, "all", points, n_points, -1);
-    print_points(to, "left", points, n_points, 1);
-    print_points(to, "right", points, n_points, 0);
-    fputs("plot $all using 2:3 with points pt 7 lc '#b04030' title 'without a profile', \\\n"
-          "     $all using 2:4 with points pt 7 lc '#3060a0' title 'with a key profile'", to);
-    if (scalars)
-        fputs(", $left using 2:3:1 with labels right offset -0.7,0 font ',9' notitle", to);
-    if (scalars < n_points)
-        fputs(", $right using 2:4:1 with labels left offset 0.7,0 font ',9' notitle", to);
+    for (int way = 0; way < n_ways; way++)
+        print_points(to, way, points, n_points);
+    for (int way = 0; way < n_ways; way++)
+        fprintf(to, "%s$way%d using 2:3 with points pt 7 lc '%s' title '%s'",
+                way ? ", \\\n     " : "plot ", way, colours[way], titles[way]);
+    if (n_ways)
+        fputs(", $way0 using 2:3:1 with labels left offset 0.7,0 font ',9' notitle", to);
     fputs("\n", to);
 }
 

@@ -1,9 +1,12 @@
 #ifndef TQKV_COMMAND_PLOT_H
 #define TQKV_COMMAND_PLOT_H
 
+/* A format in up to four ways: rows, rows with a balance, pages, pages with a balance. */
+enum { PLOT_WAYS = 4 };
 typedef struct plot_point {
     char name[24];
-    double bytes, error, error_with_profile;
+    int n_ways;
+    double bytes[PLOT_WAYS], error[PLOT_WAYS];
 } plot_point;
 
 /* Draws error against bytes with gnuplot to a .svg or .png file; 0 with a

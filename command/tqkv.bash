@@ -33,11 +33,11 @@ _tqkv()
         local options="--help"
         case ${COMP_WORDS[1]} in
         formats) options+=" --head-dim --samples --json" ;;
-        eval) options+=" --formats --centres --queries --plot --device --bf16 --json" ;;
+        eval) options+=" --formats --queries --plot --device --bf16 --json" ;;
         ablate) options+=" --formats --queries --wrong-scale --device --bf16 --json" ;;
         plan) options+=" --model --layers --kv-heads --head-dim --value-dim --window
-            --window-layers --context --memory --page-means --centres --json" ;;
-        fit) options+=" --centres --tokens --seed --fingerprint --bf16" ;;
+            --window-layers --context --memory --no-means --recent --json" ;;
+        fit) options+=" --tokens --no-means --fingerprint --bf16" ;;
         llama) options+=" --k --v --profile --no-profile --print" ;;
         profile) options+=" --model --text --out --threads --windows --centres --llama" ;;
         encode) options+=" --format --profile --pages --device --bf16" ;;

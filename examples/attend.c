@@ -39,7 +39,7 @@ int main(void)
     tqkv_status status = tqkv_format_parse("tq4", DIM, &layer.keys);
     layer.values = layer.keys;
     tqkv_cache_config config = {.layers = &layer, .n_layers = 1, .capacity = 4096,
-                                .n_recent = 32, .page_means = 1};
+                                .n_recent = 32};
     for (int i = 0; i < PROMPT * KV_HEADS * DIM; i++) {
         keys[i] = noise();
         values[i] = noise();

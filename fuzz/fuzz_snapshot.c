@@ -54,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     tqkv_format_parse("tq4", 16, &layer.keys);
     tqkv_format_parse("lm3", 16, &layer.values);
     tqkv_cache_config config = {.layers = &layer, .n_layers = 1, .capacity = 600,
-                                .n_first = 3, .n_recent = 5, .page_means = data[0] >> 1 & 1,
+                                .n_first = 3, .n_recent = 5, .no_means = data[0] >> 1 & 1,
                                 .fit_tokens = data[0] & 4 ? 20 : 0};
     tqkv_cache *c;
     tqkv_sequence *s;

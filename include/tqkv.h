@@ -226,7 +226,7 @@ TQKV_API tqkv_status tqkv_profile_set(tqkv_profile *profile, uint32_t layer,
                                       uint32_t head, const float *balance,
                                       const float *centres);
 
-/* Fits one head from keys as the cache sees them (after RoPE) and the queries
+/* For slots: fits one head from keys as the cache sees them (after RoPE) and the queries
  * of all query heads that read it: keys[n_keys][head_dim] at a distance of
  * key_stride elements from row to row (0: head_dim), queries likewise.
  * balance_i = (E q_i^2 / Var k_i)^(1/4), bounded and normalised to leave the
@@ -240,6 +240,16 @@ TQKV_API tqkv_status tqkv_profile_fit(tqkv_profile *profile, uint32_t layer,
                                       size_t n_keys, size_t key_stride,
                                       const float *queries, size_t n_queries,
                                       size_t query_stride, uint64_t seed);
+
+/* Fits one head's balance to keys that will lie in pages (tqkv_page.h): keys[n_keys] are at
+ * consecutive positions, and what is left of them when the mean of each 64 is subtracted
+ * takes the place of their variance:
+ *   balance_i = (E q_i^2 / E (k_i - mean of k_i's page)^2)^(1/4),
+ * bounded and normalised as above. Centres become 0. Arguments and errors as above. */
+TQKV_API tqkv_status tqkv_profile_fit_pages(tqkv_profile *profile, uint32_t layer,
+                                            uint32_t head, const float *keys, size_t n_keys,
+                                            size_t key_stride, const float *queries,
+                                            size_t n_queries, size_t query_stride);
 
 /* The file form (doc/format.md), checksummed. _size says how many bytes
  * _write needs; _read refuses damaged, foreign and contradictory data. */

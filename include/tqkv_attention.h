@@ -4,8 +4,8 @@
  * tqkv_attend attends from queries to keys and values that lie in memory as
  * rows (tqkv.h) or as plain numbers, without decoding them to memory: codes
  * become 8-bit levels, 64 tokens at a time, that integer products work on.
- * Queries come and outputs leave in the original domain; rotations, balances,
- * centres and page means are applied inside.
+ * Queries come and outputs leave in the original domain; rotations, balances and
+ * the means of pages (tqkv_page.h) are applied inside.
  *
  * The conventions of tqkv.h hold, but that results are the same bytes on one
  * instruction set only; between them they differ within these bounds:
@@ -32,7 +32,7 @@
 #ifndef TQKV_ATTENTION_H
 #define TQKV_ATTENTION_H
 
-#include "tqkv.h"
+#include "tqkv_page.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,7 +44,7 @@ extern "C" {
 
 /* Bytes from one head, or one page, to the next. */
 typedef struct tqkv_strides {
-    size_t codes, scales, centres;
+    size_t codes, scales, centres, means, numbers;
 } tqkv_strides;
 
 /* The keys, or the values, of all KV heads. The row of head h in slot s begins
@@ -59,17 +59,32 @@ typedef struct tqkv_operand {
     uint8_t type; /* tqkv_type */
     tqkv_rows rows;
     tqkv_strides head, page;
-    /* For keys: the profile each head's rows were encoded with, [n_kv_heads],
+    /* Sealed pages (tqkv_page.h): the means of page number n and head h begin at
+     *   means + n * page.means + h * head.means,
+     * n_means of head_dim + 2 bytes each, and with more than one the rows' numbers, 16
+     * bytes, at numbers + n * page.numbers + h * head.numbers. Null and 0: rows have no
+     * choice. page_size has to be TQKV_PAGE_TOKENS. */
+    const uint8_t *means, *numbers;
+    uint32_t n_means;
+    /* For keys: the balance that each head's rows were sealed with, [n_kv_heads][head_dim],
      * or null. */
+    const float *balances;
+    /* For keys in the slots of llama.cpp's cache types, which have no pages: the profile
+     * each head's rows were encoded with, [n_kv_heads], or null. Not beside means or
+     * balances. */
     const tqkv_key_profile *profiles;
-    /* For keys in pages: a mean for each page and head that was subtracted from
-     * the page's (balanced) keys before they were encoded, [head_dim] in f16;
-     * the means of page number n and head h begin at
-     *   means + n * mean_page_stride + h * mean_head_stride.
-     * Null for none. */
-    const uint16_t *means;
-    size_t mean_page_stride, mean_head_stride;
 } tqkv_operand;
+
+/* Pages of another kind than most: their keys and values, laid out as an operand's, and
+ * the bound of their numbers. */
+typedef struct tqkv_page_kind {
+    tqkv_operand keys, values;
+    uint32_t n_pages;
+} tqkv_page_kind;
+
+/* In a page table, of which kind a page is; its number is the entry without these bits. */
+#define TQKV_PAGE_STAGED 0x80000000u
+#define TQKV_PAGE_MIXED 0x40000000u
 
 /* n_tokens tokens at consecutive positions, the first in slot first_slot and
  * at `position`. */
@@ -86,6 +101,11 @@ typedef struct tqkv_tokens {
     size_t page_size;
     uint32_t n_pages;
     tqkv_operand keys, values;
+    /* Where the page table has entries with TQKV_PAGE_STAGED, plain numbers that are
+     * waiting to be sealed, and with TQKV_PAGE_MIXED, pages with several means, whose
+     * format is the others'. Their pages are numbered from 0 again. Null for none. Masks and
+     * positions count tokens of all kinds alike. */
+    const tqkv_page_kind *staged, *mixed;
 } tqkv_tokens;
 
 /* ------------------------------------------------------------------ */

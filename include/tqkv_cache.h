@@ -2,12 +2,15 @@
  * tqkv - the cache: sequences of keys and values, appended to and attended from
  *
  * A cache is what the sequences of one model share: the shape of each layer,
- * the pages that hold rows, the key profiles. A sequence is the tokens of one
- * conversation. Of a sequence's tokens the first n_first and the newest
- * n_recent are kept in f16 and attended exactly; those between are rows of
- * codes, in pages of 64 positions:
+ * the pages that hold rows (tqkv_page.h), the keys' balances. A sequence is the tokens of
+ * one conversation. Its tokens begin in staged pages, in f16. A page of 64 positions is
+ * sealed when it is full and all its tokens are older than the newest n_recent; so the
+ * newest n_recent to n_recent + 63 tokens, and the first n_first, are attended exactly:
  *
- *   0 ... n_first            codes            n_recent ... the end
+ *   0 ... n_first            sealed            n_recent to n_recent + 63 ... the end
+ *
+ * A rollback into a sealed page leaves the rows before it as they are; the tokens that
+ * follow wait in f16 as all do, and then become rows beside the mean that is there.
  *
  * Threads: distinct sequences may be used from distinct threads at the same
  * time. Of one sequence, any number of threads may attend, save or fork while
@@ -40,8 +43,8 @@ typedef struct tqkv_layer {
     /* Positions that a query sees, its own included, as in sliding-window
      * layers; older tokens' pages are used again. 0: all. */
     uint64_t window;
-    /* The profile to encode keys with: layer profile_layer of it. It is copied;
-     * null for none. */
+    /* The balances of keys: those of layer profile_layer of this profile, which are copied.
+     * Its centres are not used. Null for none. */
     const tqkv_profile *profile;
     uint32_t profile_layer;
 } tqkv_layer;
@@ -56,18 +59,16 @@ typedef struct tqkv_cache_config {
     /* Tokens that truncation can take back in layers with a window; older ones
      * it may find overwritten. */
     size_t rollback;
-    /* Subtract from each page's keys their mean, kept beside them in f16, and add
-     * the queries' products with it to their logits. Pages are then encoded when
-     * they are full, and wait in f16 until then. With it, centres of profiles
-     * are not used, only balances. */
-    int page_means;
-    /* Layers without a profile: fit one from the first fit_tokens tokens of the
-     * first sequence to have so many, which wait in f16 until then. With
-     * fit_centres centres (0 is 1). 0: none is fitted. */
+    /* Rows without the means of their pages: 2 (head_dim + 2) bytes fewer for 64 tokens and
+     * KV head, and worse (doc/quality.md). */
+    int no_means;
+    /* Layers without a profile: fit the keys' balances to the first fit_tokens tokens of
+     * the first sequence to have so many, which wait in f16 until then. 0: none is
+     * fitted. */
     size_t fit_tokens;
-    uint32_t fit_centres;
-    uint64_t fit_seed;
-    int up_front;         /* allocate all pages now, not each when needed */
+    /* Allocate all sealed pages, and the staged ones of n_sequences sequences, now, not each
+     * when needed. */
+    int up_front;
     size_t memory_limit;  /* bytes never exceeded; 0: no limit but capacity's */
     /* The model, in up to TQKV_MAX_FINGERPRINT bytes; snapshots carry it. */
     const char *fingerprint;
@@ -85,8 +86,8 @@ TQKV_API void tqkv_cache_free(tqkv_cache *cache);
 /* Bytes allocated now for the cache and all its sequences. */
 TQKV_API size_t tqkv_cache_memory(const tqkv_cache *cache);
 
-/* Bytes that one more token takes in codes, all layers together, with scales,
- * centres and page means. */
+/* Bytes that one more token takes when its page has been sealed, all layers together, with
+ * scales and means. */
 TQKV_API double tqkv_cache_token_bytes(const tqkv_cache *cache);
 
 /* ------------------------------------------------------------------ */
@@ -138,7 +139,9 @@ typedef struct tqkv_rope {
 
 /* Removes tokens first to first + n_tokens - 1 from all layers; those behind
  * move up, their keys turned back by n_tokens positions. Values keep their
- * codes; keys that were codes are decoded, turned and encoded again. rope[layer]
+ * codes and the means that they have chosen; a page that had to name more than
+ * TQKV_MAX_MEANS means codes a row again. Keys do likewise where rope is null; otherwise those
+ * that were codes are decoded, turned and encoded again, with the same bytes on every machine. rope[layer]
  * may differ from layer to layer; null: keys do not depend on the position.
  * All layers have to be of one length. TQKV_ERROR_GONE as for truncation. */
 TQKV_API tqkv_status tqkv_sequence_remove(tqkv_sequence *sequence, size_t first,

@@ -22,7 +22,8 @@ static tqkv_operand operand_of(const gg_tensor *t, const cache *c)
                               .head = {.codes = t->nb[2]}};
     return (tqkv_operand){.format = c->slot.format,
                           .rows = slot_rows(&c->slot, t->data, t->nb[1]),
-                          .head = {t->nb[2], t->nb[2], c->slot.centre_at ? t->nb[2] : 0},
+                          .head = {.codes = t->nb[2], .scales = t->nb[2],
+                                   .centres = c->slot.centre_at ? t->nb[2] : 0},
                           .profiles = c->profiles};
 }
 

@@ -13,7 +13,7 @@ done
 $run build/check/harness --rounds 1
 $run build/check/tqkv encode -f tq4.25 data/smollm2-135m/v.npy "$dir/v.tqkv"
 $run build/check/tqkv verify "$dir/v.tqkv"
-$run build/check/tqkv fit -m 2 -t 32 data/smollm2-135m "$dir/p"
+$run build/check/tqkv fit -t 32 data/smollm2-135m "$dir/p"
 $run build/check/tqkv encode -p "$dir/p" data/smollm2-135m/k.npy "$dir/k.tqkv"
 $run build/check/tqkv decode "$dir/k.tqkv" "$dir/k.npy"
 $run build/check/tqkv encode --pages data/smollm2-135m/k.npy "$dir/k.tqkv"

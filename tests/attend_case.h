@@ -15,7 +15,6 @@ typedef struct shape {
     int is_ring;
     size_t slots_multiple; /* slots of a head are a multiple of it; 0: of 1 */
     int centres;       /* a profile with so many */
-    int has_means;     /* of pages */
     float key_size, value_size; /* factors of N(0,1); 0 is 1 */
     int scales_vary;   /* over 6 orders of magnitude, from token to token */
     uint64_t seed;
@@ -29,7 +28,6 @@ typedef struct attend_case {
     uint64_t *positions;
     uint8_t *key_memory, *value_memory;
     uint32_t *pages;
-    uint16_t *means;
     float *profile_floats;
     tqkv_key_profile *profiles;
     float *out, *max, *sum;
@@ -85,9 +83,9 @@ static inline void make_operand(const shape *s, const char *name, uint32_t dim, 
         o->rows.scales = NULL;
     if (!centre)
         o->rows.centres = NULL;
-    o->head = (tqkv_strides){per_head * code, per_head * scale, per_head * centre};
+    o->head = (tqkv_strides){per_head * code, per_head * scale, per_head * centre, 0, 0};
     o->page = (tqkv_strides){s->n_kv_heads * o->head.codes, s->n_kv_heads * o->head.scales,
-                             s->n_kv_heads * o->head.centres};
+                             s->n_kv_heads * o->head.centres, 0, 0};
 }
 
 /* One row of one head. */
@@ -137,44 +135,12 @@ static inline void make_profiles(const shape *s, attend_case *c, uint64_t *seed)
     }
 }
 
-/* The page's mean of the balanced keys, in f16, and the keys encoded with it. */
-static inline void store_page(const shape *s, attend_case *c, tqkv_operand *o, size_t head,
-                              size_t first, size_t end)
-{
-    float balance[TQKV_MAX_HEAD_DIM], mean[TQKV_MAX_HEAD_DIM];
-    size_t dim = s->key_dim;
-    uint16_t *half = c->means +
-                     (c->pages[slot_of(s, first) / s->page_size] * s->n_kv_heads + head) * dim;
-    for (size_t i = 0; i < dim; i++) {
-        double sum = 0;
-        balance[i] = 1;
-        for (size_t t = first; t < end; t++)
-            sum += c->keys[(t * s->n_kv_heads + head) * dim + i];
-        mean[i] = (float)(sum / (double)(end - first));
-    }
-    assert_int_equal(tqkv_from_f32(mean, dim, half, TQKV_F16), TQKV_OK);
-    assert_int_equal(tqkv_to_f32(half, TQKV_F16, dim, mean), TQKV_OK);
-    tqkv_key_profile p = {s->key_dim, 1, balance, mean};
-    for (size_t t = first; t < end; t++)
-        store_row(s, c, o, &p, head, t, c->keys + (t * s->n_kv_heads + head) * dim);
-}
-
 static inline void store_keys(const shape *s, attend_case *c)
 {
-    tqkv_operand *o = &c->set.keys;
     for (size_t h = 0; h < s->n_kv_heads; h++)
-        for (size_t t = 0, end; t < s->n_tokens; t = end) {
-            end = t + 1;
-            if (s->has_means) {
-                size_t page = slot_of(s, t) / s->page_size;
-                while (end < s->n_tokens && slot_of(s, end) / s->page_size == page)
-                    end++;
-                store_page(s, c, o, h, t, end);
-            } else {
-                store_row(s, c, o, c->profiles ? &c->profiles[h] : NULL, h, t,
-                          c->keys + (t * s->n_kv_heads + h) * s->key_dim);
-            }
-        }
+        for (size_t t = 0; t < s->n_tokens; t++)
+            store_row(s, c, &c->set.keys, c->profiles ? &c->profiles[h] : NULL, h, t,
+                      c->keys + (t * s->n_kv_heads + h) * s->key_dim);
 }
 
 static inline void make_pages(const shape *s, attend_case *c, uint64_t *seed)
@@ -230,12 +196,6 @@ static inline void case_make(attend_case *c, const shape *s)
     make_operand(s, s->keys, s->key_dim, s->centres > 1, &c->set.keys, &c->key_memory);
     make_operand(s, s->values, s->value_dim, 0, &c->set.values, &c->value_memory);
     c->set.keys.profiles = c->profiles;
-    if (s->has_means) {
-        c->means = malloc(c->set.n_pages * (size_t)s->n_kv_heads * s->key_dim * 2);
-        c->set.keys.means = c->means;
-        c->set.keys.mean_head_stride = s->key_dim;
-        c->set.keys.mean_page_stride = (size_t)s->n_kv_heads * s->key_dim;
-    }
     c->a = (tqkv_attention){
         .n_queries = s->n_queries, .n_heads = s->n_kv_heads * s->group,
         .n_kv_heads = s->n_kv_heads, .queries = c->queries,
@@ -257,7 +217,7 @@ static inline void case_store(attend_case *c, const shape *s)
 static inline void case_free(attend_case *c)
 {
     void *memory[] = {c->queries, c->keys, c->values, c->positions, c->key_memory,
-                      c->value_memory, c->pages, c->means, c->profile_floats, c->profiles,
+                      c->value_memory, c->pages, c->profile_floats, c->profiles,
                       c->out, c->max, c->sum};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         free(memory[i]);

@@ -63,7 +63,7 @@ static inline int free_data(void **state)
 static inline tqkv_cache_config plain(void)
 {
     return (tqkv_cache_config){.layers = layers, .n_layers = LAYERS, .capacity = TOKENS,
-                               .n_sequences = 3, .fingerprint = "a model", .fit_seed = 3};
+                               .n_sequences = 3, .fingerprint = "a model"};
 }
 
 static inline tqkv_cache *make_cache(const tqkv_cache_config *config)
@@ -151,8 +151,8 @@ static inline double attention_error(tqkv_sequence *s, int layer)
             positions[t] = t;
             if (t < oldest)
                 continue;
-            layer_read(l, state, s->cache->page_means, KEYS, h, t, k + (t * heads + h) * kd);
-            layer_read(l, state, s->cache->page_means, VALUES, h, t, v + (t * heads + h) * vd);
+            layer_read(l, state, KEYS, h, t, k + (t * heads + h) * kd);
+            layer_read(l, state, VALUES, h, t, v + (t * heads + h) * vd);
         }
     tqkv_tokens shape = {.keys.format.head_dim = (uint16_t)kd,
                          .values.format.head_dim = (uint16_t)vd};
@@ -200,7 +200,7 @@ static inline double storage_error(tqkv_sequence *s, int layer, operand_kind kin
             float x[TQKV_MAX_HEAD_DIM];
             if (t >= l->n_first && t < state->kept)
                 continue;
-            layer_read(l, state, s->cache->page_means, kind, h, t, x);
+            layer_read(l, state, kind, h, t, x);
             for (size_t d = 0; d < dim; d++) {
                 double y = data[((from ? from[t] : t) * heads + h) * dim + d];
                 error += (x[d] - y) * (x[d] - y);

@@ -12,7 +12,7 @@ with() # FAULT=VALUE... COMMAND...
 # ---- progress, where standard error is no terminal ----
 
 mkdir llama temporary
-"$tqkv" fit -m 2 "$data" whole.profile
+"$tqkv" fit "$data" whole.profile
 cat > llama/llama-perplexity <<'END2'
 #!/bin/sh
 unset LD_PRELOAD

@@ -3,7 +3,7 @@
 # cli_llama.sh TQKV PYTHON DATA
 . "$(dirname "$0")/cli_functions.sh"
 
-"$tqkv" fit -m 2 "$data" whole.profile
+"$tqkv" fit "$data" whole.profile
 
 mkdir -p llama models
 cat > llama/llama-server <<'END'

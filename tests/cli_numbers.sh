@@ -20,18 +20,11 @@ for option in -d -n; do
 done
 refuses formats -n 0 1073741825
 refuses formats -d 0 8 1025 65536
-for option in -m -q; do
-    refuses eval $option 0 $bad " -1" ""
-done
-refuses eval -m 257
-refuses eval -q 4294967296
+refuses eval -q 0 4294967296 $bad " -1" ""
 refuses ablate -q 0 65537 $bad " -1"
 refuses ablate --wrong-scale 0 -1 abc nan inf 1e999 1,2 ""
-for option in -m -t; do
-    refuses fit $option 0 $bad " -1" ""
-done
-refuses fit -m 257
-refuses fit -s $bad " -1"
+refuses fit -t 0 $bad " -1" ""
+refuses plan --recent $bad " -1" 4294967296 ""
 for option in --layers --kv-heads --head-dim --value-dim --window --window-layers -c; do
     refuses plan $option 0 $bad " -1" 4294967296 ""
 done

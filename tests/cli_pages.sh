@@ -68,14 +68,18 @@ import os
 assert os.path.getsize("pages.tqkv") == 64 + 2 * 3 * (100 * 34 + 2 * 66) + 4 * 24 + 32'
 
 # ---- profiles ----
-try "$tqkv" fit -m 1 f32.npy f32.npy f32.npy one
+try "$tqkv" fit f32.npy f32.npy f32.npy one
 try "$tqkv" encode --pages -p one f32.npy x.tqkv
 check "encode with a profile" [ $status = 0 -a ! -s err ]
 try "$tqkv" decode x.tqkv y.npy
 check "decode with a profile" "$python" -c "$same" f32.npy y.npy 0.05
 try "$tqkv" info x.tqkv
 check "info names the profile" grep -q "1 centres" out
-try "$tqkv" fit -m 2 f32.npy f32.npy f32.npy two
+"$python" -c '
+import struct, numpy, xxhash
+data = b"TQKVPROF" + struct.pack("<HHIIIII", 1, 0x1234, 2, 3, 64, 2, 0)
+data += numpy.ones((2, 3, 3, 64), "f4").tobytes()
+open("two", "wb").write(data + struct.pack("<Q", xxhash.xxh64(data).intdigest()))'
 echo old > x.tqkv
 fails "a profile of two centres" 1 "two: has 2 centres" "$tqkv" encode --pages -p two f32.npy x.tqkv
 check "which leaves the file" [ "$(cat x.tqkv)" = old ]

@@ -4,6 +4,7 @@
  * affair; those on floats stay within their bounds of double precision.
  */
 #include "attend/kernels.h"
+#include "page/mean.h"
 #include "harness.h"
 
 enum { MOST_ROWS = 9 };
@@ -116,12 +117,13 @@ static int check_accumulate(const attend_kernels *k, const tile_case *c, int fro
 static int check_logits(const attend_kernels *k)
 {
     int32_t score[TILE];
-    float scale[TILE], expected[TILE], got[TILE], unit = gaussian();
+    float scale[TILE], expected[TILE], got[TILE], unit = gaussian(), add = gaussian();
+    uint64_t where = next_random() % 2 ? next_random() : 0;
     random_bytes(score, sizeof score);
     for (int t = 0; t < TILE; t++)
         scale[t] = fabsf(gaussian());
-    attend_scalar.logits(score, unit, scale, expected);
-    k->logits(score, unit, scale, got);
+    attend_scalar.logits(score, unit, scale, where, add, expected);
+    k->logits(score, unit, scale, where, add, got);
     return !memcmp(expected, got, sizeof got);
 }
 
@@ -130,8 +132,18 @@ static int check_scales(const attend_kernels *k)
     uint8_t half[2 * TILE + 1];
     float expected[TILE], got[TILE];
     random_bytes(half, sizeof half);
-    float a = attend_scalar.scales(half + 1, expected), b = k->scales(half + 1, got);
-    return a == b && !memcmp(expected, got, sizeof got);
+    int ok = 1;
+    for (int has_signs = 0; has_signs < 2; has_signs++) {
+        uint64_t signs[2] = {0, 0};
+        float a = attend_scalar.scales(half + 1, has_signs ? &signs[0] : NULL, expected);
+        float b = k->scales(half + 1, has_signs ? &signs[1] : NULL, got);
+        ok &= a == b && signs[0] == signs[1] && !memcmp(expected, got, sizeof got);
+        for (int t = 0; t < TILE; t++) {
+            int sign = half[2 * t + 2] >> 7;
+            ok &= has_signs ? (int)(signs[1] >> t & 1) == sign : !(sign && got[t] > 0);
+        }
+    }
+    return ok;
 }
 
 static int check_norms(const attend_kernels *k)
@@ -155,9 +167,10 @@ static int check_halves(const attend_kernels *k)
     random_bytes(half, sizeof half);
     for (int t = 0; t < TILE; t++) /* finite: what NaN becomes does not count */
         half[2 * t + 2] &= 0xFB;
-    attend_scalar.halves(half + 1, TILE, expected);
-    k->halves(half + 1, TILE, got);
-    return !memcmp(expected, got, sizeof got);
+    int ok = attend_scalar.halves(half + 1, TILE, expected) && k->halves(half + 1, TILE, got) &&
+             !memcmp(expected, got, sizeof got);
+    half[2 * (next_random() % TILE) + 2] |= 0x7C; /* infinite or NaN */
+    return ok && !attend_scalar.halves(half + 1, TILE, expected) && !k->halves(half + 1, TILE, got);
 }
 
 static int check_weights(const attend_kernels *k)
@@ -187,7 +200,7 @@ static int check_softmax(const attend_kernels *k)
     float spread = exp2f((float)(next_random() % 8) - 2);
     int ok = 1;
     for (int tile = 0; tile < 3; tile++) {
-        float logit[TILE], scale[TILE], p[TILE], peak;
+        float logit[TILE], scale[TILE], power[TILE], p[TILE], peak;
         double old_max = max, most = 0, most_bound = 0;
         int none = next_random() % 5 == 0;
         for (int t = 0; t < TILE; t++) {
@@ -195,7 +208,9 @@ static int check_softmax(const attend_kernels *k)
             scale[t] = next_random() % 8 ? fabsf(gaussian()) : 0;
             max = logit[t] > max ? logit[t] : max;
         }
-        float rescale = k->softmax(logit, scale, &s, p, &peak);
+        uint64_t where = next_random() % 3 ? next_random() : 0;
+        float chosen, rescale = k->softmax(logit, scale, where, &s, power, p, &peak, &chosen);
+        double some = 0, some_bound = 0;
         double ratio = old_max > -INFINITY ? exp(old_max - max) : 1;
         double ratio_bound = old_max > -INFINITY ? exp_bound(max - old_max) : 1;
         ok &= near(rescale, ratio, ratio_bound);
@@ -206,16 +221,19 @@ static int check_softmax(const attend_kernels *k)
         for (int t = 0; t < TILE; t++) {
             double e = logit[t] > -INFINITY ? exp(logit[t] - max) : 0;
             double bound = logit[t] > -INFINITY ? exp_bound(max - logit[t]) : 0;
+            ok &= near(power[t], e, bound + 0x1p-148);
             /* what is subnormal is rounded to 2^-149 */
             ok &= near(p[t], e * scale[t], (bound + 1e-7 * e) * scale[t] + 0x1p-148);
             most = e * scale[t] > most ? e * scale[t] : most;
             most_bound = fmax(most_bound, (bound + 1e-7 * e) * scale[t]);
             sum += e;
+            some += where >> t & 1 ? e : 0;
+            some_bound += where >> t & 1 ? bound + 1e-6 * e : 0;
             mass += e * scale[t];
             sum_bound += bound + 1e-6 * e;
             mass_bound += (bound + 1e-6 * e) * scale[t];
         }
-        ok &= near(peak, most, most_bound) && near(s.sum, sum, sum_bound) &&
+        ok &= near(chosen, some, some_bound) && near(peak, most, most_bound) && near(s.sum, sum, sum_bound) &&
               near(s.mass, mass, mass_bound) && (max == -INFINITY || (double)s.max == max);
     }
     return ok;
@@ -236,37 +254,58 @@ static int check_softcap(const attend_kernels *k)
     return 1;
 }
 
-static int check_floats(const attend_kernels *k)
+static int check_where(const attend_kernels *k)
 {
-    enum { DIM = 96 };
-    static float rows[TILE][DIM], query[DIM], p[TILE], score[TILE], out[DIM];
-    double sum[DIM], size[DIM];
-    for (int i = 0; i < DIM; i++) {
-        query[i] = gaussian();
-        sum[i] = out[i] = gaussian();
-        size[i] = fabs(sum[i]);
-    }
+    float x[TILE], expected[TILE], add = gaussian();
+    uint64_t where = next_random() % 4 ? next_random() : ~(uint64_t)0;
+    double sum = 0;
     for (int t = 0; t < TILE; t++) {
-        p[t] = next_random() % 4 ? fabsf(gaussian()) : 0;
-        for (int i = 0; i < DIM; i++)
-            rows[t][i] = gaussian();
+        x[t] = fabsf(gaussian());
+        sum += where >> t & 1 ? x[t] : 0;
+        expected[t] = where >> t & 1 ? x[t] + add : x[t];
     }
-    k->float_scores(query, rows[0], DIM, score);
-    k->float_accumulate(p, rows[0], DIM, out);
+    int ok = near(k->sum_where(where, x), sum, TILE * 0x1p-24 * sum);
+    k->add_where(where, add, x);
+    return ok && !memcmp(expected, x, sizeof x);
+}
+
+static int check_mean(const attend_kernels *k)
+{
+    uint8_t mean[2][TILE + 2];
+    const uint8_t *means[2] = {mean[0], mean[1]};
+    float got[2][TILE], query[3 * TILE], score[3], weight[3][TILE], out[3][TILE];
+    float *rows[3] = {out[0], out[1], out[2]};
     int ok = 1;
-    for (int t = 0; t < TILE; t++) {
-        double dot = 0, magnitude = 0;
-        for (int i = 0; i < DIM; i++) {
-            double product = (double)query[i] * rows[t][i];
-            dot += product;
-            magnitude += fabs(product);
-            sum[i] += (double)p[t] * rows[t][i];
-            size[i] += fabs((double)p[t] * rows[t][i]);
-        }
-        ok &= near(score[t], dot, DIM * 0x1p-24 * magnitude);
+    random_bytes(mean, sizeof mean);
+    mean_to_floats(mean[0], TILE, got[0]);
+    for (int i = 0; i < 3 * TILE; i++) {
+        query[i] = gaussian();
+        weight[i / TILE][i % TILE] = fabsf(gaussian());
+        out[i / TILE][i % TILE] = 0;
     }
-    for (int i = 0; i < DIM; i++)
-        ok &= near(out[i], sum[i], TILE * 0x1p-24 * size[i]);
+    k->mean_accumulate((const float(*)[TILE])weight, 3, means, 2, TILE, rows);
+    for (int i = 0; i < 3 * TILE; i++) {
+        double sum = 0, magnitude = 0;
+        for (int m = 0; m < 2; m++) {
+            double product = (double)weight[i / TILE][m] * (int8_t)mean[m][i % TILE];
+            sum += product;
+            magnitude += fabs(product);
+        }
+        ok &= near(out[i / TILE][i % TILE], sum, 3 * 0x1p-24 * magnitude);
+    }
+    k->mean_scores(query, 3, mean[0], TILE, score);
+    for (int r = 0; r < 3; r++) {
+        double dot = 0, magnitude = 0;
+        float alone;
+        for (int t = 0; t < TILE; t++) {
+            dot += (double)query[r * TILE + t] * got[0][t];
+            magnitude += fabs((double)query[r * TILE + t] * got[0][t]);
+        }
+        k->mean_scores(query + r * TILE, 1, mean[0], TILE, &alone);
+        ok &= near(score[r], dot, TILE * 0x1p-23 * magnitude) && alone == score[r];
+    }
+    for (int t = 0; t < TILE; t++)
+        ok &= isfinite(got[0][t]);
     return ok;
 }
 
@@ -275,9 +314,8 @@ static const struct {
     int (*run)(const attend_kernels *k);
 } row_checks[] = {
     {"logits", check_logits},   {"scales", check_scales},   {"norms", check_norms},
-    {"halves", check_halves}, 
+    {"halves", check_halves},   {"where", check_where},     {"mean", check_mean},
     {"weights", check_weights}, {"softmax", check_softmax}, {"softcap", check_softcap},
-    {"floats", check_floats},
 };
 
 static const char *const formats[] = {"tq2", "tq2.25", "tq3", "tq3.5", "tq4", "tq4.25",

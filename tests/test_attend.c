@@ -138,7 +138,7 @@ static void pages_and_rings(void **state)
             }
 }
 
-static void profiles_and_means(void **state)
+static void profiles(void **state)
 {
     (void)state;
     for (int centres = 1; centres <= 64; centres *= 8) {
@@ -149,12 +149,6 @@ static void profiles_and_means(void **state)
         s.keys = "mlx8";
         check_shape_causal(&s);
     }
-    shape s = {.keys = "tq3", .values = "tq4", .key_dim = 64, .value_dim = 64, .n_kv_heads = 2,
-               .group = 4, .n_queries = 2, .n_tokens = 300, .page_size = 64, .has_means = 1,
-               .first_slot = 7, .seed = 4};
-    check_shape_causal(&s);
-    s.page_size = 16;
-    check_shape_causal(&s);
 }
 
 /* Windows, softcap, slopes, sinks and masks, alone and together. */
@@ -315,11 +309,12 @@ static void any_bytes(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         shape s = {.keys = names[i], .values = names[i], .key_dim = 64, .value_dim = 64,
-                   .n_kv_heads = 1, .group = 3, .n_queries = 2, .n_tokens = 200, .centres = 3};
+                   .n_kv_heads = 1, .group = 3, .n_queries = 2, .n_tokens = 200,
+                   .centres = plain_type(names[i]) < 0 ? 3 : 0};
         attend_case c;
         case_make(&c, &s);
         size_t bytes = s.n_tokens * (c.set.keys.rows.code_stride +
-                                     c.set.keys.rows.scale_stride + 1);
+                                     c.set.keys.rows.scale_stride + (s.centres > 1));
         for (size_t b = 0; b < bytes; b++)
             c.key_memory[b] = (uint8_t)test_random(&random_state);
         bytes = s.n_tokens * (c.set.values.rows.code_stride + c.set.values.rows.scale_stride);
@@ -531,7 +526,6 @@ static void bad_arguments(void **state)
     REFUSED(c.set.values.rows.scales = NULL, TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.rows.centres = NULL, TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.values.profiles = c.profiles, TQKV_ERROR_ARGUMENT);
-    REFUSED((c.set.pages = NULL, c.set.keys.means = (uint16_t *)c.out), TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.rows.code_stride = SIZE_MAX / 4, TQKV_ERROR_OVERFLOW);
     REFUSED(c.set.keys.head.scales = SIZE_MAX, TQKV_ERROR_OVERFLOW);
     const size_t too_far = SIZE_MAX / 2 + 2; /* twice it, in bytes, is 4 */
@@ -541,10 +535,6 @@ static void bad_arguments(void **state)
     REFUSED((c.a.n_queries = 2, c.a.mask = bad, c.a.mask_type = TQKV_F32,
              c.a.mask_stride = too_far), TQKV_ERROR_OVERFLOW);
     REFUSED((c.a.mask = bad, c.a.mask_type = TQKV_F16, c.a.mask_head_stride = too_far),
-            TQKV_ERROR_OVERFLOW);
-    REFUSED((c.set.keys.means = (uint16_t *)c.out, c.set.keys.mean_page_stride = too_far),
-            TQKV_ERROR_OVERFLOW);
-    REFUSED((c.set.keys.means = (uint16_t *)c.out, c.set.keys.mean_head_stride = too_far),
             TQKV_ERROR_OVERFLOW);
     REFUSED((c.a.n_queries = UINT32_MAX, c.a.n_heads = UINT32_MAX / 2 * 2), TQKV_ERROR_OVERFLOW);
     REFUSED(c.set.keys.format.rate = 1, TQKV_ERROR_FORMAT);
@@ -599,7 +589,7 @@ int main(void)
         cmocka_unit_test(query_heads_a_kv_head),
         cmocka_unit_test(speculative_and_prefill),
         cmocka_unit_test(pages_and_rings),
-        cmocka_unit_test(profiles_and_means),
+        cmocka_unit_test(profiles),
         cmocka_unit_test(features),
         cmocka_unit_test(nothing_to_see),
         cmocka_unit_test(one_dominating_key),

@@ -237,8 +237,8 @@ static void sequences_of_all_lengths(void **state)
     float *out = gpu_take(g, a.out);
     for (int b = 0; b < N; b++) { /* the same on the processor, a sequence at a time */
         float want[HEADS * DIM];
-        tqkv_operand o = {.format = f, .rows = rows, .head = {PAGE * row, PAGE * row, 0},
-                          .page = {page_rows * row, page_rows * row, 0}};
+        tqkv_operand o = {.format = f, .rows = rows, .head = {.codes = PAGE * row, .scales = PAGE * row},
+                          .page = {.codes = page_rows * row, .scales = page_rows * row}};
         tqkv_tokens set = {.n_tokens = lengths[b], .pages = table + b * PAGES, .page_size = PAGE,
                            .n_pages = N * PAGES, .keys = o, .values = o};
         tqkv_attention ca = {.n_queries = 1, .n_heads = HEADS, .n_kv_heads = KV,

@@ -81,7 +81,7 @@ static void one_writer_many_readers(void **state)
                         .values = test_format("tq4", DIM)};
     tqkv_cache_config config = {.layers = &layer, .n_layers = 1, .capacity = TOKENS,
                                 .n_sequences = 8, .n_recent = 20, .n_first = 2,
-                                .fit_tokens = 100, .fit_centres = 2};
+                                .fit_tokens = 100};
     tqkv_cache *c;
     pthread_t readers[READERS], writer;
     void *failures;

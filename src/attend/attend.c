@@ -18,6 +18,19 @@ enum {
     MASK_A_TASK = 1 << 17
 };
 
+/* Whether the set's values come as levels, and whether as plain numbers or means. */
+static void kinds_of_values(const tqkv_tokens *set, int *has_coded, int *has_plain)
+{
+    *has_coded = set->values.format.codebook != 0;
+    *has_plain = !*has_coded || set->values.means || set->staged || set->mixed;
+}
+
+/* Whether rows of the set become floats. */
+static int needs_floats(const tqkv_tokens *set)
+{
+    return set->staged || check_is_float(&set->keys.format) || check_is_float(&set->values.format);
+}
+
 static size_t groups_of(const attend_call *c, size_t set)
 {
     size_t ranges = ranges_of(c->a->sets[set].n_tokens);
@@ -59,11 +72,16 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
         return TQKV_ERROR_OVERFLOW;
     c->n_blocks = (uint32_t)n_blocks;
     c->block_rows = rows < BLOCK ? rows : BLOCK;
+    c->part_dim = c->value_dim;
     c->max_centres = 1;
     for (size_t i = 0; i < a->n_sets; i++) {
         const tqkv_tokens *set = &a->sets[i];
         c->n_tokens += set->n_tokens; /* checked */
-        c->has_floats |= check_is_float(&set->keys.format) || check_is_float(&set->values.format);
+        c->has_floats |= needs_floats(set);
+        int has_coded, has_plain;
+        kinds_of_values(set, &has_coded, &has_plain);
+        if (has_coded && has_plain)
+            c->part_dim = 2 * c->value_dim;
         for (uint32_t h = 0; set->keys.profiles && h < a->n_kv_heads; h++)
             if (set->keys.profiles[h].n_centres > c->max_centres)
                 c->max_centres = set->keys.profiles[h].n_centres;
@@ -109,7 +127,7 @@ static tqkv_status lay_out(attend_call *c, uint8_t *base, size_t *bytes)
     size_t used = 0, plans, next, unfinished, sights, out, max, sum, scratch, n_sights;
     size_t part_rows = most_parts(c) * c->block_rows, part_values;
     c->scratch_bytes = attend_scratch_place(c, NULL, &unused);
-    if (!size_multiply(part_rows, c->value_dim, &part_values) ||
+    if (!size_multiply(part_rows, c->part_dim, &part_values) ||
         !size_multiply(sight_rows(c), c->a->n_sets, &n_sights) ||
         !reserve(&used, c->a->n_sets, sizeof *c->plans, &plans) ||
         !reserve(&used, 1, sizeof *c->next_item, &next) ||
@@ -148,7 +166,7 @@ static attend_block block_of(const attend_call *c, size_t base)
 static tqkv_partial part_of(const attend_call *c, size_t base, size_t item)
 {
     size_t row = (base * c->n_items + item) * c->block_rows;
-    return (tqkv_partial){.out = c->parts.out + row * c->value_dim,
+    return (tqkv_partial){.out = c->parts.out + row * c->part_dim,
                           .max = c->parts.max + row,
                           .sum = c->parts.sum + row};
 }
@@ -213,7 +231,7 @@ static void merge_items(const attend_call *c, const attend_scratch *s, const att
 {
     start_result(c, s, b);
     for (size_t set = 0, item = 0; set < c->a->n_sets; set++) {
-        fold f = {.n_rows = b->rows, .dim = c->value_dim};
+        fold f = {.n_rows = b->rows, .dim = c->part_dim};
         for (size_t group = 0; group < groups_of(c, set); group++)
             fold_add(&f, part_of(c, base, item++));
         if (!f.n)
@@ -348,6 +366,7 @@ tqkv_status tqkv_attend(const tqkv_attention *a, const tqkv_partial *result,
         const tqkv_operand *k = &a->sets[i].keys, *v = &a->sets[i].values;
         c.plans[i].offset = offset;
         offset += a->sets[i].n_tokens;
+        kinds_of_values(&a->sets[i], &c.plans[i].has_coded, &c.plans[i].has_plain);
         tile_plan_init(&c.plans[i].keys, &k->format, (tqkv_type)k->type);
         tile_plan_init(&c.plans[i].values, &v->format, (tqkv_type)v->type);
         if (c.plans[i].keys.level_error > 0)

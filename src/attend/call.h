@@ -33,6 +33,10 @@ enum {
 typedef struct set_plans {
     tile_plan keys, values, key_rest;
     size_t offset; /* tokens in the sets before */
+    /* What sums of values are made of: of levels, in the order and domain of the codes, and
+     * of plain numbers and means, in the original domain. Where there are both, plain ones
+     * are behind the others in a part. */
+    int has_coded, has_plain;
 } set_plans;
 
 typedef struct attend_call {
@@ -41,6 +45,7 @@ typedef struct attend_call {
     const attend_kernels *kernels;
     uint32_t group;           /* query heads of a KV head */
     unsigned key_dim, value_dim;
+    unsigned part_dim;        /* floats of a part's row: value_dim, or twice that */
     uint32_t n_blocks;        /* of each KV head */
     size_t block_rows;        /* in the largest block */
     size_t n_tokens;          /* of all sets */
@@ -52,7 +57,7 @@ typedef struct attend_call {
     size_t n_tasks, max_tasks; /* at work; there is scratch for */
     size_t items_at_once; /* divides the number of items */
     unsigned max_centres;
-    int has_floats;           /* some operand is TILE_FLOAT */
+    int has_floats;           /* some rows become floats, not levels */
     /* Parts of the workspace: */
     set_plans *plans;          /* [n_sets] */
     atomic_size_t *next_item;
@@ -74,7 +79,7 @@ typedef struct attend_block {
 typedef struct attend_scratch {
     int8_t *key_tile, *value_tile;
     float *key_floats, *value_floats; /* [TILE][dim] */
-    float *balanced, *rotated;        /* [rows][key_dim] queries */
+    float *original, *rotated;        /* [rows][key_dim] queries; rotated: balanced first */
     uint8_t *packed;                  /* [rows] packed queries */
     float *key_unit;                  /* [rows] of a score */
     /* [rows] Root mean square errors of a logit, for a key of scale 1: from
@@ -84,13 +89,23 @@ typedef struct attend_scratch {
     int32_t (*score)[TILE], (*rest)[TILE];
     uint8_t *has_rest;                /* [rows] rest[r] belongs to the logits */
     float (*logit)[TILE], (*mask)[TILE], (*p)[TILE];
+    float (*e)[TILE];                 /* exp(logit - max) */
+    float (*plain)[TILE];             /* scores or weights of plain rows and of means */
+    const uint8_t **plain_rows;       /* [TILE] */
+    tile_mean *means;                 /* [TILE] */
+    float *mean_score, *chosen;       /* [rows]; chosen: the weight of one mean's rows */
+    /* Values' means of the tiles at hand, and what weight each has so far (plain.c). */
+    unsigned n_weighed;
+    const uint8_t **weighed;          /* [TILE] */
+    float (*mean_weight)[TILE];       /* [rows] */
     const float **mask_row;           /* [rows] into mask: rows may share one; null: all 0 */
     uint16_t (*weight)[TILE];
     float *peak, *value_unit;         /* [rows] */
-    float *sums;                      /* [rows][value_dim] */
-    tqkv_partial range, part, result; /* [rows] each */
+    float *sums;                      /* [rows][part_dim] */
+    /* [rows] each, of part_dim; the result of value_dim. */
+    tqkv_partial range, part, result;
     tqkv_partial folds[FOLD_LEVELS];  /* fold_depth of them, [rows] each */
-    float **sum_rows;                 /* [rows] into sums */
+    float **sum_rows, **plain_sums;   /* [rows] into sums */
     softmax_state *state;             /* [rows] */
     size_t *low_rank, *high_rank;     /* [rows] the tokens of the walk it sees */
     uint8_t *low, *high;              /* [rows] the tokens of the tile it sees */
@@ -127,9 +142,27 @@ void attend_ranges(const attend_call *c, attend_scratch *s, const attend_block *
 void attend_finish(const attend_call *c, size_t set, unsigned n_rows, const tqkv_partial *part,
                    const tqkv_partial *result);
 
+/* plain.c: scores of the tile's plain keys to their places in the logits, scaled; their
+ * values, weighted. */
+void plain_keys(const attend_call *c, const attend_scratch *s, const attend_block *b, unsigned n);
+void plain_values(const attend_call *c, const attend_scratch *s, const attend_block *b, unsigned n);
+/* What a key's mean adds to the logits of rows that have chosen it, to mean_score; and adds
+ * n means' shares. */
+void score_mean(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                const tile_mean *mean);
+void add_means(const attend_call *c, const attend_scratch *s, const attend_block *b,
+               const tile_mean *means, unsigned n);
+/* Weighs those of values; what they add to sums, at the latest after MEAN_TILES tiles and
+ * wherever a call may end. */
+enum { MEAN_TILES = 8 };
+void weigh_means(const attend_call *c, attend_scratch *s, const attend_block *b,
+                 const tile_mean *means, unsigned n);
+void add_weighed_means(const attend_call *c, attend_scratch *s, const attend_block *b);
+
 /* logits.c: scores of a tile to logits of what each row sees, minus infinity
- * elsewhere. */
-void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b, size_t set);
+ * elsewhere. n_means: of the tile's keys, in s->means; with one, mean_score is there. */
+void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b, size_t set,
+                   unsigned n, unsigned n_means);
 
 /* merge.c: rows of [from] join those of [into]; a row without tokens changes no bit
  * of the other. */

@@ -5,6 +5,7 @@
 #include "common/checked.h"
 #include "format/format.h"
 #include "format/spare.h"
+#include "page/page.h"
 
 /* Positions are differences of signed numbers. */
 #define LARGEST_POSITION ((uint64_t)1 << 62)
@@ -38,6 +39,29 @@ static tqkv_status check_format(const tqkv_operand *o)
     return check_type(o->type);
 }
 
+/* Pages of one more kind: of the sets' head_dims, and plain, or of the others' format. */
+static tqkv_status check_kind(const tqkv_tokens *set, const tqkv_page_kind *kind, int is_plain)
+{
+    const tqkv_operand *mine[] = {&kind->keys, &kind->values};
+    const tqkv_operand *others[] = {&set->keys, &set->values};
+    if (!set->pages)
+        return TQKV_ERROR_ARGUMENT;
+    for (int i = 0; i < 2; i++) {
+        const tqkv_format *f = &mine[i]->format, *g = &others[i]->format;
+        tqkv_status status = check_format(mine[i]);
+        if (status != TQKV_OK)
+            return status;
+        if (f->head_dim != g->head_dim || (f->codebook == 0) != is_plain)
+            return TQKV_ERROR_ARGUMENT;
+        if (mine[i]->balances || mine[i]->profiles) /* the set's are meant */
+            return TQKV_ERROR_ARGUMENT;
+        if (!is_plain && (f->rate != g->rate || f->codebook != g->codebook ||
+                          f->rotation != g->rotation || (mine[i]->means == NULL) != (others[i]->means == NULL)))
+            return TQKV_ERROR_FORMAT;
+    }
+    return TQKV_OK;
+}
+
 static tqkv_status check_set(const tqkv_attention *a, const tqkv_tokens *set)
 {
     tqkv_status status = check_format(&set->keys);
@@ -54,6 +78,12 @@ static tqkv_status check_set(const tqkv_attention *a, const tqkv_tokens *set)
         return TQKV_ERROR_ARGUMENT;
     if (set->pages && (set->page_size < 16 || set->page_size > 256))
         return TQKV_ERROR_ARGUMENT;
+    if (set->staged)
+        status = check_kind(set, set->staged, 1);
+    if (status == TQKV_OK && set->mixed)
+        status = check_kind(set, set->mixed, 0);
+    if (status != TQKV_OK)
+        return status;
     for (uint32_t h = 0; set->keys.profiles && h < a->n_kv_heads; h++)
         if (set->keys.profiles[h].n_centres < 1 || set->keys.profiles[h].n_centres > 256)
             return TQKV_ERROR_ARGUMENT;
@@ -111,8 +141,26 @@ static int elements_fit(size_t element, size_t row, size_t stride, size_t n, siz
                  0));
 }
 
+/* Means lie in pages of codes. */
+static tqkv_status check_means(const tqkv_attention *a, const tqkv_tokens *set,
+                               const tqkv_operand *o, size_t n_pages)
+{
+    size_t bytes = o->n_means * mean_bytes(o->format.head_dim);
+    if (!o->means)
+        return o->n_means || o->numbers ? TQKV_ERROR_ARGUMENT : TQKV_OK;
+    if (!set->pages || set->page_size != TQKV_PAGE_TOKENS || !o->format.codebook || !o->n_means ||
+        o->n_means > TQKV_MAX_MEANS || o->rows.spare_bits || o->profiles ||
+        (o->n_means > 1 && !o->numbers))
+        return TQKV_ERROR_ARGUMENT;
+    return fits(bytes, 0, 0, o->head.means, a->n_kv_heads, o->page.means, n_pages) &&
+                   fits(NUMBER_BYTES, 0, 0, o->head.numbers, a->n_kv_heads, o->page.numbers, n_pages)
+               ? TQKV_OK
+               : TQKV_ERROR_OVERFLOW;
+}
+
+/* n_pages: that the operand's pages are numbered below, if there are pages. */
 static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
-                                const tqkv_operand *o)
+                                const tqkv_operand *o, size_t n_pages)
 {
     const tqkv_rows *r = &o->rows;
     size_t codes, slots, scales = 0, pages = 0;
@@ -130,16 +178,14 @@ static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
         slots = set->capacity;
     if (set->pages) {
         slots = set->page_size;
-        pages = set->n_pages;
+        pages = n_pages;
     }
     if (!fits(codes, r->code_stride, slots, o->head.codes, a->n_kv_heads, o->page.codes, pages) ||
         !fits(scales, r->scale_stride, slots, o->head.scales, a->n_kv_heads, o->page.scales,
               pages) ||
-        !fits(1, r->centre_stride, slots, o->head.centres, a->n_kv_heads, o->page.centres, pages) ||
-        (o->means && !elements_fit(sizeof *o->means, o->format.head_dim, o->mean_page_stride,
-                                   pages, o->mean_head_stride, a->n_kv_heads)))
+        !fits(1, r->centre_stride, slots, o->head.centres, a->n_kv_heads, o->page.centres, pages))
         return TQKV_ERROR_OVERFLOW;
-    return TQKV_OK;
+    return check_means(a, set, o, pages);
 }
 
 /* Queries, outputs and mask. */
@@ -165,9 +211,16 @@ static tqkv_status check_rows(const tqkv_attention *a)
 /* The pages of slots [first, end). */
 static int are_pages(const tqkv_tokens *set, size_t first, size_t end)
 {
-    for (size_t i = first / set->page_size; i * set->page_size < end; i++)
-        if (set->pages[i] >= set->n_pages)
+    for (size_t i = first / set->page_size; i * set->page_size < end; i++) {
+        uint32_t entry = set->pages[i], number = entry & ~(TQKV_PAGE_STAGED | TQKV_PAGE_MIXED);
+        uint32_t n_pages = set->n_pages;
+        if (entry & TQKV_PAGE_STAGED)
+            n_pages = set->staged && !(entry & TQKV_PAGE_MIXED) ? set->staged->n_pages : 0;
+        else if (entry & TQKV_PAGE_MIXED)
+            n_pages = set->mixed ? set->mixed->n_pages : 0;
+        if (number >= n_pages)
             return 0;
+    }
     return 1;
 }
 
@@ -186,6 +239,8 @@ static tqkv_status check_pages(const tqkv_tokens *set)
 
 static tqkv_status check_profiles(const tqkv_attention *a, const tqkv_operand *o)
 {
+    if ((o->profiles || o->balances) && (!o->format.codebook || (o->profiles && o->balances)))
+        return TQKV_ERROR_ARGUMENT;
     for (uint32_t h = 0; o->profiles && h < a->n_kv_heads; h++) {
         const tqkv_key_profile *p = &o->profiles[h];
         if (p->head_dim != o->format.head_dim)
@@ -202,6 +257,28 @@ static tqkv_status check_numbers(const float *x, uint32_t n, float limit, int ma
         if (!(fabsf(x[i]) <= limit) && !(may_be_absent && x[i] == -INFINITY))
             return TQKV_ERROR_ARGUMENT;
     return TQKV_OK;
+}
+
+static tqkv_status check_operands(const tqkv_attention *a, const tqkv_tokens *set,
+                                  const tqkv_operand *keys, const tqkv_operand *values,
+                                  uint32_t n_pages)
+{
+    if (values->profiles || values->balances)
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_status status = check_extent(a, set, keys, n_pages);
+    if (status == TQKV_OK)
+        status = check_extent(a, set, values, n_pages);
+    return status == TQKV_OK ? check_profiles(a, keys) : status;
+}
+
+static tqkv_status check_tokens(const tqkv_attention *a, const tqkv_tokens *set)
+{
+    const tqkv_page_kind *kinds[] = {set->staged, set->mixed};
+    tqkv_status status = check_operands(a, set, &set->keys, &set->values, set->n_pages);
+    for (int i = 0; i < 2; i++)
+        if (status == TQKV_OK && kinds[i])
+            status = check_operands(a, set, &kinds[i]->keys, &kinds[i]->values, kinds[i]->n_pages);
+    return status == TQKV_OK && set->pages ? check_pages(set) : status;
 }
 
 tqkv_status check_data(const tqkv_attention *a)
@@ -223,15 +300,7 @@ tqkv_status check_data(const tqkv_attention *a)
         const tqkv_tokens *set = &a->sets[i];
         if (!set->n_tokens)
             continue;
-        if (set->values.profiles || set->values.means || (set->keys.means && !set->pages))
-            return TQKV_ERROR_ARGUMENT;
-        status = check_extent(a, set, &set->keys);
-        if (status == TQKV_OK)
-            status = check_extent(a, set, &set->values);
-        if (status == TQKV_OK && set->pages)
-            status = check_pages(set);
-        if (status == TQKV_OK)
-            status = check_profiles(a, &set->keys);
+        status = check_tokens(a, set);
     }
     return status;
 }

@@ -5,6 +5,7 @@
 
 #include "attend/kernels.h"
 #include "common/f16.h"
+#include "page/mean.h"
 
 enum { LANES_16 = 16 };
 
@@ -36,35 +37,56 @@ TARGET static inline float sum_of_lanes(const float *lane)
 }
 
 #ifndef HAS_SOFTMAX
-TARGET static float softmax(const float *logit, const float *scale, softmax_state *s,
-                            float *p, float *peak)
+TARGET static float softmax(const float *logit, const float *scale, uint64_t where,
+                            softmax_state *s, float *e, float *p, float *peak, float *chosen)
 {
     float largest = -INFINITY;
     for (int t = 0; t < TILE; t++)
         largest = logit[t] > largest ? logit[t] : largest;
-    *peak = 0;
+    *peak = *chosen = 0;
     if (largest == -INFINITY) {
+        if (e)
+            memset(e, 0, TILE * sizeof *e);
         memset(p, 0, TILE * sizeof *p);
         return 1;
     }
-    float rescale = 1, sum[LANES_16] = {0}, mass[LANES_16] = {0};
+    float rescale = 1, sum[LANES_16] = {0}, mass[LANES_16] = {0}, some[LANES_16] = {0};
     if (largest > s->max) {
         rescale = exp_negative(s->max - largest);
         s->max = largest;
     }
     for (int t = 0; t < TILE; t += LANES_16)
         for (int j = 0; j < LANES_16; j++) {
-            float e = exp_negative(logit[t + j] - s->max);
-            p[t + j] = e * scale[t + j];
-            sum[j] += e;
+            float power = exp_negative(logit[t + j] - s->max);
+            p[t + j] = power * scale[t + j];
+            sum[j] += power;
             mass[j] += p[t + j];
+            some[j] += where >> (t + j) & 1 ? power : 0;
+            if (e)
+                e[t + j] = power;
         }
     for (int t = 0; t < TILE; t++)
         *peak = p[t] > *peak ? p[t] : *peak;
     s->sum = s->sum * rescale + sum_of_lanes(sum);
     s->mass = s->mass * rescale + sum_of_lanes(mass);
     s->bias *= rescale;
+    *chosen = sum_of_lanes(some);
     return rescale;
+}
+
+TARGET static void add_where(uint64_t where, float add, float *logit)
+{
+    for (int t = 0; t < TILE; t++)
+        logit[t] = where >> t & 1 ? logit[t] + add : logit[t];
+}
+
+TARGET static float sum_where(uint64_t where, const float *x)
+{
+    float lane[LANES_16] = {0};
+    for (int t = 0; t < TILE; t += LANES_16)
+        for (int j = 0; j < LANES_16; j++)
+            lane[j] += where >> (t + j) & 1 ? x[t + j] : 0;
+    return sum_of_lanes(lane);
 }
 
 TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
@@ -79,32 +101,45 @@ TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
 }
 #endif
 
-TARGET static void logits(const int32_t *score, float unit, const float *scale, float *logit)
+#ifndef HAS_SOFTMAX
+TARGET static void logits(const int32_t *score, float unit, const float *scale, uint64_t where,
+                          float add, float *logit)
 {
     for (int t = 0; t < TILE; t++)
         logit[t] = (float)score[t] * unit * scale[t];
+    if (where)
+        add_where(where, add, logit);
 }
+#endif
 
 #ifndef HAS_HALVES
-TARGET static float scales(const uint8_t *half, float *scale)
+TARGET static float scales(const uint8_t *half, uint64_t *signs, float *scale)
 {
     float largest = 0;
+    uint64_t sign = 0;
     for (int t = 0; t < TILE; t++) {
         uint16_t h;
         memcpy(&h, half + 2 * t, sizeof h);
+        sign |= (uint64_t)(h >> 15) << t;
+        h = signs ? h & 0x7FFF : h;
         scale[t] = h < 0x7C00 ? f16_to_f32(h) : 0;
         largest = scale[t] > largest ? scale[t] : largest;
     }
+    if (signs)
+        *signs = sign;
     return largest;
 }
 
-TARGET static void halves(const uint8_t *half, unsigned n, float *x)
+TARGET static int halves(const uint8_t *half, unsigned n, float *x)
 {
+    int are_finite = 1;
     for (unsigned i = 0; i < n; i++) {
         uint16_t h;
         memcpy(&h, half + 2 * i, sizeof h);
         x[i] = f16_to_f32(h);
+        are_finite &= (h & 0x7FFF) < 0x7C00;
     }
+    return are_finite;
 }
 #endif
 
@@ -136,28 +171,7 @@ TARGET static void softcap(float *x, float cap)
     }
 }
 
-#ifndef HAS_FLOAT_KERNELS
-TARGET static void float_scores(const float *query, const float *keys, unsigned n, float *score)
-{
-    for (int t = 0; t < TILE; t++, keys += n) {
-        float lane[LANES_16] = {0};
-        for (unsigned i = 0; i < n; i += LANES_16)
-            for (int j = 0; j < LANES_16; j++)
-                lane[j] += query[i + j] * keys[i + j];
-        score[t] = sum_of_lanes(lane);
-    }
-}
-
-TARGET static void float_accumulate(const float *p, const float *values, unsigned n, float *out)
-{
-    for (int t = 0; t < TILE; t++, values += n) {
-        if (p[t] == 0)
-            continue;
-        for (unsigned i = 0; i < n; i++)
-            out[i] += p[t] * values[i];
-    }
-}
-
+#ifndef HAS_PLAIN_KERNELS
 TARGET static void plain_scores(const float *queries, unsigned n_rows, const float *keys,
                                 unsigned n, unsigned dim, float (*score)[TILE])
 {
@@ -169,6 +183,32 @@ TARGET static void plain_scores(const float *queries, unsigned n_rows, const flo
                 for (int j = 0; j < LANES_16; j++)
                     lane[j] += queries[i + j] * key[i + j];
             score[r][t] = sum_of_lanes(lane);
+        }
+}
+
+TARGET static void mean_scores(const float *queries, unsigned n_rows, const uint8_t *mean,
+                               unsigned dim, float *score)
+{
+    float scale = mean_scale(mean, dim);
+    for (unsigned r = 0; r < n_rows; r++, queries += dim) {
+        float lane[LANES_16] = {0};
+        for (unsigned i = 0; i < dim; i += LANES_16)
+            for (int j = 0; j < LANES_16; j++)
+                lane[j] += queries[i + j] * (float)(int8_t)mean[i + j];
+        score[r] = sum_of_lanes(lane) * scale;
+    }
+}
+
+TARGET static void mean_accumulate(const float (*weight)[TILE], unsigned n_rows,
+                                   const uint8_t *const *means, unsigned n, unsigned dim,
+                                   float *const *out)
+{
+    for (unsigned r = 0; r < n_rows; r++)
+        for (unsigned i = 0; i < dim; i++) {
+            float sum = 0;
+            for (unsigned t = 0; t < n; t++)
+                sum += weight[r][t] * (float)(int8_t)means[t][i];
+            out[r][i] += sum;
         }
 }
 
@@ -232,6 +272,7 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
     .addresses = addresses, .natural_order = natural_order,                    \
     .pack_query = pack_query,                                                  \
     .logits = logits, .scales = scales, .norms = norms, .softmax = softmax,    \
-    .weights = weights, .softcap = softcap, .float_scores = float_scores,      \
-    .float_accumulate = float_accumulate, .plain_scores = plain_scores,        \
+    .add_where = add_where, .sum_where = sum_where,                            \
+    .mean_scores = mean_scores, .mean_accumulate = mean_accumulate,            \
+    .weights = weights, .softcap = softcap, .plain_scores = plain_scores,      \
     .plain_accumulate = plain_accumulate, .halves = halves

@@ -95,25 +95,35 @@ typedef struct attend_kernels {
     /* A row of accumulate's in natural order. */
     void (*natural_order)(const tile_plan *p, const float *row, float *out);
 
-    /* logit[t] = (float)score[t] * unit * scale[t]; exact. */
+    /* logit[t] = (float)score[t] * unit * scale[t], and `add` more where t's bit is set;
+     * each operation exactly rounded. */
     void (*logits)(const int32_t *score, float unit, const float *scale,
-                   float *logit);
+                   uint64_t where, float add, float *logit);
 
-    /* 64 half-precision scales, whose largest it returns; what no encoder
-     * writes (negative, infinite, NaN) becomes 0. Exact. */
-    float (*scales)(const uint8_t *half, float *scale);
+    /* 64 half-precision scales, whose largest it returns; what is infinite or NaN becomes
+     * 0. Bit t of *signs becomes the sign of scale t, which does not count; with signs null
+     * a scale with a sign, which no encoder writes, becomes 0. Exact. */
+    float (*scales)(const uint8_t *half, uint64_t *signs, float *scale);
 
     /* The same of 64 norms (floats); what is beyond LARGEST_NORM becomes 0, too. */
     float (*norms)(const uint8_t *norm, float *scale);
 
-    /* Adds 64 tokens to the state: p[t] = exp(logit[t] - max) * scale[t] with
-     * the new max, *peak = max of p. Returns exp(old max - new max), by which
+    /* Adds 64 tokens to the state: e[t] = exp(logit[t] - max) with the new max,
+     * p[t] = e[t] * scale[t], *peak = max of p, *chosen = the sum of e over the tokens
+     * whose bits are set. e may be null. Returns exp(old max - new max), by which
      * what was summed before has to be multiplied. Logits are finite or -inf
-     * (then p is 0); scales are not negative.
+     * (then e is 0); scales are not negative.
      * Bound: exp(-x) to 2e-7 * (2 + x) relative for x to 80, and beyond any
      * number from 0 to exp(-80). */
-    float (*softmax)(const float *logit, const float *scale, softmax_state *s,
-                     float *p, float *peak);
+    float (*softmax)(const float *logit, const float *scale, uint64_t where,
+                     softmax_state *s, float *e, float *p, float *peak, float *chosen);
+
+    /* logit[t] += add for the tokens whose bits are set; exact. */
+    void (*add_where)(uint64_t where, float add, float *logit);
+
+    /* The sum of x[t] over the tokens whose bits are set, to 64 * 2^-24 relative. x is not
+     * negative. */
+    float (*sum_where)(uint64_t where, const float *x);
 
     /* weight[t] = p[t] * gain to nearest even, 0 <= p * gain <= WEIGHT_LIMIT.
      * Returns the sum of 128 * upper digit - weight. Exact. */
@@ -121,15 +131,6 @@ typedef struct attend_kernels {
 
     /* x[t] = cap * tanh(x[t] / cap), to 2e-6 relative; x finite or -inf. */
     void (*softcap)(float *x, float cap);
-
-    /* score[t] = query . keys[t] for 64 rows of floats, to n * 2^-24 times the
-     * sum of magnitudes of the products. */
-    void (*float_scores)(const float *query, const float *keys, unsigned n,
-                         float *score);
-
-    /* out += sum of p[t] * values[t], likewise. */
-    void (*float_accumulate)(const float *p, const float *values, unsigned n,
-                             float *out);
 
     /* score[r][t] = query r . keys[t] for r below n_rows, t below n (1 to TILE);
      * score[r][n..] becomes anything. Queries and keys are rows of dim floats, a
@@ -161,8 +162,20 @@ typedef struct attend_kernels {
                            const uint8_t *const *rows, const uint8_t *const *ahead,
                            unsigned n, unsigned dim, float *const *out);
 
-    /* n half-precision numbers, a multiple of 16; exact. */
-    void (*halves)(const uint8_t *half, unsigned n, float *x);
+    /* n half-precision numbers, a multiple of 16; exact. 0 if some number is infinite or
+     * NaN. */
+    int (*halves)(const uint8_t *half, unsigned n, float *x);
+
+    /* score[r] = query r . mean, for n_rows queries of dim floats, one after the other; the
+     * order of operations is the table's own, the same for any n_rows.
+     * Bound: dim * 2^-23 times the sum of magnitudes of the products. */
+    void (*mean_scores)(const float *queries, unsigned n_rows, const uint8_t *mean, unsigned dim,
+                        float *score);
+
+    /* As plain_accumulate, of n means' levels, without their scales. */
+    void (*mean_accumulate)(const float (*weight)[TILE], unsigned n_rows,
+                            const uint8_t *const *means, unsigned n, unsigned dim,
+                            float *const *out);
 } attend_kernels;
 
 static inline size_t packed_query_bytes(unsigned head_dim)

@@ -45,7 +45,8 @@ static void read_mask(const attend_call *c, const attend_scratch *s, const atten
 static void add_rest(const attend_call *c, const attend_scratch *s, unsigned r)
 {
     float rest[TILE];
-    c->kernels->logits(s->rest[r], s->key_unit[r] / REST_UNIT, s->keys->scales, rest);
+    c->kernels->logits(s->rest[r], s->key_unit[r] / REST_UNIT, s->keys->scales, 0, 0,
+                       rest);
     for (unsigned t = 0; t < TILE; t++)
         s->logit[r][t] += rest[t];
 }
@@ -58,26 +59,6 @@ static void add_centres(const attend_call *c, const attend_scratch *s, unsigned 
     for (unsigned t = s->low[r]; t < s->high[r]; t++) {
         unsigned id = s->keys->centres[t];
         s->logit[r][t] += by_number[id < n_centres ? id : n_centres - 1];
-    }
-}
-
-static void add_means(const attend_call *c, const attend_scratch *s, const tqkv_operand *o,
-                      const attend_block *b)
-{
-    float mean[MAX_DIM], unit = c->a->scale;
-    const tile_rows *keys = s->keys;
-    for (unsigned run = 0, t = 0; run < keys->n_runs; t = keys->runs[run++].end) {
-        const uint16_t *half = o->means + keys->runs[run].page * o->mean_page_stride +
-                               b->head * o->mean_head_stride;
-        c->kernels->halves((const uint8_t *)half, c->key_dim, mean);
-        for (unsigned r = 0; r < b->rows; r++) {
-            float sum;
-            s->key_plan->codec->dots(s->balanced + (size_t)r * c->key_dim, mean, c->key_dim, 1,
-                                     &sum);
-            float add = made_finite(unit * sum, LARGEST_LOGIT);
-            for (unsigned i = t; i < keys->runs[run].end; i++)
-                s->logit[r][i] += add;
-        }
     }
 }
 
@@ -122,31 +103,58 @@ static void finish_row(const attend_call *c, const attend_scratch *s, const atte
         logit[t] = -INFINITY;
 }
 
-void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b, size_t set)
+/* What the profiles of slots add. */
+static void add_profile(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                        const tqkv_key_profile *profile)
+{
+    for (unsigned r = 0; r < b->rows; r++) {
+        if (profile->n_centres > 1)
+            add_centres(c, s, profile->n_centres, r);
+        else
+            for (unsigned t = 0; t < TILE; t++)
+                s->logit[r][t] += s->centre_logits[r * c->max_centres];
+    }
+}
+
+static void scale_floats(const attend_call *c, const attend_scratch *s, const attend_block *b)
+{
+    for (unsigned r = 0; r < b->rows; r++)
+        for (unsigned t = 0; t < TILE; t++)
+            s->logit[r][t] = made_finite(s->logit[r][t] * c->a->scale, LARGEST_LOGIT);
+}
+
+/* Scores to logits, with the share of the mean where the tile has one; how many means that
+ * were. */
+static unsigned scale_scores(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                             unsigned n_means)
+{
+    int has_mean = n_means == 1;
+    uint64_t where = has_mean ? s->means[0].where : 0;
+    for (unsigned r = 0; r < b->rows; r++) {
+        c->kernels->logits(s->score[r], s->key_unit[r], s->keys->scales, where,
+                           has_mean ? s->mean_score[r] : 0, s->logit[r]);
+        if (s->has_rest[r])
+            add_rest(c, s, r);
+    }
+    return (unsigned)has_mean;
+}
+
+void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                   size_t set, unsigned n, unsigned n_means)
 {
     const tqkv_operand *o = &c->a->sets[set].keys;
-    if (s->key_plan->source == TILE_FLOAT)
-        for (unsigned r = 0; r < b->rows; r++)
-            for (unsigned t = 0; t < TILE; t++)
-                s->logit[r][t] = made_finite(s->logit[r][t] * c->a->scale, LARGEST_LOGIT);
+    int has_coded = (s->keys->plain & tile_bits(0, n)) != tile_bits(0, n);
+    if (!has_coded)
+        ; /* plain.c has the scores */
+    else if (s->key_plan->source == TILE_FLOAT)
+        scale_floats(c, s, b);
     else
-        for (unsigned r = 0; r < b->rows; r++) {
-            c->kernels->logits(s->score[r], s->key_unit[r], s->keys->scales, s->logit[r]);
-            if (s->has_rest[r])
-                add_rest(c, s, r);
-        }
-    if (o->profiles) {
-        const tqkv_key_profile *profile = &o->profiles[b->head];
-        for (unsigned r = 0; r < b->rows; r++) {
-            if (profile->n_centres > 1)
-                add_centres(c, s, profile->n_centres, r);
-            else
-                for (unsigned t = 0; t < TILE; t++)
-                    s->logit[r][t] += s->centre_logits[r * c->max_centres];
-        }
-    }
-    if (o->means)
-        add_means(c, s, o, b);
+        n_means -= scale_scores(c, s, b, n_means);
+    if (o->profiles)
+        add_profile(c, s, b, &o->profiles[b->head]);
+    add_means(c, s, b, s->means, n_means);
+    if (s->keys->plain)
+        plain_keys(c, s, b, n);
     for (unsigned r = 0; r < b->rows; r++)
         finish_row(c, s, b, set, r);
 }

@@ -168,12 +168,10 @@ void tile_plan_init_rest(tile_plan *rest, const tile_plan *p, const tqkv_format 
 
 static void init_float(tile_plan *p, const tqkv_format *f)
 {
-    p->source = TILE_FLOAT;
+    p->source = f->codebook ? TILE_FLOAT : TILE_PLAIN;
     p->unit = 1;
-    if (f->codebook) {
-        p->mlx_bits = f->rate / 16u;
-        p->mlx_codebook = mlx_codebook(p->mlx_bits);
-    }
+    p->mlx_bits = f->rate / 16u;
+    p->mlx_codebook = f->codebook ? mlx_codebook(p->mlx_bits) : NULL;
 }
 
 void tile_plan_init(tile_plan *p, const tqkv_format *f, tqkv_type type)

@@ -11,9 +11,11 @@ typedef enum tile_source {
     TILE_STREAM,
     /* Bytes that number levels: mlx5 and mlx6. */
     TILE_BYTES,
-    /* Floats: numbers as they are, mlx8, and mlx with several norms a row,
-     * neither of which 8-bit levels with one scale can express. */
-    TILE_FLOAT
+    /* Floats: mlx8, and mlx with several norms a row, neither of which 8-bit levels with
+     * one scale can express. */
+    TILE_FLOAT,
+    /* Numbers as they are (plain.c). */
+    TILE_PLAIN
 } tile_source;
 
 /* Where AVX-512 finds the windows of 16 values in a row that it holds in chunks
@@ -40,7 +42,7 @@ typedef struct tile_plan {
     const codec_kernels *codec;
     stream_plan stream;        /* TILE_STREAM */
     int8_t byte_levels[64];    /* TILE_BYTES; repeated if shorter */
-    const float *mlx_codebook; /* TILE_FLOAT: for mlx, else null */
+    const float *mlx_codebook; /* TILE_FLOAT */
     unsigned mlx_bits;
     /* For AVX-512: */
     int has_windows;           /* the following are set */

@@ -1,4 +1,5 @@
 #include <math.h>
+#include <string.h>
 
 #include "attend/call.h"
 #include "common/finite.h"
@@ -16,12 +17,16 @@ static void read_query(const attend_call *c, const attend_block *b, size_t row, 
         x[i] = made_finite(x[i], LARGEST_INPUT);
 }
 
-/* Divides by the balance; what each centre adds to a logit. */
-static void apply_profile(const attend_call *c, const attend_scratch *s,
-                          const tqkv_key_profile *profile, unsigned r, float *x)
+static void apply_balance(const attend_call *c, const float *balance, float *x)
 {
     for (unsigned i = 0; i < c->key_dim; i++)
-        x[i] = made_finite(x[i] / profile->balance[i], LARGEST_INPUT);
+        x[i] = made_finite(x[i] / balance[i], LARGEST_INPUT);
+}
+
+/* What each centre adds to a logit of the balanced query. */
+static void multiply_centres(const attend_call *c, const attend_scratch *s,
+                             const tqkv_key_profile *profile, unsigned r, const float *x)
+{
     float *logits = s->centre_logits + r * c->max_centres;
     s->key_plan->codec->dots(x, profile->centres, c->key_dim, profile->n_centres, logits);
     for (unsigned m = 0; m < profile->n_centres; m++)
@@ -72,13 +77,18 @@ void attend_prepare(const attend_call *c, const attend_scratch *s, const tqkv_op
     rotation rotate;
     rotation_init(&rotate, c->key_dim, keys->format.rotation);
     for (unsigned r = 0; r < b->rows; r++) {
-        float *balanced = s->balanced + (size_t)r * c->key_dim;
+        float *original = s->original + (size_t)r * c->key_dim;
         float *x = s->rotated + (size_t)r * c->key_dim;
-        read_query(c, b, b->first_row + r, balanced);
-        if (keys->profiles)
-            apply_profile(c, s, &keys->profiles[b->head], r, balanced);
-        for (unsigned i = 0; i < c->key_dim; i++)
-            x[i] = balanced[i];
+        read_query(c, b, b->first_row + r, original);
+        if (s->key_plan->source == TILE_PLAIN)
+            continue;
+        memcpy(x, original, c->key_dim * sizeof *x);
+        if (keys->balances)
+            apply_balance(c, keys->balances + (size_t)b->head * c->key_dim, x);
+        if (keys->profiles) {
+            apply_balance(c, keys->profiles[b->head].balance, x);
+            multiply_centres(c, s, &keys->profiles[b->head], r, x);
+        }
         rotate_row(s->key_plan->codec, &rotate, x);
         if (s->key_plan->source != TILE_FLOAT)
             quantise(c, s, x, r);

@@ -55,7 +55,7 @@ static void score_tile(const attend_call *c, attend_scratch *s, const attend_blo
 {
     const tile_plan *p = s->key_plan;
     int any_rest = choose_digits(c, s, b, n);
-    const uint8_t *const *rows = s->keys->codes, *const *ahead = s->ahead_keys->codes;
+    const uint8_t *const *rows = s->keys->rows, *const *ahead = s->ahead_keys->rows;
     int expanded = 0;
     for (unsigned r = 0, end; r < b->rows; r = end) {
         const uint8_t *packed = s->packed + r * packed_query_bytes(c->key_dim);
@@ -105,7 +105,7 @@ static void quantise_weights(const attend_call *c, const attend_scratch *s, unsi
 static void accumulate_tile(const attend_call *c, const attend_scratch *s, const attend_block *b)
 {
     const tile_plan *p = s->value_plan;
-    const uint8_t *const *rows = s->values->codes, *const *ahead = s->ahead_values->codes;
+    const uint8_t *const *rows = s->values->rows, *const *ahead = s->ahead_values->rows;
     int expanded = 0;
     for (unsigned r = 0, end; r < b->rows; r = end) {
         const uint16_t(*weight)[TILE] = (const uint16_t(*)[TILE])s->weight + r;
@@ -122,39 +122,73 @@ static void accumulate_tile(const attend_call *c, const attend_scratch *s, const
     }
 }
 
+/* Whether the first n tokens are all plain. */
+static int are_plain(const tile_rows *rows, unsigned n)
+{
+    return (rows->plain & tile_bits(0, n)) == tile_bits(0, n);
+}
+
+static void score_floats(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                         const tqkv_operand *keys, unsigned n)
+{
+    tile_floats(keys, s->key_plan, s->keys, n, s->key_floats);
+    c->kernels->plain_scores(s->rotated, b->rows, s->key_floats, n, c->key_dim, s->logit);
+}
+
+/* The values of rows that are codes. */
+static void add_coded(const attend_call *c, const attend_scratch *s, const attend_block *b,
+                      const tqkv_operand *values, unsigned n)
+{
+    if (s->value_plan->source == TILE_FLOAT) {
+        tile_floats(values, s->value_plan, s->values, n, s->value_floats);
+        c->kernels->plain_accumulate((const float(*)[TILE])s->p, b->rows, s->value_floats, n,
+                                     c->value_dim, s->sum_rows);
+        return;
+    }
+    for (unsigned r = 0; r < b->rows; r++)
+        quantise_weights(c, s, r, s->peak[r]);
+    accumulate_tile(c, s, b);
+}
+
+/* What was summed so far, of one row, becomes relative to a new maximum. */
+static void rescale_row(const attend_call *c, const attend_scratch *s, unsigned r, float factor)
+{
+    if (factor == 1)
+        return;
+    scale_sums(s->sum_rows[r], c->part_dim, factor);
+    scale_sums(s->mean_weight[r], s->n_weighed, factor);
+}
+
 static void attend_tile(const attend_call *c, attend_scratch *s, const attend_block *b,
                         size_t set, unsigned n)
 {
     const tqkv_operand *keys = &c->a->sets[set].keys, *values = &c->a->sets[set].values;
-    int float_keys = s->key_plan->source == TILE_FLOAT;
-    int float_values = s->value_plan->source == TILE_FLOAT;
     tile_scales(keys, s->key_plan, c->kernels, s->keys);
-    if (float_keys) {
-        tile_floats(keys, s->key_plan, c->kernels, s->keys, n, s->key_floats);
-        for (unsigned r = 0; r < b->rows; r++)
-            c->kernels->float_scores(s->rotated + (size_t)r * c->key_dim, s->key_floats,
-                                     c->key_dim, s->logit[r]);
-    } else {
+    unsigned n_means = s->keys->chosen ? tile_means(s->keys, s->means) : 0;
+    if (n_means == 1) /* while the scores are on their way */
+        score_mean(c, s, b, &s->means[0]);
+    if (are_plain(s->keys, n))
+        ; /* plain.c multiplies them */
+    else if (s->key_plan->source == TILE_FLOAT)
+        score_floats(c, s, b, keys, n);
+    else
         score_tile(c, s, b, n);
-    }
-    attend_logits(c, s, b, set);
+    attend_logits(c, s, b, set, n, n_means);
     tile_scales(values, s->value_plan, c->kernels, s->values);
-    for (unsigned r = 0; r < b->rows; r++) {
-        float peak, rescale = c->kernels->softmax(s->logit[r], s->values->scales, &s->state[r],
-                                                  s->p[r], &peak);
-        if (rescale != 1)
-            scale_sums(s->sum_rows[r], c->value_dim, rescale);
-        s->peak[r] = peak;
-    }
-    if (float_values) {
-        tile_floats(values, s->value_plan, c->kernels, s->values, n, s->value_floats);
-        for (unsigned r = 0; r < b->rows; r++)
-            c->kernels->float_accumulate(s->p[r], s->value_floats, c->value_dim, s->sum_rows[r]);
-    } else {
-        for (unsigned r = 0; r < b->rows; r++)
-            quantise_weights(c, s, r, s->peak[r]);
-        accumulate_tile(c, s, b);
-    }
+    n_means = s->values->chosen ? tile_means(s->values, s->means) : 0;
+    int needs_powers = s->values->plain || n_means > 1;
+    uint64_t where = n_means == 1 ? s->means[0].where : 0;
+    for (unsigned r = 0; r < b->rows; r++)
+        rescale_row(c, s, r,
+                    c->kernels->softmax(s->logit[r], s->values->scales, where, &s->state[r],
+                                        needs_powers ? s->e[r] : NULL, s->p[r], &s->peak[r],
+                                        &s->chosen[r]));
+    if (!are_plain(s->values, n))
+        add_coded(c, s, b, values, n);
+    if (n_means)
+        weigh_means(c, s, b, s->means, n_means);
+    if (s->values->plain)
+        plain_values(c, s, b, n);
 }
 
 /* ---- a range ---- */
@@ -172,8 +206,8 @@ static void locate_next(const attend_call *c, attend_scratch *s, const attend_bl
     const tqkv_tokens *set = &c->a->sets[w->set];
     unsigned n = w->end - rank < TILE ? (unsigned)(w->end - rank) : TILE;
     sight_tokens(c, &w->walk, rank, n, s->next_tokens);
-    tile_locate(set, &set->keys, c->kernels, b->head, s->next_tokens, s->next_keys);
-    tile_locate(set, &set->values, c->kernels, b->head, s->next_tokens, s->next_values);
+    tile_locate(set, TILE_KEYS, c->kernels, b->head, s->next_tokens, s->next_keys);
+    tile_locate(set, TILE_VALUES, c->kernels, b->head, s->next_tokens, s->next_values);
     w->located = rank;
 }
 
@@ -219,12 +253,15 @@ static int see_tile(const attend_scratch *s, const attend_block *b, size_t rank,
     return any;
 }
 
-static void start_range(const attend_call *c, const attend_scratch *s, const attend_block *b)
+static void start_range(const attend_call *c, attend_scratch *s, const attend_block *b,
+                        const set_plans *plans)
 {
-    memset(s->sums, 0, (size_t)b->rows * c->value_dim * sizeof *s->sums);
+    s->n_weighed = 0;
+    memset(s->sums, 0, (size_t)b->rows * c->part_dim * sizeof *s->sums);
     for (unsigned r = 0; r < b->rows; r++) {
         s->state[r] = (softmax_state){.max = -INFINITY};
-        s->sum_rows[r] = s->sums + (size_t)r * c->value_dim;
+        s->sum_rows[r] = s->sums + (size_t)r * c->part_dim;
+        s->plain_sums[r] = s->sum_rows[r] + (plans->has_coded ? c->value_dim : 0);
     }
 }
 
@@ -235,9 +272,9 @@ static void end_range(const attend_call *c, const attend_scratch *s, const atten
 {
     for (unsigned r = 0; r < b->rows; r++) {
         const float *sums = s->sum_rows[r];
-        float *out = part->out + (size_t)r * c->value_dim, total = s->state[r].sum;
+        float *out = part->out + (size_t)r * c->part_dim, total = s->state[r].sum;
         float factor = total > 0 ? 1 / total : 0;
-        for (unsigned i = 0; i < c->value_dim; i++)
+        for (unsigned i = 0; i < c->part_dim; i++)
             out[i] = sums[i] * factor + 0.0f;
         part->max[r] = s->state[r].max;
         part->sum[r] = total;
@@ -263,15 +300,19 @@ static void attend_range(const attend_call *c, attend_scratch *s, const attend_b
         if (!see_tile(s, b, rank, n))
             continue;
         if (!started)
-            start_range(c, s, b);
+            start_range(c, s, b, &c->plans[w->set]);
         started = 1;
         step_to(c, s, b, w, rank);
         attend_tile(c, s, b, w->set, n);
+        if (rank / TILE % MEAN_TILES == MEAN_TILES - 1)
+            add_weighed_means(c, s, b);
     }
+    if (started)
+        add_weighed_means(c, s, b);
     if (started)
         end_range(c, s, b, part);
     else
-        make_empty(b->rows, c->value_dim, part);
+        make_empty(b->rows, c->part_dim, part);
 }
 
 /* ---- ranges ---- */
@@ -291,13 +332,13 @@ static void attend_band(const attend_call *c, attend_scratch *s, const attend_bl
     if (end > last)
         end = last;
     if (first >= end) {
-        make_empty(b->rows, c->value_dim, part);
+        make_empty(b->rows, c->part_dim, part);
         return;
     }
     attend_prepare(c, s, &c->a->sets[w->set].keys, b);
     w->end = end < last ? end * RANGE : w->walk.n;
     w->located = SIZE_MAX;
-    fold f = {.n_rows = b->rows, .dim = c->value_dim};
+    fold f = {.n_rows = b->rows, .dim = c->part_dim};
     memcpy(f.level, s->folds, c->fold_depth * sizeof *f.level);
     tqkv_partial range = s->range;
     for (size_t i = first; i < end; i++) {
@@ -305,7 +346,7 @@ static void attend_band(const attend_call *c, attend_scratch *s, const attend_bl
         range = fold_add(&f, range);
     }
     tqkv_partial all = fold_end(&f);
-    copy_part(b->rows, c->value_dim, &all, part);
+    copy_part(b->rows, c->part_dim, &all, part);
 }
 
 void attend_ranges(const attend_call *c, attend_scratch *s, const attend_block *b, size_t set,
@@ -321,7 +362,7 @@ void attend_ranges(const attend_call *c, attend_scratch *s, const attend_block *
         s->low_rank = low_rank + r;
         s->high_rank = high_rank + r;
         attend_block band = {.head = b->head, .first_row = b->first_row + r, .rows = n};
-        tqkv_partial rows = {.out = part->out + (size_t)r * c->value_dim, .max = part->max + r,
+        tqkv_partial rows = {.out = part->out + (size_t)r * c->part_dim, .max = part->max + r,
                              .sum = part->sum + r};
         attend_band(c, s, &band, &w, first, end, &rows);
     }
@@ -329,24 +370,35 @@ void attend_ranges(const attend_call *c, attend_scratch *s, const attend_block *
     s->high_rank = high_rank;
 }
 
+/* Levels' sums, in the tile's order, to the original domain. */
+static void restore(const attend_call *c, const tile_plan *p, const rotation *rotate,
+                    const float *sums, float *out)
+{
+    if (p->source != TILE_FLOAT)
+        c->kernels->natural_order(p, sums, out);
+    else
+        memcpy(out, sums, c->value_dim * sizeof *out);
+    if (rotate->active)
+        unrotate_row(p->codec, rotate, rotate->inverse_root, out);
+}
+
+/* Rows shrink in place, from part_dim to value_dim. */
 void attend_finish(const attend_call *c, size_t set, unsigned n_rows, const tqkv_partial *part,
                    const tqkv_partial *result)
 {
-    const tile_plan *p = &c->plans[set].values;
+    const set_plans *plans = &c->plans[set];
     rotation rotate;
-    float natural[MAX_DIM];
+    float out[MAX_DIM];
     rotation_init(&rotate, c->value_dim, c->a->sets[set].values.format.rotation);
     for (unsigned r = 0; r < n_rows; r++) {
-        float *out = part->out + (size_t)r * c->value_dim;
-        if (p->source == TILE_FLOAT && !rotate.active)
-            continue;
-        if (p->source != TILE_FLOAT)
-            c->kernels->natural_order(p, out, natural);
+        const float *sums = part->out + (size_t)r * c->part_dim;
+        if (plans->has_coded)
+            restore(c, &plans->values, &rotate, sums, out);
         else
-            memcpy(natural, out, c->value_dim * sizeof *natural);
-        if (rotate.active)
-            unrotate_row(p->codec, &rotate, rotate.inverse_root, natural);
-        memcpy(out, natural, c->value_dim * sizeof *out);
+            memcpy(out, sums, c->value_dim * sizeof *out);
+        for (unsigned i = 0; plans->has_coded && plans->has_plain && i < c->value_dim; i++)
+            out[i] += sums[c->value_dim + i];
+        memcpy(part->out + (size_t)r * c->value_dim, out, c->value_dim * sizeof *out);
     }
     merge_rows(n_rows, c->value_dim, part, result);
 }

@@ -25,7 +25,7 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(value_tile, TILE * c->value_dim);
     TAKE(key_floats, c->has_floats ? TILE * c->key_dim : 0);
     TAKE(value_floats, c->has_floats ? TILE * c->value_dim : 0);
-    TAKE(balanced, rows * c->key_dim);
+    TAKE(original, rows * c->key_dim);
     TAKE(rotated, rows * c->key_dim);
     TAKE(packed, rows * packed_query_bytes(c->key_dim));
     TAKE(key_unit, rows);
@@ -39,11 +39,20 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(mask, rows);
     TAKE(mask_row, rows);
     TAKE(p, rows);
+    TAKE(e, rows);
+    TAKE(plain, rows);
+    TAKE(plain_rows, TILE);
+    TAKE(means, TILE);
+    TAKE(mean_score, rows);
+    TAKE(chosen, rows);
+    TAKE(weighed, TILE);
+    TAKE(mean_weight, rows);
     TAKE(weight, rows);
     TAKE(peak, rows);
     TAKE(value_unit, rows);
-    TAKE(sums, rows * c->value_dim);
+    TAKE(sums, rows * c->part_dim);
     TAKE(sum_rows, rows);
+    TAKE(plain_sums, rows);
     TAKE(state, rows);
     TAKE(low_rank, rows);
     TAKE(high_rank, rows);
@@ -56,10 +65,10 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(next_values, 1);
     TAKE(tokens, 1);
     TAKE(next_tokens, 1);
-    s->range = take_part(at, &used, rows, c->value_dim);
-    s->part = take_part(at, &used, rows, c->value_dim);
+    s->range = take_part(at, &used, rows, c->part_dim);
+    s->part = take_part(at, &used, rows, c->part_dim);
     s->result = take_part(at, &used, rows, c->value_dim);
     for (size_t i = 0; i < c->fold_depth; i++)
-        s->folds[i] = take_part(at, &used, rows, c->value_dim);
+        s->folds[i] = take_part(at, &used, rows, c->part_dim);
     return used;
 }

@@ -1,38 +1,75 @@
 #include "attend/tile.h"
 
+#include <math.h>
 #include <string.h>
 
-#include "common/f16.h"
 #include "common/finite.h"
 #include "format/spare.h"
+#include "page/mean.h"
+
+/* Codebook 0: numbers as they are. */
+static int is_plain(const tqkv_operand *o)
+{
+    return !o->format.codebook;
+}
+
+static const tqkv_operand *operand_of(const tqkv_page_kind *kind, tile_operand operand)
+{
+    return operand == TILE_KEYS ? &kind->keys : &kind->values;
+}
+
+/* The operand of a page table's entry; *number becomes the page's. */
+static const tqkv_operand *page_operand(const tqkv_tokens *set, tile_operand operand,
+                                        uint32_t entry, size_t *number)
+{
+    *number = entry & ~(TQKV_PAGE_STAGED | TQKV_PAGE_MIXED);
+    if (entry & TQKV_PAGE_STAGED)
+        return operand_of(set->staged, operand);
+    if (entry & TQKV_PAGE_MIXED)
+        return operand_of(set->mixed, operand);
+    return operand == TILE_KEYS ? &set->keys : &set->values;
+}
+
+static const uint8_t *at(const uint8_t *base, size_t offset)
+{
+    return base ? base + offset : NULL;
+}
 
 /* The slots from `slot` on that lie at constant strides, at most limit. */
-static unsigned run_at(const tqkv_tokens *set, const tqkv_operand *o, uint32_t head, size_t slot,
+static unsigned run_at(const tqkv_tokens *set, tile_operand operand, uint32_t head, size_t slot,
                        unsigned limit, tile_run *run, const uint8_t **codes)
 {
-    const tqkv_rows *r = &o->rows;
+    const tqkv_operand *o = operand == TILE_KEYS ? &set->keys : &set->values;
     size_t place = slot, page = 0, left = limit;
     if (set->pages) {
-        page = set->pages[slot / set->page_size];
+        o = page_operand(set, operand, set->pages[slot / set->page_size], &page);
         place = slot % set->page_size;
         left = set->page_size - place < left ? set->page_size - place : left;
     }
     if (set->capacity && set->capacity - slot < left)
         left = set->capacity - slot;
+    const tqkv_rows *r = &o->rows;
     *codes = r->codes + page * o->page.codes + place * r->code_stride + head * o->head.codes;
-    run->page = (uint32_t)page;
-    run->scales = run->centres = NULL;
-    if (r->scales)
-        run->scales = r->scales + page * o->page.scales + place * r->scale_stride +
-                      head * o->head.scales;
-    if (r->centres)
-        run->centres = r->centres + page * o->page.centres + place * r->centre_stride +
-                       head * o->head.centres;
+    *run = (tile_run){
+        .operand = o, .place = (uint8_t)place,
+        .scales = at(r->scales, page * o->page.scales + place * r->scale_stride +
+                                    head * o->head.scales),
+        .centres = at(r->centres, page * o->page.centres + place * r->centre_stride +
+                                      head * o->head.centres),
+        .means = at(o->means, page * o->page.means + head * o->head.means),
+        .numbers = at(o->numbers, page * o->page.numbers + head * o->head.numbers)};
     return (unsigned)left;
 }
 
+static void prefetch_means(const tile_run *run)
+{
+    size_t bytes = run->operand->n_means * mean_bytes(run->operand->format.head_dim);
+    for (size_t i = 0; run->means && i < bytes; i += 64)
+        __builtin_prefetch(run->means + i);
+}
+
 /* Rows of consecutive tokens, to the tile's places from `done` to before `end`. */
-static void locate_run(const tqkv_tokens *set, const tqkv_operand *o, const attend_kernels *k,
+static void locate_run(const tqkv_tokens *set, tile_operand operand, const attend_kernels *k,
                        uint32_t head, size_t token, unsigned done, unsigned end, tile_rows *t)
 {
     size_t slot = set->first_slot + token;
@@ -41,10 +78,14 @@ static void locate_run(const tqkv_tokens *set, const tqkv_operand *o, const atte
     while (done < end) {
         tile_run *run = &t->runs[t->n_runs++];
         const uint8_t *codes;
-        unsigned count = run_at(set, o, head, slot, end - done, run, &codes);
-        k->addresses(codes, o->rows.code_stride, count, t->codes + done);
+        unsigned count = run_at(set, operand, head, slot, end - done, run, &codes);
+        const tqkv_rows *r = &run->operand->rows;
+        k->addresses(codes, r->code_stride, count, t->rows + done);
         for (unsigned i = 0; run->scales && i < count; i += 64 / sizeof(uint16_t))
-            __builtin_prefetch(run->scales + i * o->rows.scale_stride);
+            __builtin_prefetch(run->scales + i * r->scale_stride);
+        prefetch_means(run);
+        if (is_plain(run->operand))
+            t->plain |= tile_bits(done, done + count);
         done += count;
         run->end = (uint8_t)done;
         slot += count;
@@ -53,81 +94,122 @@ static void locate_run(const tqkv_tokens *set, const tqkv_operand *o, const atte
     }
 }
 
-void tile_locate(const tqkv_tokens *set, const tqkv_operand *o, const attend_kernels *k,
+void tile_locate(const tqkv_tokens *set, tile_operand operand, const attend_kernels *k,
                  uint32_t head, const token_runs *tokens, tile_rows *t)
 {
     unsigned n = 0;
     t->n_runs = 0;
+    t->plain = t->chosen = 0;
     for (unsigned i = 0; i < tokens->n_runs; i++) {
-        locate_run(set, o, k, head, tokens->runs[i].token, n, tokens->runs[i].end, t);
+        locate_run(set, operand, k, head, tokens->runs[i].token, n, tokens->runs[i].end, t);
         n = tokens->runs[i].end;
     }
     for (unsigned i = n; i < TILE; i++)
-        t->codes[i] = t->codes[n - 1];
+        t->rows[i] = t->rows[n - 1];
 }
 
-/* The scales of a tile, one after the other, each of so many bytes; zeros behind
- * the last. */
-static inline void gather(const tile_rows *t, size_t stride, const size_t bytes, uint8_t *scales)
+/* The scales of a tile, one after the other, each of so many bytes; zeros behind the last
+ * and for plain tokens. */
+static inline void gather(const tile_rows *t, const size_t bytes, uint8_t *scales)
 {
     unsigned i = 0;
-    for (const tile_run *run = t->runs; run < t->runs + t->n_runs; run++)
-        for (const uint8_t *at = run->scales; i < run->end; i++, at += stride)
-            memcpy(scales + bytes * i, at, bytes);
+    for (const tile_run *run = t->runs; run < t->runs + t->n_runs; run++) {
+        size_t stride = run->operand->rows.scale_stride;
+        if (!run->scales) {
+            memset(scales + bytes * i, 0, bytes * (run->end - i));
+            i = run->end;
+        }
+        for (const uint8_t *from = run->scales; i < run->end; i++, from += stride)
+            memcpy(scales + bytes * i, from, bytes);
+    }
     memset(scales + bytes * i, 0, bytes * (TILE - i));
 }
 
-static int are_together(const tile_rows *t, size_t stride, size_t bytes)
+static int are_together(const tile_rows *t, size_t bytes)
 {
-    return stride == bytes && t->runs[0].end == TILE;
+    return t->runs[0].operand->rows.scale_stride == bytes && t->runs[0].end == TILE;
 }
 
-/* Half-precision scales may have bits that are not theirs, which hold the
- * centres' numbers unless those have their own place. */
-static void read_halves(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
+/* For slots: the bits of a scale that are not its own hold the centres' numbers unless those
+ * have their own place. */
+static void read_spared(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
 {
     uint16_t half[TILE];
     unsigned bits = o->rows.spare_bits;
-    if (!bits && are_together(t, o->rows.scale_stride, sizeof *half)) {
-        t->largest_scale = k->scales(t->runs[0].scales, t->scales);
-        return;
-    }
-    gather(t, o->rows.scale_stride, sizeof *half, (uint8_t *)half);
-    if (bits && o->profiles && !o->rows.centres)
+    gather(t, sizeof *half, (uint8_t *)half);
+    if (o->profiles && !o->rows.centres)
         for (unsigned i = 0; i < TILE; i++)
             t->centres[i] = (uint8_t)spare_number(half[i], bits);
     uint16_t mask = (uint16_t)~spare_mask(bits);
     for (unsigned i = 0; i < TILE; i++)
         half[i] &= mask;
-    t->largest_scale = k->scales((const uint8_t *)half, t->scales);
+    t->largest_scale = k->scales((const uint8_t *)half, NULL, t->scales);
+}
+
+static void read_halves(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
+{
+    uint16_t half[TILE];
+    const uint8_t *scales = (const uint8_t *)half;
+    if (are_together(t, sizeof *half))
+        scales = t->runs[0].scales;
+    else
+        gather(t, sizeof *half, (uint8_t *)half);
+    t->largest_scale = k->scales(scales, o->means ? &t->chosen : NULL, t->scales);
+}
+
+/* The choices of rows whose scales are norms, which it takes off the first norm of each. */
+static uint64_t take_signs(uint32_t *norm)
+{
+    uint64_t signs = 0;
+    for (unsigned i = 0; i < TILE; i++) {
+        signs |= (uint64_t)(norm[i] >> 31) << i;
+        norm[i] &= 0x7FFFFFFF;
+    }
+    return signs;
 }
 
 static void read_norms(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
 {
-    float norms[TILE];
-    if (are_together(t, o->rows.scale_stride, sizeof *norms)) {
-        t->largest_scale = k->norms(t->runs[0].scales, t->scales);
-        return;
-    }
-    gather(t, o->rows.scale_stride, sizeof *norms, (uint8_t *)norms);
+    uint32_t norms[TILE];
+    gather(t, sizeof *norms, (uint8_t *)norms);
+    if (o->means)
+        t->chosen = take_signs(norms);
     t->largest_scale = k->norms((const uint8_t *)norms, t->scales);
+}
+
+/* TILE_FLOAT: its floats have the scales. */
+static void read_signs(const tqkv_operand *o, tile_rows *t)
+{
+    uint32_t norms[TILE];
+    gather(t, sizeof *norms, (uint8_t *)norms);
+    if (o->means)
+        t->chosen = take_signs(norms);
+    for (unsigned i = 0; i < TILE; i++)
+        t->scales[i] = !(t->plain >> i & 1);
 }
 
 void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels *k,
                  tile_rows *t)
 {
-    if (p->source == TILE_FLOAT)
-        for (unsigned i = 0; i < TILE; i++)
-            t->scales[i] = 1;
-    else if (p->scale_bytes == sizeof(uint16_t))
-        read_halves(o, k, t);
-    else
+    if (p->source == TILE_PLAIN) {
+        memset(t->scales, 0, sizeof t->scales);
+        t->largest_scale = 0;
+    } else if (p->source == TILE_FLOAT) {
+        read_signs(o, t);
+    } else if (p->scale_bytes != sizeof(uint16_t)) {
         read_norms(o, k, t);
+    } else if (o->rows.spare_bits) {
+        read_spared(o, k, t);
+    } else {
+        read_halves(o, k, t);
+    }
     unsigned i = 0;
     for (const tile_run *run = t->runs; run < t->runs + t->n_runs && run->centres; run++)
-        for (const uint8_t *at = run->centres; i < run->end; i++, at += o->rows.centre_stride)
-            t->centres[i] = *at;
+        for (const uint8_t *from = run->centres; i < run->end; i++, from += o->rows.centre_stride)
+            t->centres[i] = *from;
 }
+
+/* ---- floats ---- */
 
 static void clean(float *x, size_t n, float limit)
 {
@@ -135,34 +217,80 @@ static void clean(float *x, size_t n, float limit)
         x[i] = made_finite(x[i], limit);
 }
 
-static void mlx_floats(const tqkv_operand *o, const tile_plan *p, const tile_rows *t,
-                       float *floats)
+void tile_floats(const tqkv_operand *o, const tile_plan *p, const tile_rows *t, unsigned n,
+                 float *floats)
 {
-    unsigned i = 0;
-    for (const tile_run *run = t->runs; run < t->runs + t->n_runs; run++)
-        for (const uint8_t *at = run->scales; i < run->end; i++, at += o->rows.scale_stride) {
+    unsigned i = 0, dim = p->head_dim;
+    memset(floats, 0, (size_t)TILE * dim * sizeof *floats);
+    for (const tile_run *run = t->runs; run < t->runs + t->n_runs; i = run++->end) {
+        const uint8_t *from = run->scales;
+        for (; from && i < run->end; i++, from += run->operand->rows.scale_stride) {
             float norms[MAX_DIM / 256];
-            memcpy(norms, at, p->scale_bytes);
+            memcpy(norms, from, p->scale_bytes);
+            if (o->means)
+                norms[0] = fabsf(norms[0]);
             for (size_t j = 0; j < p->scale_bytes / sizeof *norms; j++)
                 norms[j] = norms[j] > 0 && norms[j] <= LARGEST_NORM ? norms[j] : 0;
-            p->codec->mlx_decode(t->codes[i], norms, p->head_dim, p->mlx_bits, p->mlx_codebook, 1,
-                                 floats + (size_t)i * p->head_dim);
+            p->codec->mlx_decode(t->rows[i], norms, dim, p->mlx_bits, p->mlx_codebook, 1,
+                                 floats + (size_t)i * dim);
         }
+    }
+    clean(floats, (size_t)n * dim, LARGEST_NORM);
 }
 
-void tile_floats(const tqkv_operand *o, const tile_plan *p, const attend_kernels *k,
-                 const tile_rows *rows, unsigned n, float *floats)
+void tile_plain_floats(const tqkv_operand *o, const attend_kernels *k, const tile_rows *rows,
+                       unsigned n, float *floats)
 {
-    size_t dim = p->head_dim;
-    if (p->mlx_codebook)
-        mlx_floats(o, p, rows, floats);
-    else
-        for (unsigned t = 0; t < n; t++) {
-            if (o->type == TQKV_F16)
-                k->halves(rows->codes[t], p->head_dim, floats + t * dim);
-            else
-                tqkv_to_f32(rows->codes[t], (tqkv_type)o->type, dim, floats + t * dim);
+    size_t dim = o->format.head_dim;
+    for (unsigned t = 0; t < n; t++) {
+        float *x = floats + t * dim;
+        if (!(rows->plain >> t & 1)) {
+            memset(x, 0, dim * sizeof *x);
+        } else if (o->type != TQKV_F16) {
+            tqkv_to_f32(rows->rows[t], (tqkv_type)o->type, dim, x);
+            clean(x, dim, LARGEST_INPUT);
+        } else if (!k->halves(rows->rows[t], (unsigned)dim, x)) {
+            clean(x, dim, LARGEST_INPUT);
         }
-    clean(floats, n * dim, p->mlx_codebook ? LARGEST_NORM : LARGEST_INPUT);
-    memset(floats + n * dim, 0, (TILE - n) * dim * sizeof *floats);
+    }
+}
+
+/* ---- means ---- */
+
+/* The choices of a page with several means among the tile's tokens [from, to), whose first
+ * is in `place` of the page: which of them name mean `number`. Numbers that are not there
+ * mean the last. */
+static uint64_t named(const tile_run *run, unsigned from, uint32_t number, uint32_t n_means)
+{
+    uint64_t where = 0;
+    for (unsigned t = from, row = run->place; t < run->end; t++, row++) {
+        uint32_t bits = run->numbers[row / 4] >> row % 4 * 2 & 3;
+        bits = bits < n_means ? bits : n_means - 1;
+        where |= (uint64_t)(bits == number) << t;
+    }
+    return where;
+}
+
+unsigned tile_all_means(const tile_rows *t, tile_mean *means)
+{
+    unsigned n = 0, from = 0;
+    for (unsigned i = 0; i < t->n_runs; from = t->runs[i++].end) {
+        const tile_run *run = &t->runs[i];
+        uint64_t chosen = t->chosen & tile_bits(from, run->end);
+        uint32_t n_means = run->operand->n_means;
+        for (uint32_t m = 0; run->means && chosen && m < n_means; m++) {
+            const uint8_t *mean = run->means + m * mean_bytes(run->operand->format.head_dim);
+            uint64_t where = n_means > 1 ? chosen & named(run, from, m, n_means) : chosen;
+            chosen &= ~where;
+            if (!where)
+                continue;
+            unsigned same = n > TQKV_MAX_MEANS ? n - TQKV_MAX_MEANS : 0;
+            while (same < n && means[same].bytes != mean)
+                same++;
+            if (same == n)
+                means[n++] = (tile_mean){mean, 0};
+            means[same].where |= where;
+        }
+    }
+    return n;
 }

@@ -13,16 +13,15 @@ typedef struct appended {
 
 /* ---- which tokens become codes ---- */
 
-/* The tokens before it are codes once there are `length`; at least s->coded. */
+/* The tokens before it are codes once there are `length`; at least s->coded. Pages are
+ * sealed when they are full; one that has codes already goes on. */
 static size_t coded_end(const tqkv_cache *c, const cache_layer *l, const sequence_layer *s,
                         size_t length, int is_ready)
 {
     size_t coded = s->coded, limit = length > c->n_recent ? length - c->n_recent : 0;
     if (!is_ready || limit <= coded || length <= l->n_first)
         return coded;
-    if (!c->page_means)
-        return limit;
-    if (page_is_begun(s, coded)) { /* goes on with its mean */
+    if (page_has_before(s, coded)) {
         size_t end = page_end(s, coded);
         if (limit <= end)
             return limit;
@@ -34,18 +33,15 @@ static size_t coded_end(const tqkv_cache *c, const cache_layer *l, const sequenc
 }
 
 /* Rows [first, end) of one head and one page from f16 to codes. */
-static void encode_head(const tqkv_cache *c, const cache_layer *l, tqkv_sequence *sequence,
-                        const sequence_layer *s, uint32_t head, size_t first, size_t end)
+static void encode_head(const cache_layer *l, const sequence_layer *s, uint32_t head, size_t first,
+                        size_t end)
 {
-    size_t n = end - first, key_dim = l->shape.keys.head_dim, value_dim = l->shape.values.head_dim;
-    float *x = sequence->scratch + head * sequence->head_floats;
-    for (size_t t = 0; t < n; t++)
-        tqkv_to_f32(layer_half(l, s, KEYS, head, first + t), TQKV_F16, key_dim, x + t * key_dim);
-    layer_encode_keys(l, s, c->page_means, head, first, n, x, !page_is_begun(s, first));
-    for (size_t t = 0; t < n; t++)
-        tqkv_to_f32(layer_half(l, s, VALUES, head, first + t), TQKV_F16, value_dim,
-                    x + t * value_dim);
-    layer_encode_values(l, s, head, first, n, x);
+    for (int kind = KEYS; kind < N_OPERANDS; kind++) {
+        operand_kind k = (operand_kind)kind;
+        const uint16_t *rows = layer_half(l, s, k, head, first);
+        rows -= page_place(s, first) * head_dim_of(l, k);
+        layer_encode(l, s, k, head, first, end - first, rows, TQKV_F16);
+    }
 }
 
 /* What was in a page's slot before is gone. */
@@ -62,15 +58,14 @@ static void keep_from(const cache_layer *l, sequence_layer *s, size_t end)
 /* From so many values on, heads are divided among OpenMP's threads. */
 enum { PARALLEL_VALUES = 1 << 15 };
 
-static void encode(const tqkv_cache *c, const cache_layer *l, tqkv_sequence *sequence,
-                   sequence_layer *s, size_t target)
+static void encode(const cache_layer *l, sequence_layer *s, size_t target)
 {
     while (s->coded < target) {
         size_t end = page_end(s, s->coded) < target ? page_end(s, s->coded) : target;
         size_t n = (end - s->coded) * token_values(l);
 #pragma omp parallel for if (n >= PARALLEL_VALUES)
         for (uint32_t h = 0; h < l->shape.n_kv_heads; h++)
-            encode_head(c, l, sequence, s, h, s->coded, end);
+            encode_head(l, s, h, s->coded, end);
         keep_from(l, s, end);
         s->coded = end;
     }
@@ -117,8 +112,8 @@ static void add_queries(cache_layer *l, const appended *a)
 }
 
 /* Fits one head into p from the first tokens of s. */
-static tqkv_status fit_head(const tqkv_cache *c, const cache_layer *l, const sequence_layer *s,
-                            uint32_t head, float *keys, tqkv_profile *p)
+static tqkv_status fit_head(const cache_layer *l, const sequence_layer *s, uint32_t head,
+                            float *keys, tqkv_profile *p)
 {
     uint32_t dim = l->shape.keys.head_dim;
     float root[TQKV_MAX_HEAD_DIM];
@@ -127,27 +122,23 @@ static tqkv_status fit_head(const tqkv_cache *c, const cache_layer *l, const seq
     for (uint32_t i = 0; i < dim; i++)
         root[i] = (float)sqrt(l->n_queries > 0 ? l->query_squares[head * dim + i] / l->n_queries
                                                : 0);
-    return tqkv_profile_fit(p, 0, head, keys, l->fit_tokens, 0, root, l->n_queries > 0, 0,
-                            c->fit_seed);
+    return tqkv_profile_fit_pages(p, 0, head, keys, l->fit_tokens, 0, root, l->n_queries > 0, 0);
 }
 
-/* With the cache's lock held: fits a layer's profile once. */
+/* With the cache's lock held: fits a layer's balances once. */
 static tqkv_status fit(tqkv_cache *c, cache_layer *l, const sequence_layer *s)
 {
     uint32_t heads = l->shape.n_kv_heads, dim = l->shape.keys.head_dim;
     tqkv_profile *p = NULL;
     float *keys = cache_allocate(c, l->fit_tokens * dim, sizeof *keys);
-    tqkv_status status = keys ? tqkv_profile_create(1, heads, dim, l->n_centres, NULL, &p)
+    tqkv_status status = keys ? tqkv_profile_create(1, heads, dim, 1, NULL, &p)
                               : TQKV_ERROR_MEMORY;
     for (uint32_t h = 0; status == TQKV_OK && h < heads; h++)
-        status = fit_head(c, l, s, h, keys, p);
+        status = fit_head(l, s, h, keys, p);
     for (uint32_t h = 0; status == TQKV_OK && h < heads; h++) {
         tqkv_key_profile fitted;
-        float *floats = (float *)l->profiles[h].balance;
         tqkv_profile_get(p, 0, h, &fitted);
-        memcpy(floats, fitted.balance, dim * sizeof *floats);
-        if (!c->page_means)
-            memcpy(floats + dim, fitted.centres, (size_t)l->n_centres * dim * sizeof *floats);
+        memcpy(l->balances + (size_t)h * dim, fitted.balance, dim * sizeof *l->balances);
     }
     tqkv_profile_free(p);
     cache_release(c, keys, l->fit_tokens * dim, sizeof *keys);
@@ -193,15 +184,17 @@ static tqkv_status fit_if_due(tqkv_cache *c, cache_layer *l, sequence_layer *s, 
     return status;
 }
 
-static tqkv_status append(tqkv_cache *c, cache_layer *l, tqkv_sequence *sequence,
-                          sequence_layer *s, const appended *a)
+static tqkv_status append(tqkv_cache *c, cache_layer *l, sequence_layer *s, const appended *a)
 {
     size_t length = s->length + a->n;
     /* Decided once: another sequence may fit the profile meanwhile, but pages are
      * made for what is decided here. */
     int will_be_ready = atomic_load(&l->is_ready) || length >= l->fit_tokens;
-    size_t target = coded_end(c, l, s, length, will_be_ready);
-    tqkv_status status = layer_own_pages(c, l, s, s->coded, target);
+    size_t behind = s->length > s->coded ? s->length : s->coded;
+    page_needs needs = {.first = s->coded, .end = coded_end(c, l, s, length, will_be_ready),
+                        .from = behind, .to = length > behind ? length : behind,
+                        .first_end = s->length < l->n_first ? first_tokens(l, length) : 0};
+    tqkv_status status = layer_own_pages(c, l, s, &needs);
     for (size_t done = 0, n; status == TQKV_OK && done < a->n; done += n) {
         size_t room = l->n_tail - tail_tokens(s->length, s->coded);
         n = room < a->n - done ? room : a->n - done;
@@ -211,10 +204,9 @@ static tqkv_status append(tqkv_cache *c, cache_layer *l, tqkv_sequence *sequence
         if (status != TQKV_OK)
             break;
         s->length += n;
-        encode(c, l, sequence, s, coded_end(c, l, s, s->length, will_be_ready));
+        encode(l, s, coded_end(c, l, s, s->length, will_be_ready));
     }
-    if (status != TQKV_OK) /* before anything was appended */
-        layer_drop_pages(c, l, s, s->coded);
+    layer_drop_pages(c, l, s); /* where it failed, nothing was appended */
     return status;
 }
 
@@ -249,7 +241,7 @@ tqkv_status tqkv_sequence_append(tqkv_sequence *sequence, uint32_t layer, const 
     else if (!fits_memory(&c->layers[layer].shape, n_tokens, type))
         status = TQKV_ERROR_OVERFLOW;
     else
-        status = append(c, &c->layers[layer], sequence, s, &a);
+        status = append(c, &c->layers[layer], s, &a);
     pthread_rwlock_unlock(&sequence->lock);
     return status;
 }

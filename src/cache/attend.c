@@ -3,80 +3,81 @@
 #include "cache/cache.h"
 #include "format/format.h"
 
-/* Plain f16 rows: [slot][keys of all heads, values of all heads]. */
-static void set_halves(const cache_layer *l, const uint16_t *memory, tqkv_tokens *set)
+/* Keys or values in the pages of one kind. */
+static tqkv_operand operand_of(const cache_layer *l, page_kind which, operand_kind kind)
 {
-    size_t token = token_values(l) * sizeof *memory;
-    size_t keys = (size_t)l->shape.n_kv_heads * l->shape.keys.head_dim;
-    set->keys.type = set->values.type = TQKV_F16;
-    set->keys.format.head_dim = l->shape.keys.head_dim;
-    set->values.format.head_dim = l->shape.values.head_dim;
-    set->keys.rows = (tqkv_rows){.codes = (uint8_t *)memory, .code_stride = token};
-    set->values.rows = (tqkv_rows){.codes = memory ? (uint8_t *)(memory + keys) : NULL,
-                                   .code_stride = token};
-    set->keys.head.codes = 2u * l->shape.keys.head_dim;
-    set->values.head.codes = 2u * l->shape.values.head_dim;
-}
-
-static tqkv_rows page_rows(const cache_layer *l, const tqkv_format *f, size_t codes, size_t scales)
-{
-    return (tqkv_rows){.codes = l->pool.memory + codes, .scales = l->pool.memory + scales,
-                       .code_stride = format_code_bytes(f),
-                       .scale_stride = format_scale_bytes(f)};
-}
-
-static void set_codes(const cache_layer *l, const sequence_layer *s, int has_means,
-                      tqkv_tokens *set)
-{
-    const page_layout *p = &l->layout;
-    size_t head = p->head_bytes, page = l->pool.page_bytes;
-    tqkv_operand *k = &set->keys, *v = &set->values;
-    k->format = l->shape.keys;
-    v->format = l->shape.values;
-    k->rows = page_rows(l, &k->format, p->key_codes, p->key_scales);
-    v->rows = page_rows(l, &v->format, p->value_codes, p->value_scales);
-    if (l->n_centres > 1) {
-        k->rows.centres = l->pool.memory + p->key_centres;
-        k->rows.centre_stride = 1;
+    const page_layout *p = &l->layouts[which];
+    const page_memory *body = &l->pools[which].part[BODY], *means = &l->pools[which].part[MEANS];
+    const tqkv_format *f = format_of(l, kind);
+    size_t head = p->head_bytes[BODY], head_means = p->head_bytes[MEANS];
+    tqkv_operand o = {.head = {head, head, 0, head_means, head_means},
+                      .page = {body->page_bytes, body->page_bytes, 0, means->page_bytes,
+                               means->page_bytes}};
+    o.rows.codes = body->base + p->codes[kind];
+    if (which == STAGED) {
+        o.format.head_dim = f->head_dim;
+        o.type = TQKV_F16;
+        o.rows.code_stride = sizeof(uint16_t) * f->head_dim;
+        return o;
     }
-    k->head = v->head = (tqkv_strides){head, head, head};
-    k->page = v->page = (tqkv_strides){page, page, page};
-    k->profiles = l->profiles;
-    if (has_means) {
-        k->means = (const uint16_t *)(l->pool.memory + p->means);
-        k->mean_page_stride = page / sizeof *k->means;
-        k->mean_head_stride = head / sizeof *k->means;
-    }
-    set->pages = s->table;
-    set->page_size = PAGE_TOKENS;
-    set->n_pages = l->pool.n_pages;
-    set->capacity = (size_t)l->n_slots * PAGE_TOKENS;
+    o.format = *f;
+    o.rows.scales = body->base + p->scales[kind];
+    o.rows.code_stride = format_code_bytes(f);
+    o.rows.scale_stride = format_scale_bytes(f);
+    o.n_means = p->n_means;
+    if (p->n_means)
+        o.means = means->base + p->means[kind];
+    if (p->n_means > 1)
+        o.numbers = means->base + p->numbers[kind];
+    return o;
 }
 
-size_t layer_sets(const cache_layer *l, const sequence_layer *s, const tqkv_cache *c,
-                  tqkv_tokens *sets)
+/* Tokens in the pages of one kind, numbered in a table of n_slots. */
+static tqkv_tokens tokens_in(const cache_layer *l, page_kind which, const uint32_t *table,
+                             uint32_t n_slots)
+{
+    return (tqkv_tokens){.pages = table, .page_size = PAGE_TOKENS,
+                         .n_pages = l->pools[which].n_pages,
+                         .capacity = (size_t)n_slots * PAGE_TOKENS,
+                         .keys = operand_of(l, which, KEYS),
+                         .values = operand_of(l, which, VALUES)};
+}
+
+static tqkv_tokens coded_tokens(const cache_layer *l, const sequence_layer *s,
+                                tqkv_page_kind *mixed)
+{
+    tqkv_tokens set = tokens_in(l, SEALED, s->sealed, l->n_slots);
+    set.keys.balances = l->balances;
+    if (l->layouts[MIXED].n_means) {
+        *mixed = (tqkv_page_kind){operand_of(l, MIXED, KEYS), operand_of(l, MIXED, VALUES),
+                                  l->pools[MIXED].n_pages};
+        set.mixed = mixed;
+    }
+    return set;
+}
+
+size_t layer_sets(const cache_layer *l, const sequence_layer *s, tqkv_tokens *sets,
+                  tqkv_page_kind *mixed)
 {
     size_t n = 0, first = first_tokens(l, s->length);
     size_t tail = tail_tokens(s->length, s->coded);
     if (first) {
-        sets[n] = (tqkv_tokens){.n_tokens = first};
-        set_halves(l, s->first, &sets[n++]);
+        sets[n] = tokens_in(l, STAGED, s->first, l->n_first_slots);
+        sets[n++].n_tokens = first;
     }
     if (s->coded > s->kept) {
-        sets[n] = (tqkv_tokens){.n_tokens = s->coded - s->kept, .position = s->kept};
-        set_codes(l, s, c->page_means, &sets[n]);
+        sets[n] = coded_tokens(l, s, mixed);
+        sets[n].n_tokens = s->coded - s->kept;
+        sets[n].position = s->kept;
         sets[n].first_slot = (s->kept + s->offset) % sets[n].capacity;
         n++;
     }
-    if (tail) {
-        sets[n] = (tqkv_tokens){.n_tokens = tail, .position = s->coded,
-                                .first_slot = (s->coded + s->offset) % l->n_tail,
-                                .capacity = l->n_tail};
-        set_halves(l, s->tail, &sets[n++]);
-    }
-    if (!n) {
-        sets[n] = (tqkv_tokens){0};
-        set_halves(l, s->tail, &sets[n++]);
+    if (tail || !n) {
+        sets[n] = tokens_in(l, STAGED, s->tail, l->n_tail_slots);
+        sets[n].n_tokens = tail;
+        sets[n].position = s->coded;
+        sets[n].first_slot = (s->coded + s->offset) % sets[n].capacity;
+        n++;
     }
     return n;
 }
@@ -105,13 +106,13 @@ tqkv_status tqkv_sequence_attend(tqkv_sequence *sequence, uint32_t layer, const 
                                  void *workspace, size_t workspace_size)
 {
     tqkv_attention filled;
-    tqkv_tokens sets[3];
+    tqkv_tokens sets[MOST_SETS];
+    tqkv_page_kind mixed;
     if (!sequence || !a || layer >= sequence->cache->n_layers)
         return TQKV_ERROR_ARGUMENT;
-    const tqkv_cache *c = sequence->cache;
-    const cache_layer *l = &c->layers[layer];
+    const cache_layer *l = &sequence->cache->layers[layer];
     pthread_rwlock_rdlock(&sequence->lock);
-    size_t n = layer_sets(l, &sequence->layers[layer], c, sets);
+    size_t n = layer_sets(l, &sequence->layers[layer], sets, &mixed);
     fill(l, a, sets, n, &filled);
     tqkv_status status = tqkv_attend(&filled, result, executor, workspace, workspace_size);
     pthread_rwlock_unlock(&sequence->lock);
@@ -124,15 +125,17 @@ tqkv_status tqkv_cache_workspace(const tqkv_cache *c, uint32_t layer, uint32_t n
                                  const tqkv_executor *executor, size_t *bytes)
 {
     tqkv_attention filled, a = {.n_queries = n_queries, .mask_head_stride = 1};
-    tqkv_tokens sets[3] = {{0}};
+    tqkv_tokens sets[MOST_SETS];
+    tqkv_page_kind mixed;
     if (!c || layer >= c->n_layers || !bytes)
         return TQKV_ERROR_ARGUMENT;
     const cache_layer *l = &c->layers[layer];
     sequence_layer s = {0};
-    set_halves(l, NULL, &sets[0]);
-    set_codes(l, &s, c->page_means, &sets[1]);
-    set_halves(l, NULL, &sets[2]);
-    sets[2].n_tokens = c->capacity;
-    fill(l, &a, sets, 3, &filled);
+    sets[0] = tokens_in(l, STAGED, NULL, l->n_first_slots);
+    sets[1] = coded_tokens(l, &s, &mixed);
+    sets[1].pages = l->pools[SEALED].free; /* there are pages; nobody looks which */
+    sets[2] = tokens_in(l, STAGED, NULL, l->n_tail_slots);
+    sets[2].n_tokens = sets[2].capacity = c->capacity;
+    fill(l, &a, sets, MOST_SETS, &filled);
     return tqkv_attend_workspace(&filled, executor, bytes);
 }

@@ -5,6 +5,7 @@
 
 #include "common/checked.h"
 #include "format/format.h"
+#include "page/page.h"
 
 /* ---- counted memory ---- */
 
@@ -44,7 +45,7 @@ void cache_release(tqkv_cache *c, void *memory, size_t count, size_t size)
 
 /* ---- layers ---- */
 
-static tqkv_status check_layer(const tqkv_layer *l, const tqkv_cache_config *config)
+static tqkv_status check_layer(const tqkv_layer *l)
 {
     tqkv_status status = tqkv_format_check(&l->keys);
     if (status == TQKV_OK)
@@ -57,7 +58,7 @@ static tqkv_status check_layer(const tqkv_layer *l, const tqkv_cache_config *con
                        tqkv_profile_n_heads(l->profile) != l->n_kv_heads ||
                        tqkv_profile_head_dim(l->profile) != l->keys.head_dim))
         return TQKV_ERROR_PROFILE;
-    return config->fit_centres > 256 ? TQKV_ERROR_ARGUMENT : TQKV_OK;
+    return TQKV_OK;
 }
 
 static size_t least(size_t a, size_t b)
@@ -65,22 +66,35 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static size_t align_64(size_t bytes)
+/* Codes and scales of keys, then of values. Both parts of 64 rows are multiples of 64 bytes,
+ * so that rows of codes lie within as few cache lines as they can. */
+static void lay_out_codes(const cache_layer *l, page_layout *p, uint32_t n_means)
 {
-    return (bytes + 63) & ~(size_t)63;
+    size_t body = 0, means = 0;
+    p->n_means = n_means;
+    for (int kind = KEYS; kind < N_OPERANDS; kind++) {
+        const tqkv_format *f = format_of(l, (operand_kind)kind);
+        p->codes[kind] = body;
+        body += PAGE_TOKENS * format_code_bytes(f);
+        p->scales[kind] = body;
+        body += PAGE_TOKENS * format_scale_bytes(f);
+        p->means[kind] = means;
+        means += n_means * mean_bytes(f->head_dim);
+        p->numbers[kind] = means;
+        means += n_means > 1 ? NUMBER_BYTES : 0;
+    }
+    p->head_bytes[BODY] = body;
+    p->head_bytes[MEANS] = means;
 }
 
-static void lay_out_page(cache_layer *l, int has_means)
+static void lay_out_pages(cache_layer *l, int has_means)
 {
-    page_layout *p = &l->layout;
-    const tqkv_format *k = &l->shape.keys, *v = &l->shape.values;
-    p->key_codes = 0;
-    p->key_scales = align_64(PAGE_TOKENS * format_code_bytes(k));
-    p->key_centres = p->key_scales + PAGE_TOKENS * format_scale_bytes(k);
-    p->means = p->key_centres + (l->n_centres > 1 ? PAGE_TOKENS : 0);
-    p->value_codes = align_64(p->means + (has_means ? 2u * k->head_dim : 0));
-    p->value_scales = p->value_codes + align_64(PAGE_TOKENS * format_code_bytes(v));
-    p->head_bytes = align_64(p->value_scales + PAGE_TOKENS * format_scale_bytes(v));
+    page_layout *staged = &l->layouts[STAGED];
+    size_t keys = PAGE_TOKENS * sizeof(uint16_t) * l->shape.keys.head_dim;
+    lay_out_codes(l, &l->layouts[SEALED], has_means ? 1 : 0);
+    lay_out_codes(l, &l->layouts[MIXED], has_means ? TQKV_MAX_MEANS : 0);
+    staged->codes[VALUES] = keys;
+    staged->head_bytes[BODY] = keys + PAGE_TOKENS * sizeof(uint16_t) * l->shape.values.head_dim;
 }
 
 /* Pages that a sequence's codes take: all tokens', or those that a window and
@@ -98,33 +112,57 @@ static tqkv_status count_slots(const tqkv_cache_config *config, cache_layer *l)
     return TQKV_OK;
 }
 
-/* Floats of one head's profile. */
-static size_t profile_floats(const cache_layer *l)
-{
-    return (1 + (size_t)l->n_centres) * l->shape.keys.head_dim;
-}
-
-static tqkv_status create_profiles(tqkv_cache *c, cache_layer *l, const tqkv_layer *shape)
+static tqkv_status create_balances(tqkv_cache *c, cache_layer *l, const tqkv_layer *shape)
 {
     uint32_t heads = shape->n_kv_heads, dim = shape->keys.head_dim;
-    l->profiles = cache_allocate(c, heads, sizeof *l->profiles);
-    l->profile_floats = cache_allocate(c, heads * profile_floats(l), sizeof(float));
+    l->balances = cache_allocate(c, (size_t)heads * dim, sizeof *l->balances);
     if (l->fit_tokens)
         l->query_squares = cache_allocate(c, (size_t)heads * dim, sizeof(double));
-    if (!l->profiles || !l->profile_floats || (l->fit_tokens && !l->query_squares))
+    if (!l->balances || (l->fit_tokens && !l->query_squares))
         return TQKV_ERROR_MEMORY;
-    for (uint32_t h = 0; h < heads; h++) {
-        float *floats = l->profile_floats + h * profile_floats(l);
+    for (size_t i = 0; i < (size_t)heads * dim; i++)
+        l->balances[i] = 1;
+    for (uint32_t h = 0; shape->profile && h < heads; h++) {
         tqkv_key_profile p;
-        l->profiles[h] = (tqkv_key_profile){dim, l->n_centres, floats, floats + dim};
-        for (uint32_t i = 0; i < dim; i++)
-            floats[i] = 1;
-        if (!shape->profile)
-            continue;
         tqkv_profile_get(shape->profile, shape->profile_layer, h, &p);
-        memcpy(floats, p.balance, dim * sizeof *floats);
-        if (!c->page_means) /* they stand in the centres' place */
-            memcpy(floats + dim, p.centres, (size_t)l->n_centres * dim * sizeof *floats);
+        memcpy(l->balances + (size_t)h * dim, p.balance, dim * sizeof *l->balances);
+    }
+    return TQKV_OK;
+}
+
+/* Slots of staged pages: the tail holds what stays in f16, what waits for a page to fill up
+ * or for a profile, and a page's worth on its way. */
+static tqkv_status count_staged(const tqkv_cache *c, cache_layer *l)
+{
+    size_t waiting = c->n_recent + PAGE_TOKENS;
+    l->n_tail = (waiting > l->fit_tokens ? waiting : l->fit_tokens) + PAGE_TOKENS;
+    if (pages_for(l->n_tail) + pages_for(l->n_first) >= NO_PAGE / 4)
+        return TQKV_ERROR_OVERFLOW;
+    l->n_tail_slots = (uint32_t)pages_for(l->n_tail) + 1;
+    l->n_first_slots = (uint32_t)pages_for(l->n_first);
+    return TQKV_OK;
+}
+
+/* Addresses for as many staged pages as there can be sealed ones beside every sequence's own:
+ * many short sequences take a page each. */
+static tqkv_status create_pools(tqkv_cache *c, cache_layer *l, uint32_t n_sequences, int up_front)
+{
+    size_t heads = l->shape.n_kv_heads, each = (size_t)l->n_first_slots + l->n_tail_slots;
+    size_t counts[N_PAGE_KINDS], own, bytes;
+    if (!size_multiply(l->n_slots, n_sequences, &counts[SEALED]) ||
+        !size_multiply(each, n_sequences, &own) || !size_add(own, counts[SEALED], &counts[STAGED]))
+        return TQKV_ERROR_OVERFLOW;
+    counts[MIXED] = counts[SEALED];
+    const uint32_t made[N_PAGE_KINDS] = {[SEALED] = (uint32_t)counts[SEALED],
+                                         [STAGED] = (uint32_t)own};
+    for (int kind = 0; kind < N_PAGE_KINDS; kind++) {
+        const page_layout *p = &l->layouts[kind];
+        if (counts[kind] >= TQKV_PAGE_MIXED || !size_multiply(p->head_bytes[BODY], heads, &bytes))
+            return TQKV_ERROR_OVERFLOW;
+        tqkv_status status = pool_create(c, &l->pools[kind], bytes, heads * p->head_bytes[MEANS],
+                                         (uint32_t)counts[kind], up_front ? made[kind] : 0);
+        if (status != TQKV_OK)
+            return status;
     }
     return TQKV_OK;
 }
@@ -132,49 +170,34 @@ static tqkv_status create_profiles(tqkv_cache *c, cache_layer *l, const tqkv_lay
 static tqkv_status create_layer(tqkv_cache *c, cache_layer *l, const tqkv_cache_config *config,
                                 const tqkv_layer *shape)
 {
-    tqkv_status status = check_layer(shape, config);
-    size_t page_bytes, pages, fit = shape->profile ? 0 : config->fit_tokens;
+    tqkv_status status = check_layer(shape);
+    size_t fit = shape->profile ? 0 : config->fit_tokens;
     if (status != TQKV_OK)
         return status;
     l->shape = *shape;
     l->shape.profile = NULL;
     l->n_first = shape->window ? 0 : least(config->n_first, config->capacity);
     l->fit_tokens = least(fit, config->capacity);
-    l->n_centres = 1;
-    if (!config->page_means && shape->profile)
-        l->n_centres = tqkv_profile_n_centres(shape->profile);
-    else if (!config->page_means && fit && config->fit_centres)
-        l->n_centres = config->fit_centres;
-    /* The tail holds what stays in f16, what waits for a page to fill up or for
-     * a profile, and a page's worth on its way. */
-    size_t waiting = c->n_recent + PAGE_TOKENS, halves;
-    l->n_tail = (waiting > l->fit_tokens ? waiting : l->fit_tokens) + PAGE_TOKENS;
-    if (!size_multiply(l->n_tail, 2 * token_values(l), &halves) ||
-        !size_multiply(l->n_first, 2 * token_values(l), &halves))
-        return TQKV_ERROR_OVERFLOW;
-    status = count_slots(config, l);
-    if (status != TQKV_OK)
-        return status;
-    lay_out_page(l, config->page_means);
-    uint32_t sequences = config->n_sequences ? config->n_sequences : 1;
-    if (!size_multiply(l->layout.head_bytes, shape->n_kv_heads, &page_bytes) ||
-        !size_multiply(l->n_slots, sequences, &pages) || pages >= NO_PAGE)
-        return TQKV_ERROR_OVERFLOW;
-    if (shape->profile || fit)
-        status = create_profiles(c, l, shape);
+    lay_out_pages(l, c->has_means);
+    status = count_staged(c, l);
     if (status == TQKV_OK)
-        status = pool_create(c, &l->pool, page_bytes, (uint32_t)pages, config->up_front);
+        status = count_slots(config, l);
+    if (status == TQKV_OK && (shape->profile || fit))
+        status = create_balances(c, l, shape);
+    if (status == TQKV_OK)
+        status = create_pools(c, l, config->n_sequences ? config->n_sequences : 1,
+                              config->up_front);
     atomic_init(&l->is_ready, !l->fit_tokens);
     return status;
 }
 
 static void free_layer(tqkv_cache *c, cache_layer *l)
 {
-    uint32_t heads = l->shape.n_kv_heads, dim = l->shape.keys.head_dim;
-    pool_free(c, &l->pool);
-    cache_release(c, l->profiles, heads, sizeof *l->profiles);
-    cache_release(c, l->profile_floats, heads * profile_floats(l), sizeof(float));
-    cache_release(c, l->query_squares, (size_t)heads * dim, sizeof(double));
+    size_t values = (size_t)l->shape.n_kv_heads * l->shape.keys.head_dim;
+    for (int kind = 0; kind < N_PAGE_KINDS; kind++)
+        pool_free(c, &l->pools[kind]);
+    cache_release(c, l->balances, values, sizeof *l->balances);
+    cache_release(c, l->query_squares, values, sizeof(double));
 }
 
 /* ---- caches ---- */
@@ -198,9 +221,7 @@ tqkv_status tqkv_cache_create(const tqkv_cache_config *config, tqkv_cache **cach
     c->memory_limit = config->memory_limit;
     c->capacity = config->capacity;
     c->n_recent = least(config->n_recent, config->capacity);
-    c->page_means = !!config->page_means;
-    c->fit_centres = config->fit_centres ? config->fit_centres : 1;
-    c->fit_seed = config->fit_seed;
+    c->has_means = !config->no_means;
     if (length)
         memcpy(c->fingerprint, config->fingerprint, length);
     c->n_layers = config->n_layers;
@@ -239,10 +260,9 @@ double tqkv_cache_token_bytes(const tqkv_cache *c)
         const cache_layer *l = &c->layers[i];
         const tqkv_format *k = &l->shape.keys, *v = &l->shape.values;
         double row = (double)(format_code_bytes(k) + format_scale_bytes(k) +
-                              format_code_bytes(v) + format_scale_bytes(v)) +
-                     (l->n_centres > 1);
-        if (c->page_means)
-            row += 2.0 * k->head_dim / PAGE_TOKENS;
+                              format_code_bytes(v) + format_scale_bytes(v));
+        if (c->has_means)
+            row += (double)(mean_bytes(k->head_dim) + mean_bytes(v->head_dim)) / PAGE_TOKENS;
         bytes += l->shape.n_kv_heads * row;
     }
     return bytes;

@@ -1,49 +1,30 @@
+/*
+ * Removing tokens from the middle.
+ *
+ * What comes behind them moves up. Where that is everything that is kept in pages, rows stay
+ * where they are and only the offset between positions and places changes. Otherwise rows
+ * move from page to page, as records, with the means of the pages that they come from; a
+ * page that has to hold several means becomes a mixed one. Keys that depend on their
+ * position are decoded, turned and encoded again instead. Heads do all this in parallel.
+ */
 #include <math.h>
 #include <string.h>
 
+#include "cache/angles.h"
 #include "cache/cache.h"
-
-/* ---- rotation of keys by position ---- */
-
-/* Turns a key by -delta positions. */
-static void turn_back(const tqkv_rope *rope, uint32_t head_dim, size_t delta, float *x)
-{
-    uint32_t n = rope->n_dims ? rope->n_dims : head_dim, half = n / 2;
-    for (uint32_t i = 0; i < half; i++) {
-        double frequency = pow(rope->base, -2.0 * i / n) * rope->scale;
-        if (rope->factors)
-            frequency /= rope->factors[i];
-        double angle = -(double)delta * frequency, c = cos(angle), s = sin(angle);
-        uint32_t a = rope->interleaved ? 2 * i : i, b = rope->interleaved ? 2 * i + 1 : i + half;
-        double low = x[a], high = x[b];
-        x[a] = (float)(low * c - high * s);
-        x[b] = (float)(low * s + high * c);
-    }
-}
-
-static int rope_is_valid(const tqkv_rope *rope, uint32_t head_dim)
-{
-    uint32_t n = rope->n_dims ? rope->n_dims : head_dim;
-    if (n > head_dim || n % 2 || !(rope->base > 0) || !isfinite(rope->base) ||
-        !isfinite(rope->scale))
-        return 0;
-    for (uint32_t i = 0; rope->factors && i < n / 2; i++)
-        if (!isfinite(rope->factors[i]) || rope->factors[i] == 0)
-            return 0;
-    return 1;
-}
-
-/* ---- one layer ---- */
 
 /* The removal of [first, first + n) from a layer. */
 typedef struct removal {
-    const cache_layer *l;
+    tqkv_cache *c;
+    cache_layer *l;
     sequence_layer *s;
-    const tqkv_rope *rope;
-    int has_means;
+    const angle_table *angles; /* null: keys do not depend on their position */
     size_t first, n;
-    float *scratch;
-    uint16_t *tail; /* a copy of the tail, where tokens move within it */
+    float *scratch;            /* [heads][PAGE_TOKENS][the largest head_dim] */
+    size_t head_floats;
+    uint16_t *tail;            /* its tokens as they were: keys of all heads, then values */
+    uint8_t *records;          /* [heads][N_OPERANDS][PAGE_TOKENS][record_bytes] */
+    size_t record_bytes;       /* of the larger operand */
 } removal;
 
 static size_t highest(size_t a, size_t b)
@@ -71,9 +52,9 @@ static size_t new_coded(const removal *r)
 
 static void read_turned(const removal *r, uint32_t head, size_t token, float *x)
 {
-    layer_read(r->l, r->s, r->has_means, KEYS, head, token, x);
-    if (r->rope)
-        turn_back(r->rope, r->l->shape.keys.head_dim, r->n, x);
+    layer_read(r->l, r->s, KEYS, head, token, x);
+    if (r->angles)
+        angles_turn(r->angles, x);
 }
 
 /* Tokens that move into the first ones, which are in f16 by position. */
@@ -85,29 +66,37 @@ static void move_first(const removal *r)
         for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++) {
             read_turned(r, h, to + r->n, x);
             to_halves(x, r->l->shape.keys.head_dim, layer_half(r->l, r->s, KEYS, h, to));
-            layer_read(r->l, r->s, r->has_means, VALUES, h, to + r->n, x);
+            layer_read(r->l, r->s, VALUES, h, to + r->n, x);
             to_halves(x, r->l->shape.values.head_dim, layer_half(r->l, r->s, VALUES, h, to));
         }
 }
 
-/* Turns coded tokens [first, end) where they are. */
-static void turn_codes(const removal *r, size_t first, size_t end)
+/* ---- where places stay ---- */
+
+/* Turns the keys of one head and page where they are, coded tokens [first, end). */
+static void turn_page(const removal *r, uint32_t head, size_t first, size_t end)
 {
     size_t dim = r->l->shape.keys.head_dim;
-    for (size_t t = first, next; r->rope && t < end; t = next) {
-        next = page_end(r->s, t) < end ? page_end(r->s, t) : end;
-        for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++) {
-            for (size_t i = t; i < next; i++)
-                read_turned(r, h, i, r->scratch + (i - t) * dim);
-            layer_encode_keys(r->l, r->s, r->has_means, h, t, next - t, r->scratch, 1);
-        }
-    }
+    float *x = r->scratch + head * r->head_floats;
+    for (size_t t = first; t < end; t++)
+        read_turned(r, head, t, x + page_place(r->s, t) * dim);
+    layer_encode(r->l, r->s, KEYS, head, first, end - first, x, TQKV_F32);
+}
+
+static void turn_codes(const removal *r, size_t first, size_t end)
+{
+    if (!r->angles || first >= end)
+        return;
+#pragma omp parallel for
+    for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++)
+        for (size_t t = first; t < end; t = page_end(r->s, t))
+            turn_page(r, h, t, page_end(r->s, t) < end ? page_end(r->s, t) : end);
 }
 
 static void turn_tail(const removal *r, size_t first)
 {
     float x[TQKV_MAX_HEAD_DIM];
-    for (size_t t = first; r->rope && t < r->s->length; t++)
+    for (size_t t = first; r->angles && t < r->s->length; t++)
         for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++) {
             read_turned(r, h, t, x);
             to_halves(x, r->l->shape.keys.head_dim, layer_half(r->l, r->s, KEYS, h, t));
@@ -120,6 +109,7 @@ static void remove_alike(const removal *r)
     size_t coded = new_coded(r), kept = highest(highest(s->kept, r->first + r->n),
                                                 r->l->n_first + r->n);
     move_first(r);
+    s->kept = kept < s->coded ? kept : s->coded; /* pages begin anew with what is left */
     turn_codes(r, kept, s->coded);
     turn_tail(r, highest(highest(s->coded, r->first + r->n), r->l->n_first + r->n));
     s->offset += r->n;
@@ -128,56 +118,177 @@ static void remove_alike(const removal *r)
     s->kept = kept - r->n < coded ? kept - r->n : coded;
 }
 
-/* One head's codes of tokens [to, end) of one page from those n further on. */
-static void move_codes(const removal *r, uint32_t head, size_t to, size_t end, int new_mean)
+/* ---- where rows move ---- */
+
+static uint8_t *record_at(const removal *r, uint32_t head, operand_kind kind, size_t place)
 {
-    const cache_layer *l = r->l;
-    size_t dim = l->shape.keys.head_dim;
-    for (size_t t = to; t < end; t++)
-        read_turned(r, head, t + r->n, r->scratch + (t - to) * dim);
-    layer_encode_keys(l, r->s, r->has_means, head, to, end - to, r->scratch, new_mean);
+    return r->records + ((head * N_OPERANDS + (size_t)kind) * PAGE_TOKENS + place) * r->record_bytes;
+}
+
+/* Whether the rows of an operand move as they are. */
+static int keeps_codes(const removal *r, operand_kind kind)
+{
+    return kind == VALUES || !r->angles;
+}
+
+static size_t record_size(const removal *r, operand_kind kind)
+{
+    size_t bytes = 0;
+    tqkv_page_record_bytes(format_of(r->l, kind), r->l->layouts[SEALED].n_means > 0, &bytes);
+    return bytes;
+}
+
+/* What tokens [to, end) of a page are made of, from n further on: records, or turned keys. */
+static void take_rows(const removal *r, uint32_t head, size_t to, size_t end)
+{
+    size_t dim = r->l->shape.keys.head_dim;
+    float *x = r->scratch + head * r->head_floats;
     for (size_t t = to; t < end; t++) {
-        tqkv_rows from = layer_row(l, r->s, VALUES, head, t + r->n);
-        tqkv_rows into = layer_row(l, r->s, VALUES, head, t);
-        memcpy(into.codes, from.codes, from.code_stride);
-        memcpy(into.scales, from.scales, from.scale_stride);
+        size_t place = page_place(r->s, t), from = t + r->n;
+        for (int k = KEYS; k < N_OPERANDS; k++) {
+            operand_kind kind = (operand_kind)k;
+            if (!keeps_codes(r, kind)) {
+                read_turned(r, head, from, x + place * dim);
+                continue;
+            }
+            tqkv_page page = layer_page(r->l, r->s, kind, head, from);
+            tqkv_page_export(&page, page_place(r->s, from), record_at(r, head, kind, place),
+                             record_size(r, kind));
+        }
     }
 }
 
-/* The tail from its copy: tokens from `coded` on. */
-static void move_tail(const removal *r, size_t coded, size_t length)
+static void clear_page(const tqkv_page *p)
+{
+    size_t codes = p->rows.code_stride, scales = p->rows.scale_stride;
+    memset(p->rows.codes, 0, PAGE_TOKENS * codes);
+    memset(p->rows.scales, 0, PAGE_TOKENS * scales);
+    if (p->n_means)
+        memset(p->means, 0, p->n_means * (p->format.head_dim + 2u));
+    if (p->numbers)
+        memset(p->numbers, 0, PAGE_TOKENS / 4);
+}
+
+/* Whether all records [place, end) find a place for their means; those that do are in. */
+static int import_rows(const removal *r, const tqkv_page *page, operand_kind kind, uint32_t head,
+                       size_t place, size_t end)
+{
+    int all = 1;
+    for (size_t i = place; i < end; i++)
+        all &= tqkv_page_import(page, i, record_at(r, head, kind, i), record_size(r, kind)) ==
+               TQKV_OK;
+    return all;
+}
+
+/* Rows with more means than a page can have are quantised once more: against the page's,
+ * by way of a page of their own. */
+static void write_rows(const removal *r, const tqkv_page *page, operand_kind kind, uint32_t head,
+                       size_t place, size_t end)
+{
+    uint8_t one[PAGE_TOKENS * (TQKV_MAX_HEAD_DIM + 64)];
+    float x[TQKV_MAX_HEAD_DIM];
+    const float *balance = layer_balance(r->l, kind, head);
+    tqkv_page own;
+    for (size_t i = place; i < end; i++) {
+        const uint8_t *record = record_at(r, head, kind, i);
+        if (tqkv_page_import(page, i, record, record_size(r, kind)) == TQKV_OK)
+            continue;
+        if (tqkv_page_at(&page->format, 1, one, &own) != TQKV_OK)
+            continue;
+        clear_page(&own);
+        tqkv_page_import(&own, 0, record, record_size(r, kind));
+        tqkv_page_read(&own, balance, 0, 1, TQKV_ORIGINAL, x, 0);
+        tqkv_page_write(page, balance, i, x, TQKV_F32);
+    }
+}
+
+/* Puts what was taken into the page; 0 if it has too few means for that. */
+static int put_rows(const removal *r, uint32_t head, size_t to, size_t end, int is_last_try)
+{
+    size_t place = page_place(r->s, to), place_end = place + (end - to);
+    int all = 1;
+    for (int k = KEYS; k < N_OPERANDS; k++) {
+        operand_kind kind = (operand_kind)k;
+        tqkv_page page = layer_page(r->l, r->s, kind, head, to);
+        if (!keeps_codes(r, kind))
+            layer_encode(r->l, r->s, kind, head, to, end - to, r->scratch + head * r->head_floats,
+                         TQKV_F32);
+        else if (is_last_try)
+            write_rows(r, &page, kind, head, place, place_end);
+        else
+            all &= import_rows(r, &page, kind, head, place, place_end);
+    }
+    return all;
+}
+
+/* Rows [to, end) of one page of all heads. */
+static void move_page(const removal *r, size_t to, size_t end)
+{
+    uint32_t heads = r->l->shape.n_kv_heads;
+    int all = 1, is_new = !page_has_before(r->s, to);
+#pragma omp parallel for reduction(&& : all)
+    for (uint32_t h = 0; h < heads; h++) {
+        take_rows(r, h, to, end);
+        for (int k = KEYS; is_new && k < N_OPERANDS; k++) {
+            tqkv_page page = layer_page(r->l, r->s, (operand_kind)k, h, to);
+            clear_page(&page);
+        }
+        all = put_rows(r, h, to, end, 0) && all;
+    }
+    if (all)
+        return;
+    layer_mix_page(r->c, r->l, r->s, to);
+#pragma omp parallel for
+    for (uint32_t h = 0; h < heads; h++)
+        put_rows(r, h, to, end, 1);
+}
+
+/* ---- the tail ---- */
+
+static void copy_tail(const removal *r)
+{
+    uint16_t *to = r->tail;
+    for (size_t t = r->s->coded; t < r->s->length; t++)
+        for (int k = KEYS; k < N_OPERANDS; k++)
+            for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++) {
+                size_t dim = head_dim_of(r->l, (operand_kind)k);
+                memcpy(to, layer_half(r->l, r->s, (operand_kind)k, h, t), dim * sizeof *to);
+                to += dim;
+            }
+}
+
+/* The tail from its copy, which began with token old_coded: tokens from `coded` on. */
+static void move_tail(const removal *r, size_t coded, size_t length, size_t old_coded)
 {
     const cache_layer *l = r->l;
     uint32_t heads = l->shape.n_kv_heads;
+    size_t key_dim = l->shape.keys.head_dim, value_dim = l->shape.values.head_dim;
     float x[TQKV_MAX_HEAD_DIM];
-    sequence_layer before = *r->s;
-    before.tail = r->tail;
-    for (size_t to = coded; to < length; to++)
+    for (size_t to = coded; to < length; to++) {
+        const uint16_t *from = r->tail + (to + r->n - old_coded) * token_values(l);
         for (uint32_t h = 0; h < heads; h++) {
-            tqkv_to_f32(layer_half(l, &before, KEYS, h, to + r->n), TQKV_F16,
-                        l->shape.keys.head_dim, x);
-            if (r->rope)
-                turn_back(r->rope, l->shape.keys.head_dim, r->n, x);
-            to_halves(x, l->shape.keys.head_dim, layer_half(l, r->s, KEYS, h, to));
-            memcpy(layer_half(l, r->s, VALUES, h, to), layer_half(l, &before, VALUES, h, to + r->n),
-                   l->shape.values.head_dim * sizeof(uint16_t));
+            tqkv_to_f32(from + h * key_dim, TQKV_F16, key_dim, x);
+            if (r->angles)
+                angles_turn(r->angles, x);
+            to_halves(x, key_dim, layer_half(l, r->s, KEYS, h, to));
+            memcpy(layer_half(l, r->s, VALUES, h, to), from + heads * key_dim + h * value_dim,
+                   value_dim * sizeof *from);
         }
+    }
 }
 
 static void remove_between(const removal *r)
 {
     sequence_layer *s = r->s;
-    size_t coded = new_coded(r), length = s->length - r->n;
+    size_t coded = new_coded(r), length = s->length - r->n, old_coded = s->coded;
+    copy_tail(r);
     for (size_t to = r->first, end; to < coded; to = end) {
-        size_t begin = page_begin(s, to);
-        int is_begun = (begin > s->kept ? begin : s->kept) < to;
         end = page_end(s, to) < coded ? page_end(s, to) : coded;
-        for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++)
-            move_codes(r, h, to, end, !is_begun);
+        move_page(r, to, end);
     }
-    move_tail(r, highest(coded, r->first), length);
+    s->coded = coded; /* what is behind it is no code any more */
+    move_tail(r, highest(coded, r->first), length, old_coded);
     s->length = length;
-    s->coded = coded;
 }
 
 /* ---- all layers ---- */
@@ -205,48 +316,93 @@ static tqkv_status check(const tqkv_cache *c, const tqkv_sequence *sequence, siz
     return TQKV_OK;
 }
 
-/* Makes all the pages of its own that a removal will write to: where all moves
- * alike, those whose keys are turned. */
+/* Makes all the pages of its own that a removal will write to. */
 static tqkv_status own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t first,
                              size_t n, int turns)
 {
     removal r = {.l = l, .s = s, .first = first, .n = n};
-    size_t from = highest(first, s->kept);
-    if (moves_alike(&r)) {
-        if (!turns)
-            return TQKV_OK;
+    size_t from = highest(first, s->kept), length = s->length - n;
+    page_needs needs = {.first_end = first < l->n_first ? first_tokens(l, s->length) : 0};
+    if (moves_alike(&r)) { /* only turned keys are written */
         from = highest(from, highest(first, l->n_first) + n);
+        if (turns && from < s->coded)
+            needs = (page_needs){from, s->coded, 0, 0, needs.first_end, 0};
+        if (turns && s->coded < s->length) {
+            needs.from = s->coded;
+            needs.to = s->length;
+        }
+    } else {
+        size_t coded = new_coded(&r);
+        if (from < coded) {
+            needs.first = from;
+            needs.end = coded;
+            needs.may_mix = l->layouts[SEALED].n_means > 0;
+        }
+        if (coded < length) {
+            needs.from = highest(coded, first);
+            needs.to = length > needs.from ? length : needs.from;
+        }
     }
-    return from < s->coded ? layer_own_pages(c, l, s, from, s->coded) : TQKV_OK;
+    return layer_own_pages(c, l, s, &needs);
+}
+
+/* Room for what a removal takes from the layers while rows move. */
+typedef struct buffers {
+    size_t halves, record_bytes, record_total;
+    uint16_t *tail;
+    uint8_t *records;
+} buffers;
+
+static tqkv_status make_buffers(tqkv_cache *c, const tqkv_sequence *sequence, buffers *b)
+{
+    *b = (buffers){0};
+    uint32_t heads = 0;
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const cache_layer *l = &c->layers[i];
+        const sequence_layer *s = &sequence->layers[i];
+        removal r = {.l = (cache_layer *)l};
+        b->halves = highest(b->halves, tail_tokens(s->length, s->coded) * token_values(l));
+        b->record_bytes = highest(b->record_bytes,
+                                  highest(record_size(&r, KEYS), record_size(&r, VALUES)));
+        heads = (uint32_t)highest(heads, l->shape.n_kv_heads);
+    }
+    b->record_total = (size_t)heads * N_OPERANDS * PAGE_TOKENS * b->record_bytes;
+    b->tail = cache_allocate(c, b->halves, sizeof *b->tail);
+    b->records = cache_allocate(c, b->record_total, 1);
+    return b->tail && b->records ? TQKV_OK : TQKV_ERROR_MEMORY;
+}
+
+static void free_buffers(tqkv_cache *c, buffers *b)
+{
+    cache_release(c, b->tail, b->halves, sizeof *b->tail);
+    cache_release(c, b->records, b->record_total, 1);
+}
+
+static void remove_from_layer(removal *r, const tqkv_rope *rope)
+{
+    angle_table angles;
+    if (rope)
+        angles_fill(&angles, rope, r->l->shape.keys.head_dim, r->n);
+    r->angles = rope ? &angles : NULL;
+    (moves_alike(r) ? remove_alike : remove_between)(r);
+    layer_drop_pages(r->c, r->l, r->s);
 }
 
 static tqkv_status remove_all(tqkv_cache *c, tqkv_sequence *sequence, size_t first, size_t n,
                               const tqkv_rope *rope)
 {
-    size_t most = 0;
-    for (uint32_t i = 0; i < c->n_layers; i++) {
-        const cache_layer *l = &c->layers[i];
-        tqkv_status status = own_pages(c, &c->layers[i], &sequence->layers[i], first, n,
-                                       rope != NULL);
-        if (status != TQKV_OK)
-            return status;
-        most = highest(most, l->n_tail * token_values(l));
+    buffers b;
+    tqkv_status status = make_buffers(c, sequence, &b);
+    for (uint32_t i = 0; status == TQKV_OK && i < c->n_layers; i++)
+        status = own_pages(c, &c->layers[i], &sequence->layers[i], first, n, rope != NULL);
+    for (uint32_t i = 0; status == TQKV_OK && i < c->n_layers; i++) {
+        removal r = {.c = c, .l = &c->layers[i], .s = &sequence->layers[i], .first = first,
+                     .n = n, .scratch = sequence->scratch, .head_floats = sequence->head_floats,
+                     .tail = b.tail, .records = b.records, .record_bytes = b.record_bytes};
+        remove_from_layer(&r, rope ? &rope[i] : NULL);
     }
-    uint16_t *tail = cache_allocate(c, most, sizeof *tail);
-    if (!tail)
-        return TQKV_ERROR_MEMORY;
-    for (uint32_t i = 0; i < c->n_layers; i++) {
-        cache_layer *l = &c->layers[i];
-        sequence_layer *s = &sequence->layers[i];
-        removal r = {.l = l, .s = s, .rope = rope ? &rope[i] : NULL,
-                     .has_means = c->page_means, .first = first, .n = n,
-                     .scratch = sequence->scratch, .tail = tail};
-        memcpy(tail, s->tail, l->n_tail * token_values(l) * sizeof *tail);
-        (moves_alike(&r) ? remove_alike : remove_between)(&r);
-        layer_drop_pages(c, l, s, s->coded);
-    }
-    cache_release(c, tail, most, sizeof *tail);
-    return TQKV_OK;
+    free_buffers(c, &b);
+    return status;
 }
 
 tqkv_status tqkv_sequence_remove(tqkv_sequence *sequence, size_t first, size_t n_tokens,

@@ -4,26 +4,30 @@
 
 /* ---- making and ending ---- */
 
+static uint32_t *create_table(tqkv_cache *c, uint32_t n)
+{
+    uint32_t *table = cache_allocate(c, n, sizeof *table);
+    for (uint32_t i = 0; table && i < n; i++)
+        table[i] = NO_PAGE;
+    return table;
+}
+
 static tqkv_status create_layer(tqkv_cache *c, const cache_layer *l, sequence_layer *s)
 {
     s->coded = s->kept = l->n_first;
-    s->table = cache_allocate(c, l->n_slots, sizeof *s->table);
-    for (uint32_t i = 0; s->table && i < l->n_slots; i++)
-        s->table[i] = NO_PAGE;
-    s->first = cache_allocate(c, l->n_first * token_values(l), sizeof *s->first);
-    s->tail = cache_allocate(c, l->n_tail * token_values(l), sizeof *s->tail);
-    return s->table && s->first && s->tail ? TQKV_OK : TQKV_ERROR_MEMORY;
+    s->offset = empty_offset(l);
+    s->sealed = create_table(c, l->n_slots);
+    s->first = create_table(c, l->n_first_slots);
+    s->tail = create_table(c, l->n_tail_slots);
+    return s->sealed && s->first && s->tail ? TQKV_OK : TQKV_ERROR_MEMORY;
 }
 
 static void free_layer(tqkv_cache *c, cache_layer *l, sequence_layer *s)
 {
-    if (s->table) {
-        s->kept = l->n_first;
-        layer_drop_pages(c, l, s, 0);
-    }
-    cache_release(c, s->table, l->n_slots, sizeof *s->table);
-    cache_release(c, s->first, l->n_first * token_values(l), sizeof *s->first);
-    cache_release(c, s->tail, l->n_tail * token_values(l), sizeof *s->tail);
+    layer_drop_all(c, l, s);
+    cache_release(c, s->sealed, l->n_slots, sizeof *s->sealed);
+    cache_release(c, s->first, l->n_first_slots, sizeof *s->first);
+    cache_release(c, s->tail, l->n_tail_slots, sizeof *s->tail);
 }
 
 static void size_scratch(const tqkv_cache *c, tqkv_sequence *s)
@@ -83,20 +87,11 @@ void tqkv_sequence_free(tqkv_sequence *s)
 static void share_layer(tqkv_cache *c, cache_layer *l, const sequence_layer *from,
                         sequence_layer *to)
 {
-    size_t token = token_values(l) * sizeof *to->tail;
     to->length = from->length;
     to->coded = from->coded;
     to->kept = from->kept;
     to->offset = from->offset;
-    memcpy(to->first, from->first, l->n_first * token);
-    memcpy(to->tail, from->tail, l->n_tail * token);
-    pthread_mutex_lock(&c->lock);
-    for (uint32_t i = 0; i < l->n_slots; i++) {
-        to->table[i] = from->table[i];
-        if (to->table[i] != NO_PAGE)
-            pool_share(&l->pool, to->table[i]);
-    }
-    pthread_mutex_unlock(&c->lock);
+    layer_share_pages(c, l, from, to);
 }
 
 tqkv_status tqkv_sequence_fork(tqkv_sequence *sequence, tqkv_sequence **fork)
@@ -142,13 +137,13 @@ static void truncate_layer(tqkv_cache *c, cache_layer *l, sequence_layer *s, siz
     s->length = n;
     if (n == 0) {
         s->kept = s->coded = l->n_first;
-        s->offset = 0;
+        s->offset = empty_offset(l);
     }
     if (n < s->coded)
         s->coded = n > l->n_first ? n : l->n_first;
     if (s->kept > s->coded)
         s->kept = s->coded;
-    layer_drop_pages(c, l, s, s->coded);
+    layer_drop_pages(c, l, s);
 }
 
 tqkv_status tqkv_sequence_truncate(tqkv_sequence *s, size_t n_tokens)

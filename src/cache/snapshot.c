@@ -14,17 +14,17 @@ void snapshot_header(const tqkv_cache *c, uint8_t *h)
     store_le(h + 10, ENDIAN_MARK, 2);
     store_le(h + 12, c->n_layers, 4);
     memcpy(h + 16, c->fingerprint, TQKV_MAX_FINGERPRINT);
-    h[16 + TQKV_MAX_FINGERPRINT] = (uint8_t)c->page_means;
+    h[16 + TQKV_MAX_FINGERPRINT] = (uint8_t)c->has_means;
 }
 
 void layer_record_of(const cache_layer *l, const sequence_layer *s, layer_record *r)
 {
     *r = (layer_record){
         .n_heads = l->shape.n_heads, .n_kv_heads = l->shape.n_kv_heads,
-        .n_centres = l->n_centres, .keys = l->shape.keys, .values = l->shape.values,
+        .keys = l->shape.keys, .values = l->shape.values,
         .window = l->shape.window, .n_first = l->n_first, .fit_tokens = l->fit_tokens,
         .length = s->length, .coded = s->coded, .kept = s->kept, .offset = s->offset,
-        .has_profile = l->profiles != NULL, .is_ready = atomic_load(&((cache_layer *)l)->is_ready),
+        .has_balances = l->balances != NULL, .is_ready = atomic_load(&((cache_layer *)l)->is_ready),
         .n_queries = l->n_queries};
 }
 
@@ -49,8 +49,7 @@ void layer_record_write(const layer_record *r, uint8_t *b)
     memset(b, 0, SNAPSHOT_LAYER_BYTES);
     store_le(b, r->n_heads, 4);
     store_le(b + 4, r->n_kv_heads, 4);
-    store_le(b + 8, r->n_centres, 4);
-    b[12] = (uint8_t)r->has_profile;
+    b[12] = (uint8_t)r->has_balances;
     b[13] = (uint8_t)r->is_ready;
     write_format(&r->keys, b + 16);
     write_format(&r->values, b + 24);
@@ -70,7 +69,7 @@ void layer_record_read(const uint8_t *b, layer_record *r)
     uint64_t n_queries = load_le(b + 88, 8);
     *r = (layer_record){
         .n_heads = (uint32_t)load_le(b, 4), .n_kv_heads = (uint32_t)load_le(b + 4, 4),
-        .n_centres = (uint32_t)load_le(b + 8, 4), .has_profile = b[12], .is_ready = b[13],
+        .has_balances = b[12], .is_ready = b[13],
         .window = load_le(b + 32, 8), .n_first = load_le(b + 40, 8),
         .fit_tokens = load_le(b + 48, 8), .length = load_le(b + 56, 8),
         .coded = load_le(b + 64, 8), .kept = load_le(b + 72, 8), .offset = load_le(b + 80, 8)};
@@ -79,14 +78,38 @@ void layer_record_read(const uint8_t *b, layer_record *r)
     memcpy(&r->n_queries, &n_queries, 8);
 }
 
-size_t layer_profile_floats(const cache_layer *l)
+size_t layer_balance_floats(const cache_layer *l)
 {
-    return l->shape.n_kv_heads * (1 + (size_t)l->n_centres) * l->shape.keys.head_dim;
+    return (size_t)l->shape.n_kv_heads * l->shape.keys.head_dim;
 }
 
-size_t layer_profile_doubles(const cache_layer *l, int is_ready)
+size_t layer_balance_doubles(const cache_layer *l, int is_ready)
 {
-    return is_ready ? 0 : (size_t)l->shape.n_kv_heads * l->shape.keys.head_dim;
+    return is_ready ? 0 : layer_balance_floats(l);
+}
+
+size_t page_bytes_of(const cache_layer *l, uint32_t entry)
+{
+    const page_pool *p = &l->pools[entry_kind(entry)];
+    return p->part[BODY].page_bytes + p->part[MEANS].page_bytes;
+}
+
+void page_to_bytes(const cache_layer *l, uint32_t entry, uint8_t *bytes)
+{
+    const page_pool *p = &l->pools[entry_kind(entry)];
+    for (int part = 0; part < N_PAGE_PARTS; bytes += p->part[part++].page_bytes)
+        if (p->part[part].page_bytes)
+            memcpy(bytes, pool_page(p, (page_part)part, entry_page(entry)),
+                   p->part[part].page_bytes);
+}
+
+void page_from_bytes(const cache_layer *l, uint32_t entry, const uint8_t *bytes)
+{
+    const page_pool *p = &l->pools[entry_kind(entry)];
+    for (int part = 0; part < N_PAGE_PARTS; bytes += p->part[part++].page_bytes)
+        if (p->part[part].page_bytes)
+            memcpy(pool_page(p, (page_part)part, entry_page(entry)), bytes,
+                   p->part[part].page_bytes);
 }
 
 /* ---- writing ---- */
@@ -113,15 +136,15 @@ static tqkv_status put_record(output *o, const cache_layer *l, const sequence_la
 {
     uint8_t record[SNAPSHOT_LAYER_BYTES];
     layer_record r;
-    size_t floats = l->profiles ? layer_profile_floats(l) * sizeof(float) : 0;
-    size_t doubles = l->profiles ? layer_profile_doubles(l, 0) * sizeof(double) : 0;
+    size_t floats = l->balances ? layer_balance_floats(l) * sizeof(float) : 0;
+    size_t doubles = l->balances ? layer_balance_doubles(l, 0) * sizeof(double) : 0;
     uint8_t *data = cache_allocate(o->c, floats + doubles, 1);
     if (!data)
         return TQKV_ERROR_MEMORY;
     pthread_mutex_lock(&o->c->lock);
     layer_record_of(l, s, &r);
     if (floats)
-        memcpy(data, l->profile_floats, floats);
+        memcpy(data, l->balances, floats);
     if (l->query_squares)
         memcpy(data + floats, l->query_squares, doubles);
     pthread_mutex_unlock(&o->c->lock);
@@ -133,21 +156,47 @@ static tqkv_status put_record(output *o, const cache_layer *l, const sequence_la
     return status;
 }
 
+/* A token in f16: keys of all heads, then values. */
+static uint16_t *copy_token(const cache_layer *l, const sequence_layer *s, size_t token,
+                            uint16_t *to)
+{
+    for (int kind = KEYS; kind < N_OPERANDS; kind++)
+        for (uint32_t h = 0; h < l->shape.n_kv_heads; h++) {
+            size_t dim = head_dim_of(l, (operand_kind)kind);
+            memcpy(to, layer_half(l, s, (operand_kind)kind, h, token), dim * sizeof *to);
+            to += dim;
+        }
+    return to;
+}
+
 static tqkv_status put_tokens(output *o, const cache_layer *l, const sequence_layer *s)
 {
     size_t token = token_values(l), first = first_tokens(l, s->length);
     size_t tail = tail_tokens(s->length, s->coded), values = (first + tail) * token;
     if (!values)
         return TQKV_OK;
-    uint16_t *data = cache_allocate(o->c, values, sizeof *data);
+    uint16_t *data = cache_allocate(o->c, values, sizeof *data), *to = data;
     if (!data)
         return TQKV_ERROR_MEMORY;
-    memcpy(data, s->first, first * token * sizeof *data);
+    for (size_t t = 0; t < first; t++)
+        to = copy_token(l, s, t, to);
     for (size_t t = 0; t < tail; t++)
-        memcpy(data + (first + t) * token, layer_half(l, s, KEYS, 0, s->coded + t),
-               token * sizeof *data);
+        to = copy_token(l, s, s->coded + t, to);
     tqkv_status status = put(o, SECTION_TOKENS, data, values * sizeof *data);
     cache_release(o->c, data, values, sizeof *data);
+    return status;
+}
+
+static tqkv_status put_page(output *o, const cache_layer *l, uint32_t entry)
+{
+    size_t bytes = page_bytes_of(l, entry);
+    uint8_t *data = cache_allocate(o->c, bytes, 1);
+    if (!data)
+        return TQKV_ERROR_MEMORY;
+    page_to_bytes(l, entry, data);
+    tqkv_status status = put(o, entry_kind(entry) == MIXED ? SECTION_MIXED_PAGE : SECTION_PAGE,
+                             data, bytes);
+    cache_release(o->c, data, bytes, 1);
     return status;
 }
 
@@ -157,8 +206,7 @@ static tqkv_status put_layer(output *o, const cache_layer *l, const sequence_lay
     if (status == TQKV_OK)
         status = put_tokens(o, l, s);
     for (size_t t = s->kept; status == TQKV_OK && t < s->coded; t = page_end(s, t))
-        status = put(o, SECTION_PAGE, l->pool.memory + *layer_page(l, s, t) * l->pool.page_bytes,
-                     l->pool.page_bytes);
+        status = put_page(o, l, *sealed_entry(l, s, t));
     return status;
 }
 

@@ -7,6 +7,7 @@
 #include "common/checked.h"
 #include "common/splitmix64.h"
 #include "format/profile.h"
+#include "tqkv_page.h"
 
 enum { LLOYD_ROUNDS = 25, LARGEST_BALANCE = 16 };
 
@@ -242,33 +243,97 @@ static tqkv_status check_rows(const rows *r)
     return TQKV_OK;
 }
 
+/* Mean squares of the queries' values, 0 where there is no query. */
+static void query_squares(const rows *q, double *square)
+{
+    double sum[TQKV_MAX_HEAD_DIM];
+    size_t used = sums(q, sum, square);
+    for (uint32_t d = 0; d < q->dim; d++)
+        square[d] = used ? square[d] / (double)used : 0;
+}
+
+/* The variance of each value; 0 if no row is finite. */
+static int variances(const rows *k, double *variance)
+{
+    double sum[TQKV_MAX_HEAD_DIM];
+    size_t used = sums(k, sum, variance);
+    for (uint32_t d = 0; used && d < k->dim; d++) {
+        double mean = sum[d] / (double)used;
+        variance[d] = fmax(variance[d] / (double)used - mean * mean, 0);
+    }
+    return used > 0;
+}
+
+/* The same within pages: the mean square of what the mean of 64 consecutive rows leaves. */
+static int variances_in_pages(const rows *k, double *variance)
+{
+    double sum[TQKV_MAX_HEAD_DIM], square[TQKV_MAX_HEAD_DIM];
+    size_t all = 0;
+    for (uint32_t d = 0; d < k->dim; d++)
+        variance[d] = 0;
+    for (size_t first = 0; first < k->n; first += TQKV_PAGE_TOKENS) {
+        size_t left = k->n - first;
+        rows page = {row(k, first), left < TQKV_PAGE_TOKENS ? left : TQKV_PAGE_TOKENS, k->stride,
+                     k->dim};
+        size_t used = sums(&page, sum, square);
+        all += used;
+        for (uint32_t d = 0; used && d < k->dim; d++)
+            variance[d] += fmax(square[d] - sum[d] * sum[d] / (double)used, 0);
+    }
+    for (uint32_t d = 0; all && d < k->dim; d++)
+        variance[d] /= (double)all;
+    return all > 0;
+}
+
+static tqkv_status check_both(const tqkv_profile *profile, uint32_t layer, uint32_t head,
+                              const rows *k, const rows *q)
+{
+    if (!profile_head(profile, layer, head))
+        return TQKV_ERROR_ARGUMENT;
+    tqkv_status status = check_rows(k);
+    return status == TQKV_OK ? check_rows(q) : status;
+}
+
+tqkv_status tqkv_profile_fit_pages(tqkv_profile *profile, uint32_t layer, uint32_t head,
+                                   const float *keys, size_t n_keys, size_t key_stride,
+                                   const float *queries, size_t n_queries, size_t query_stride)
+{
+    double variance[TQKV_MAX_HEAD_DIM], query[TQKV_MAX_HEAD_DIM];
+    float balance[TQKV_MAX_HEAD_DIM];
+    uint32_t n = profile ? profile->head_dim : 0;
+    rows k = {keys, n_keys, key_stride ? key_stride : n, n};
+    rows q = {queries, n_queries, query_stride ? query_stride : n, n};
+    tqkv_status status = check_both(profile, layer, head, &k, &q);
+    if (status != TQKV_OK)
+        return status;
+    if (!variances_in_pages(&k, variance))
+        return TQKV_ERROR_ARGUMENT;
+    query_squares(&q, query);
+    fit_balance(variance, query, n, balance);
+    float *centres = calloc((size_t)profile->n_centres * n, sizeof *centres);
+    if (!centres)
+        return TQKV_ERROR_MEMORY;
+    status = tqkv_profile_set(profile, layer, head, balance, centres);
+    free(centres);
+    return status;
+}
+
 tqkv_status tqkv_profile_fit(tqkv_profile *profile, uint32_t layer, uint32_t head,
                              const float *keys, size_t n_keys, size_t key_stride,
                              const float *queries, size_t n_queries,
                              size_t query_stride, uint64_t seed)
 {
-    double sum[TQKV_MAX_HEAD_DIM], variance[TQKV_MAX_HEAD_DIM], query[TQKV_MAX_HEAD_DIM];
+    double variance[TQKV_MAX_HEAD_DIM], query[TQKV_MAX_HEAD_DIM];
     float balance[TQKV_MAX_HEAD_DIM];
-    if (!profile_head(profile, layer, head))
-        return TQKV_ERROR_ARGUMENT;
-    uint32_t n = profile->head_dim;
+    uint32_t n = profile ? profile->head_dim : 0;
     rows k = {keys, n_keys, key_stride ? key_stride : n, n};
     rows q = {queries, n_queries, query_stride ? query_stride : n, n};
-    tqkv_status status = check_rows(&k);
-    if (status == TQKV_OK)
-        status = check_rows(&q);
+    tqkv_status status = check_both(profile, layer, head, &k, &q);
     if (status != TQKV_OK)
         return status;
-    size_t used = sums(&q, sum, query);
-    for (uint32_t d = 0; d < n; d++)
-        query[d] = used ? query[d] / (double)used : 0;
-    used = sums(&k, sum, variance);
-    if (used == 0)
+    if (!variances(&k, variance))
         return TQKV_ERROR_ARGUMENT;
-    for (uint32_t d = 0; d < n; d++) {
-        double mean = sum[d] / (double)used;
-        variance[d] = fmax(variance[d] / (double)used - mean * mean, 0);
-    }
+    query_squares(&q, query);
     fit_balance(variance, query, n, balance);
     clustering c = {.dim = n, .n_centres = profile->n_centres};
     if (!allocate(&c, n_keys)) {

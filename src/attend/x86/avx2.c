@@ -17,7 +17,7 @@
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 #define HAS_SOFTMAX
 #define HAS_HALVES
-#define HAS_FLOAT_KERNELS
+#define HAS_PLAIN_KERNELS
 #define HAS_ORDER
 #define HAS_PACKED_QUERY
 #include "attend/generic.h"
@@ -321,15 +321,25 @@ INLINE float sum_of_8(__m256 x)
     return _mm_cvtss_f32(_mm_add_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
 
-TARGET static float softmax(const float *logit, const float *scale, softmax_state *s, float *p,
-                            float *peak)
+/* All ones where the token's bit is set, for 8 tokens. */
+INLINE __m256 lanes_of(uint64_t where)
+{
+    __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i byte = _mm256_set1_epi32((int)(where & 255));
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(byte, bit), bit));
+}
+
+TARGET static float softmax(const float *logit, const float *scale, uint64_t where,
+                            softmax_state *s, float *e, float *p, float *peak, float *chosen)
 {
     __m256 most = _mm256_loadu_ps(logit);
     for (int t = 8; t < TILE; t += 8)
         most = _mm256_max_ps(most, _mm256_loadu_ps(logit + t));
     float largest = largest_of_8(most), rescale = 1;
-    *peak = 0;
+    *peak = *chosen = 0;
     if (largest == -INFINITY) {
+        if (e)
+            memset(e, 0, TILE * sizeof *e);
         memset(p, 0, TILE * sizeof *p);
         return 1;
     }
@@ -337,21 +347,55 @@ TARGET static float softmax(const float *logit, const float *scale, softmax_stat
         rescale = exp_negative(s->max - largest);
         s->max = largest;
     }
-    __m256 max = _mm256_set1_ps(s->max), sum = _mm256_setzero_ps(), mass = sum;
+    __m256 max = _mm256_set1_ps(s->max), sum = _mm256_setzero_ps(), mass = sum, some = sum;
     most = sum;
     for (int t = 0; t < TILE; t += 8) {
-        __m256 e = exp_8(_mm256_sub_ps(_mm256_loadu_ps(logit + t), max));
-        __m256 product = _mm256_mul_ps(e, _mm256_loadu_ps(scale + t));
+        __m256 power = exp_8(_mm256_sub_ps(_mm256_loadu_ps(logit + t), max));
+        __m256 product = _mm256_mul_ps(power, _mm256_loadu_ps(scale + t));
+        if (e)
+            _mm256_storeu_ps(e + t, power);
         _mm256_storeu_ps(p + t, product);
-        sum = _mm256_add_ps(sum, e);
+        sum = _mm256_add_ps(sum, power);
         mass = _mm256_add_ps(mass, product);
         most = _mm256_max_ps(most, product);
+        if (where)
+            some = _mm256_add_ps(some, _mm256_and_ps(power, lanes_of(where >> t)));
     }
+    *chosen = where ? sum_of_8(some) : 0;
     *peak = largest_of_8(most);
     s->sum = s->sum * rescale + sum_of_8(sum);
     s->mass = s->mass * rescale + sum_of_8(mass);
     s->bias *= rescale;
     return rescale;
+}
+
+TARGET static void add_where(uint64_t where, float add, float *logit)
+{
+    for (int t = 0; t < TILE; t += 8, where >>= 8) {
+        __m256 x = _mm256_loadu_ps(logit + t);
+        __m256 sum = _mm256_add_ps(x, _mm256_set1_ps(add));
+        _mm256_storeu_ps(logit + t, _mm256_blendv_ps(x, sum, lanes_of(where)));
+    }
+}
+
+TARGET static void logits(const int32_t *score, float unit, const float *scale, uint64_t where,
+                          float add, float *logit)
+{
+    for (int t = 0; t < TILE; t += 8) {
+        __m256 x = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(score + t)));
+        x = _mm256_mul_ps(_mm256_mul_ps(x, _mm256_set1_ps(unit)), _mm256_loadu_ps(scale + t));
+        _mm256_storeu_ps(logit + t, x);
+    }
+    if (where)
+        add_where(where, add, logit);
+}
+
+TARGET static float sum_where(uint64_t where, const float *x)
+{
+    __m256 sum = _mm256_setzero_ps();
+    for (int t = 0; t < TILE; t += 8, where >>= 8)
+        sum = _mm256_add_ps(sum, _mm256_and_ps(_mm256_loadu_ps(x + t), lanes_of(where)));
+    return sum_of_8(sum);
 }
 
 TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
@@ -378,39 +422,18 @@ TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
 
 /* ---- floats ---- */
 
-TARGET static void float_scores(const float *query, const float *keys, unsigned n, float *score)
-{
-    for (unsigned t = 0; t < TILE; t++, keys += n) {
-        __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-        for (unsigned i = 0; i < n; i += 8)
-            sum[i / 8 % 2] = _mm256_fmadd_ps(_mm256_loadu_ps(query + i),
-                                             _mm256_loadu_ps(keys + i), sum[i / 8 % 2]);
-        score[t] = sum_of_8(_mm256_add_ps(sum[0], sum[1]));
-    }
-}
-
-TARGET static void float_accumulate(const float *p, const float *values, unsigned n, float *out)
-{
-    for (unsigned i = 0; i < n; i += 16) {
-        __m256 a = _mm256_loadu_ps(out + i), b = _mm256_loadu_ps(out + i + 8);
-        for (unsigned t = 0; t < TILE; t++) {
-            const float *v = values + t * (size_t)n + i;
-            __m256 weight = _mm256_set1_ps(p[t]);
-            a = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v), a);
-            b = _mm256_fmadd_ps(weight, _mm256_loadu_ps(v + 8), b);
-        }
-        _mm256_storeu_ps(out + i, a);
-        _mm256_storeu_ps(out + i + 8, b);
-    }
-}
-
 /* ---- halves ---- */
 
-TARGET static float scales(const uint8_t *half, float *scale)
+TARGET static float scales(const uint8_t *half, uint64_t *signs, float *scale)
 {
+    const __m128i value = _mm_set1_epi16(signs ? 0x7FFF : -1);
     __m256 largest = _mm256_setzero_ps();
+    uint64_t sign = 0;
     for (int t = 0; t < TILE; t += 8) {
         __m128i h = _mm_loadu_si128((const __m128i *)(half + 2 * t));
+        uint64_t eight = (unsigned)_mm_movemask_epi8(_mm_packs_epi16(h, h)) & 255;
+        sign |= eight << t;
+        h = _mm_and_si128(h, value);
         /* as signed numbers: negative scales are negative, infinity the least
          * that is too large */
         __m128i fits = _mm_and_si128(_mm_cmpgt_epi16(_mm_set1_epi16(0x7C00), h),
@@ -419,13 +442,21 @@ TARGET static float scales(const uint8_t *half, float *scale)
         _mm256_storeu_ps(scale + t, x);
         largest = _mm256_max_ps(largest, x);
     }
+    if (signs)
+        *signs = sign;
     return largest_of_8(largest);
 }
 
-TARGET static void halves(const uint8_t *half, unsigned n, float *x)
+TARGET static int halves(const uint8_t *half, unsigned n, float *x)
 {
-    for (unsigned i = 0; i < n; i += 8)
-        _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(half + 2 * i))));
+    const __m128i magnitude = _mm_set1_epi16(0x7FFF), largest = _mm_set1_epi16(0x7BFF);
+    __m128i not_finite = _mm_setzero_si128();
+    for (unsigned i = 0; i < n; i += 8) {
+        __m128i h = _mm_loadu_si128((const __m128i *)(half + 2 * i));
+        not_finite = _mm_or_si128(not_finite, _mm_cmpgt_epi16(_mm_and_si128(h, magnitude), largest));
+        _mm256_storeu_ps(x + i, _mm256_cvtph_ps(h));
+    }
+    return !_mm_movemask_epi8(not_finite);
 }
 
 /* ---- plain rows ---- */
@@ -462,6 +493,11 @@ INLINE void vec_store(float *p, vec v)
 INLINE vec vec_halves(const uint8_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+INLINE vec vec_bytes(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
 INLINE vec vec_add(vec a, vec b)

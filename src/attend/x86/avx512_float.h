@@ -34,16 +34,18 @@ INLINE void two_sums(__m512 a, __m512 b, float *sum_a, float *sum_b)
     *sum_b = _mm_cvtss_f32(_mm_shuffle_ps(ab, ab, 1));
 }
 
-TARGET static float softmax(const float *logit, const float *scale, softmax_state *s, float *p,
-                            float *peak)
+TARGET static float softmax(const float *logit, const float *scale, uint64_t where,
+                            softmax_state *s, float *e, float *p, float *peak, float *chosen)
 {
     __m512 l[4];
     for (int i = 0; i < 4; i++)
         l[i] = _mm512_loadu_ps(logit + 16 * i);
     float largest = _mm512_reduce_max_ps(
         _mm512_max_ps(_mm512_max_ps(l[0], l[1]), _mm512_max_ps(l[2], l[3])));
-    *peak = 0;
+    *peak = *chosen = 0;
     if (largest == -INFINITY) {
+        if (e)
+            memset(e, 0, TILE * sizeof *e);
         memset(p, 0, TILE * sizeof *p);
         return 1;
     }
@@ -52,22 +54,56 @@ TARGET static float softmax(const float *logit, const float *scale, softmax_stat
         rescale = exp_negative(s->max - largest);
         s->max = largest;
     }
-    __m512 max = _mm512_set1_ps(s->max), sum = _mm512_setzero_ps(), mass = sum, most = sum;
+    __m512 max = _mm512_set1_ps(s->max), sum = _mm512_setzero_ps(), mass = sum, most = sum,
+           some = sum;
     for (int i = 0; i < 4; i++) {
-        __m512 e = exp_16(_mm512_sub_ps(l[i], max));
-        __m512 product = _mm512_mul_ps(e, _mm512_loadu_ps(scale + 16 * i));
+        __m512 power = exp_16(_mm512_sub_ps(l[i], max));
+        __m512 product = _mm512_mul_ps(power, _mm512_loadu_ps(scale + 16 * i));
+        if (e)
+            _mm512_storeu_ps(e + 16 * i, power);
         _mm512_storeu_ps(p + 16 * i, product);
-        sum = _mm512_add_ps(sum, e);
+        sum = _mm512_add_ps(sum, power);
         mass = _mm512_add_ps(mass, product);
         most = _mm512_max_ps(most, product);
+        some = _mm512_mask_add_ps(some, (__mmask16)(where >> 16 * i), some, power);
     }
     *peak = _mm512_reduce_max_ps(most);
     float tile_sum, tile_mass;
     two_sums(sum, mass, &tile_sum, &tile_mass);
+    if (where)
+        *chosen = _mm512_reduce_add_ps(some);
     s->sum = s->sum * rescale + tile_sum;
     s->mass = s->mass * rescale + tile_mass;
     s->bias *= rescale;
     return rescale;
+}
+
+TARGET static void add_where(uint64_t where, float add, float *logit)
+{
+    for (int i = 0; i < TILE; i += 16) {
+        __m512 x = _mm512_loadu_ps(logit + i);
+        x = _mm512_mask_add_ps(x, (__mmask16)(where >> i), x, _mm512_set1_ps(add));
+        _mm512_storeu_ps(logit + i, x);
+    }
+}
+
+TARGET static void logits(const int32_t *score, float unit, const float *scale, uint64_t where,
+                          float add, float *logit)
+{
+    for (int i = 0; i < TILE; i += 16) {
+        __m512 x = _mm512_cvtepi32_ps(_mm512_loadu_si512(score + i));
+        x = _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(unit)), _mm512_loadu_ps(scale + i));
+        x = _mm512_mask_add_ps(x, (__mmask16)(where >> i), x, _mm512_set1_ps(add));
+        _mm512_storeu_ps(logit + i, x);
+    }
+}
+
+TARGET static float sum_where(uint64_t where, const float *x)
+{
+    __m512 sum = _mm512_setzero_ps();
+    for (int i = 0; i < TILE; i += 16)
+        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps((__mmask16)(where >> i), x + i));
+    return _mm512_reduce_add_ps(sum);
 }
 
 TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
@@ -86,48 +122,37 @@ TARGET static int32_t weights(const float *p, float gain, uint16_t *weight)
 
 /* ---- floats ---- */
 
-TARGET static void float_scores(const float *query, const float *keys, unsigned n, float *score)
-{
-    for (unsigned t = 0; t < TILE; t++, keys += n) {
-        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-        for (unsigned i = 0; i < n; i += 16)
-            sum[i / 16 % 2] = _mm512_fmadd_ps(_mm512_loadu_ps(query + i),
-                                              _mm512_loadu_ps(keys + i), sum[i / 16 % 2]);
-        score[t] = _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
-    }
-}
-
-TARGET static void float_accumulate(const float *p, const float *values, unsigned n, float *out)
-{
-    for (unsigned i = 0; i < n; i += 16) {
-        __m512 sum[2] = {_mm512_loadu_ps(out + i), _mm512_setzero_ps()};
-        for (unsigned t = 0; t < TILE; t++)
-            sum[t % 2] = _mm512_fmadd_ps(_mm512_set1_ps(p[t]),
-                                         _mm512_loadu_ps(values + t * (size_t)n + i), sum[t % 2]);
-        _mm512_storeu_ps(out + i, _mm512_add_ps(sum[0], sum[1]));
-    }
-}
-
 /* ---- halves ---- */
 
-TARGET static float scales(const uint8_t *half, float *scale)
+TARGET static float scales(const uint8_t *half, uint64_t *signs, float *scale)
 {
     __m512 largest = _mm512_setzero_ps();
+    uint64_t sign = 0;
     for (int t = 0; t < TILE; t += 16) {
         __m256i h = _mm256_loadu_si256((const __m256i *)(half + 2 * t));
+        sign |= (uint64_t)_mm256_movepi16_mask(h) << t;
+        if (signs)
+            h = _mm256_and_si256(h, _mm256_set1_epi16(0x7FFF));
         h = _mm256_maskz_mov_epi16(_mm256_cmplt_epu16_mask(h, _mm256_set1_epi16(0x7C00)), h);
         __m512 x = _mm512_cvtph_ps(h);
         _mm512_storeu_ps(scale + t, x);
         largest = _mm512_max_ps(largest, x);
     }
+    if (signs)
+        *signs = sign;
     return _mm512_reduce_max_ps(largest);
 }
 
-TARGET static void halves(const uint8_t *half, unsigned n, float *x)
+TARGET static int halves(const uint8_t *half, unsigned n, float *x)
 {
-    for (unsigned i = 0; i < n; i += 16)
-        _mm512_storeu_ps(x + i, _mm512_cvtph_ps(_mm256_loadu_si256(
-                                    (const __m256i *)(half + 2 * i))));
+    const __m256i magnitude = _mm256_set1_epi16(0x7FFF), infinite = _mm256_set1_epi16(0x7C00);
+    unsigned not_finite = 0;
+    for (unsigned i = 0; i < n; i += 16) {
+        __m256i h = _mm256_loadu_si256((const __m256i *)(half + 2 * i));
+        not_finite |= _mm256_cmpge_epu16_mask(_mm256_and_si256(h, magnitude), infinite);
+        _mm512_storeu_ps(x + i, _mm512_cvtph_ps(h));
+    }
+    return !not_finite;
 }
 
 /* ---- plain rows ---- */
@@ -164,6 +189,11 @@ INLINE void vec_store(float *p, vec v)
 INLINE vec vec_halves(const uint8_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+INLINE vec vec_bytes(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
 INLINE vec vec_add(vec a, vec b)

@@ -22,7 +22,7 @@
 #define HAS_PACKED_QUERY
 #define HAS_SOFTMAX
 #define HAS_HALVES
-#define HAS_FLOAT_KERNELS
+#define HAS_PLAIN_KERNELS
 #include "attend/generic.h"
 
 #define INLINE TARGET static inline __attribute__((always_inline))

@@ -1,4 +1,4 @@
-#include "eval_cache.h"
+#include "eval_rows.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -6,23 +6,76 @@
 #include "command.h"
 #include "tqkv_cache.h"
 
+/* ---- pages ---- */
+
+typedef struct page_trip {
+    tqkv_page page;
+    const float *balance;
+    size_t stride; /* floats from row to row */
+} page_trip;
+
+/* Up to 64 rows of one head. */
+static tqkv_status trip(const page_trip *p, const float *src, float *dst, size_t n, span *time)
+{
+    uint64_t present = n < TQKV_PAGE_TOKENS ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
+    double start = seconds();
+    tqkv_status status = tqkv_page_seal(&p->page, p->balance, src, TQKV_F32, p->stride, present);
+    double between = seconds();
+    if (status == TQKV_OK)
+        status = tqkv_page_read(&p->page, p->balance, 0, n, TQKV_ORIGINAL, dst, p->stride);
+    time->encode_seconds += between - start;
+    time->decode_seconds += seconds() - between;
+    time->values += (double)(n * p->page.format.head_dim);
+    return status;
+}
+
+int pages_round_trip(const capture *c, const tqkv_format *f, const tqkv_profile *balance,
+                     int has_means, const float *src, float *dst, span *time)
+{
+    size_t dim = f->head_dim, stride = (size_t)c->n_kv_heads * dim, bytes = 0;
+    tqkv_status status = tqkv_page_bytes(f, has_means ? 1 : 0, &bytes);
+    uint8_t *memory = status == TQKV_OK ? allocate(bytes, 1) : NULL;
+    if (!memory)
+        return status == TQKV_OK ? 0 : !failed("%s", tqkv_status_string(status));
+    page_trip p = {.stride = stride};
+    tqkv_page_at(f, has_means ? 1 : 0, memory, &p.page);
+    for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers * c->n_kv_heads; i++) {
+        uint64_t layer = i / c->n_kv_heads, head = i % c->n_kv_heads;
+        tqkv_key_profile key_profile;
+        if (balance) {
+            tqkv_profile_get(balance, (uint32_t)layer, (uint32_t)head, &key_profile);
+            p.balance = key_profile.balance;
+        }
+        for (uint64_t t = 0; status == TQKV_OK && t < c->n_tokens; t += TQKV_PAGE_TOKENS) {
+            size_t at = (size_t)((layer * c->n_tokens + t) * stride + head * dim);
+            uint64_t left = c->n_tokens - t;
+            status = trip(&p, src + at, dst + at,
+                          left < TQKV_PAGE_TOKENS ? (size_t)left : TQKV_PAGE_TOKENS, time);
+        }
+    }
+    free(memory);
+    return status == TQKV_OK || !failed("pages: %s", tqkv_status_string(status));
+}
+
+/* ---- the cache ---- */
+
 static int report(tqkv_status status)
 {
     return status == TQKV_OK || !failed("the cache: %s", tqkv_status_string(status));
 }
 
 static tqkv_status create(const capture *c, const tqkv_format *keys, const tqkv_format *values,
-                          const tqkv_profile *profile, int page_means, tqkv_cache **cache)
+                          const tqkv_profile *balance, int has_means, tqkv_cache **cache)
 {
     tqkv_layer *layers = calloc((size_t)c->n_layers, sizeof *layers);
     if (!layers)
         return TQKV_ERROR_MEMORY;
     for (uint32_t i = 0; i < c->n_layers; i++)
         layers[i] = (tqkv_layer){.n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads,
-                                 .keys = *keys, .values = *values, .profile = profile,
+                                 .keys = *keys, .values = *values, .profile = balance,
                                  .profile_layer = i};
     tqkv_cache_config config = {.layers = layers, .n_layers = (uint32_t)c->n_layers,
-                                .capacity = (size_t)c->n_tokens, .page_means = page_means};
+                                .capacity = (size_t)c->n_tokens, .no_means = !has_means};
     tqkv_status status = tqkv_cache_create(&config, cache);
     free(layers);
     return status;
@@ -78,13 +131,30 @@ static tqkv_status attend_all(attention *a, const capture *c, tqkv_cache *cache,
     return status;
 }
 
+/* Rows that wait for their page to be full are in f16. */
+static double bytes_of(const capture *c, const tqkv_cache *cache)
+{
+    double sealed = (double)(c->n_tokens / TQKV_PAGE_TOKENS * TQKV_PAGE_TOKENS);
+    double half = 2.0 * (c->head_dim + c->v_head_dim) * (double)(c->n_layers * c->n_kv_heads);
+    double n = (double)c->n_tokens;
+    return (sealed * tqkv_cache_token_bytes(cache) + (n - sealed) * half) / n;
+}
+
+static double units_of(const attention *a, const capture *c)
+{
+    double tokens = 0;
+    for (uint64_t q = 0; q < a->n_queries; q++)
+        tokens += (double)attention_position(a, c, q) + 1;
+    return tokens * (double)(c->n_layers * c->n_heads);
+}
+
 int cache_attention(attention *a, const capture *c, const tqkv_format *keys,
-                    const tqkv_format *values, const tqkv_profile *profile, int page_means,
+                    const tqkv_format *values, const tqkv_profile *balance, int has_means,
                     cache_run *run)
 {
     tqkv_cache *cache = NULL;
     tqkv_sequence *s = NULL;
-    tqkv_status status = create(c, keys, values, profile, page_means, &cache);
+    tqkv_status status = create(c, keys, values, balance, has_means, &cache);
     if (status == TQKV_OK)
         status = tqkv_sequence_create(cache, &s);
     if (status == TQKV_OK)
@@ -93,7 +163,8 @@ int cache_attention(attention *a, const capture *c, const tqkv_format *keys,
     if (status == TQKV_OK)
         status = attend_all(a, c, cache, s);
     run->seconds = seconds() - start;
-    run->token_bytes = tqkv_cache_token_bytes(cache);
+    run->token_bytes = bytes_of(c, cache);
+    run->units = units_of(a, c);
     tqkv_sequence_free(s);
     tqkv_cache_free(cache);
     return report(status);
