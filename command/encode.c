@@ -116,8 +116,8 @@ static int encode_to(npy *in, const tqkv_container_info *info, const tqkv_profil
 static int check_profile(const options *o, const npy *in, const tqkv_profile *p)
 {
     if (o->pages && tqkv_profile_n_centres(p) != 1) {
-        failed("%s: has %" PRIu32 " centres; --pages takes a profile of one ('tqkv fit -m 1')",
-               o->profile, tqkv_profile_n_centres(p));
+        failed("%s: has %" PRIu32 " centres, for llama.cpp's slots; --pages takes what 'tqkv fit' "
+               "makes", o->profile, tqkv_profile_n_centres(p));
         return 0;
     }
     if (tqkv_profile_n_layers(p) == in->n_layers && tqkv_profile_n_heads(p) == in->n_heads &&

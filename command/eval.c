@@ -13,6 +13,7 @@
 #include "json.h"
 #include "plot.h"
 #include "table.h"
+#include "tqkv_page.h"
 
 static const char help[] =
     "usage: tqkv eval [OPTION]... DIR\n"
@@ -25,7 +26,8 @@ static const char help[] =
     "has q.npy, k.npy and v.npy. Arrays are [tokens, heads, head_dim] or have a leading layer\n"
     "axis.\n"
     "\n"
-    "  -f, --formats A,B,..  formats to measure (default: a selection)\n"
+    "  -f, --formats A,B,..  formats to measure, or pairs for keys and values, as tq5/tq4\n"
+    "                        (default: a selection)\n"
     "  -q, --queries N       query positions to attend from (default 256)\n"
     "      --plot FILE       draw error against bytes, as .svg or .png\n"
     "      --bf16            uint16 in the arrays is bfloat16\n"
@@ -54,7 +56,7 @@ typedef struct comparison {
 } comparison;
 
 typedef struct measurement {
-    char name[TQKV_FORMAT_NAME_SIZE];
+    char name[PAIR_NAME_SIZE];
     int has_means, has_balance;
     double bytes, ratio, k_error, v_error, attention, top1;
     double attend_ns; /* a token and query head; 0 where not measured */
@@ -162,11 +164,15 @@ static void print_head(const capture *c, const options *o, uint64_t n_queries)
 {
     printf("%llu layers, %llu tokens, %u query heads, %u KV heads, head_dim %u; attention\n"
            "from %llu positions of the second half, balances fitted to the first. Bytes with\n"
-           "scales and means; attend: ns a token and query head; encode and decode: million\n"
+           "scales and any means; attend: ns a token and query head; encode and decode: million\n"
            "values a second, %s%s.\n\n",
            (unsigned long long)c->n_layers, (unsigned long long)c->n_tokens, c->n_heads,
            c->n_kv_heads, c->head_dim, (unsigned long long)n_queries,
            o->device ? "" : "one thread, ", o->device ? o->device : tqkv_isa_name());
+    if (c->n_tokens % TQKV_PAGE_TOKENS && !o->device)
+        printf("The last %llu tokens do not fill a page: attention and bytes have them in f16, the\n"
+               "other columns as codes.\n\n",
+               (unsigned long long)(c->n_tokens % TQKV_PAGE_TOKENS));
 }
 
 /* ---- all formats ---- */
@@ -184,7 +190,7 @@ static int measure_format(comparison *b, const options *o, const format_pair *f,
     plot_point *point = &p->at[p->n++];
     for (int way = 0; way < (b->device ? 2 : 4); way++) {
         measurement r = {.has_means = way / 2, .has_balance = way % 2};
-        tqkv_format_name(&f->keys, r.name, sizeof r.name);
+        pair_name(f, r.name);
         if (!(b->device ? measure_on_device : measure)(b, &f->keys, &f->values, &r))
             return 0;
         r.ratio = 2.0 * (c->head_dim + c->v_head_dim) * (double)(c->n_layers * c->n_kv_heads) /

@@ -33,38 +33,18 @@ static void gather_queries(const capture *c, uint64_t layer, uint32_t kv_head,
                group * sizeof *queries);
 }
 
-/* Without means the balance alone is taken of what is fitted to the keys. */
-static tqkv_status fit_rows(tqkv_profile *profile, uint32_t layer, uint32_t head,
-                            const float *keys, size_t n, size_t stride, const float *queries,
-                            size_t n_queries)
-{
-    static const float zeros[TQKV_MAX_HEAD_DIM];
-    float balance[TQKV_MAX_HEAD_DIM];
-    tqkv_key_profile fitted;
-    tqkv_status status = tqkv_profile_fit(profile, layer, head, keys, n, stride, queries,
-                                          n_queries, 0, 1);
-    if (status == TQKV_OK)
-        status = tqkv_profile_get(profile, layer, head, &fitted);
-    if (status != TQKV_OK)
-        return status;
-    memcpy(balance, fitted.balance, fitted.head_dim * sizeof *balance);
-    return tqkv_profile_set(profile, layer, head, balance, zeros);
-}
-
 /* One head. */
 static tqkv_status fit_head(const capture *c, uint64_t layer, uint32_t head, uint64_t n_tokens,
-                            int for_pages, float *queries, tqkv_profile *profile)
+                            int has_means, float *queries, tqkv_profile *profile)
 {
     const float *keys = c->keys + (layer * c->n_tokens * c->n_kv_heads + head) * c->head_dim;
     size_t stride = (size_t)c->n_kv_heads * c->head_dim, n_queries = n_tokens * c->group;
     gather_queries(c, layer, head, n_tokens, queries);
-    if (for_pages)
-        return tqkv_profile_fit_pages(profile, (uint32_t)layer, head, keys, n_tokens, stride,
-                                      queries, n_queries, 0);
-    return fit_rows(profile, (uint32_t)layer, head, keys, n_tokens, stride, queries, n_queries);
+    return tqkv_profile_fit_balance(profile, (uint32_t)layer, head, has_means, keys, n_tokens,
+                                    stride, queries, n_queries, 0);
 }
 
-int fit_profile(const capture *c, uint64_t n_tokens, int for_pages, tqkv_profile *profile)
+int fit_profile(const capture *c, uint64_t n_tokens, int has_means, tqkv_profile *profile)
 {
     float *queries = allocate((size_t)n_tokens * c->group, c->head_dim * sizeof *queries);
     int ok = queries != NULL;
@@ -72,7 +52,7 @@ int fit_profile(const capture *c, uint64_t n_tokens, int for_pages, tqkv_profile
         for (uint32_t h = 0; ok && h < c->n_kv_heads; h++) {
             progress("fitting the profile", layer * c->n_kv_heads + h,
                      c->n_layers * c->n_kv_heads);
-            tqkv_status status = fit_head(c, layer, h, n_tokens, for_pages, queries, profile);
+            tqkv_status status = fit_head(c, layer, h, n_tokens, has_means, queries, profile);
             if (status != TQKV_OK)
                 ok = !failed("layer %u, head %u: fitting failed: %s", (unsigned)layer,
                              (unsigned)h, tqkv_status_string(status));

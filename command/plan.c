@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "format_list.h"
 #include "gguf.h"
 #include "json.h"
 #include "table.h"
@@ -15,8 +16,9 @@ static const char help[] =
     "\n"
     "Says how many bytes the keys and values of a whole model take in each format,\n"
     "beside f16 and llama.cpp's cache types, and the longest context for some memory. A\n"
-    "format's bytes are those of one sequence's pages: sealed ones with scales and means,\n"
-    "and the staged ones, in f16, that tokens wait in until 64 of them are there.\n"
+    "format may be a pair for keys and values, as tq5/tq4. Its bytes are those of one\n"
+    "sequence's pages: sealed ones with scales and means, and the most that it takes of\n"
+    "staged ones, in f16, in which tokens wait until 64 of them are there.\n"
     "\n"
     "      --model FILE       a model, of which only the metadata are read\n"
     "      --layers N, --kv-heads N, --head-dim N, --value-dim N\n"
@@ -44,18 +46,18 @@ typedef struct row_type {
     unsigned block, block_bytes; /* 0: a format of ours */
 } row_type;
 
-enum { PAGE = 64 };
+enum { PAGE = TQKV_PAGE_TOKENS };
 
 /* A sealed row, with its share of the page's mean. 0 where a format does not have this
  * size. */
-static double row_bytes(const row_type *t, uint32_t dim, const options *o)
+static double row_bytes(const row_type *t, uint32_t dim, int is_value, const options *o)
 {
-    tqkv_format f;
+    tqkv_format keys, values;
     size_t bytes;
     if (t->block)
         return dim % t->block ? 0 : (double)dim / t->block * t->block_bytes;
-    if (tqkv_format_parse(t->name, dim, &f) != TQKV_OK ||
-        tqkv_page_bytes(&f, o->no_means ? 0 : 1, &bytes) != TQKV_OK)
+    if (parse_pair(t->name, dim, dim, &keys, &values) != TQKV_OK ||
+        tqkv_page_bytes(is_value ? &values : &keys, o->no_means ? 0 : 1, &bytes) != TQKV_OK)
         return 0;
     return (double)bytes / PAGE;
 }
@@ -66,8 +68,8 @@ static double token_bytes(const model_shape *m, const row_type *t, const options
 {
     double bytes = 0;
     for (uint32_t i = 0; i < m->n_layers; i++) {
-        double k = row_bytes(t, m->layers[i].key_dim, o);
-        double v = row_bytes(t, m->layers[i].value_dim, o);
+        double k = row_bytes(t, m->layers[i].key_dim, 0, o);
+        double v = row_bytes(t, m->layers[i].value_dim, 1, o);
         if (m->layers[i].n_kv_heads && (k == 0 || v == 0))
             return 0;
         bytes += m->layers[i].n_kv_heads * (k + v);
@@ -75,19 +77,20 @@ static double token_bytes(const model_shape *m, const row_type *t, const options
     return bytes;
 }
 
-/* Tokens whose pages are sealed, and tokens' worth of staged pages. A window of sealed
- * tokens begins anywhere in its first page. */
+/* Tokens whose pages are sealed, and tokens' worth of staged pages, of which the cache takes
+ * up to so many: those that stay, a page that fills up, one on its way, and the page that
+ * they begin within. A window of sealed tokens begins anywhere in its first page. */
 static void count_pages(double kept, int has_window, const options *o, double *sealed,
                         double *staged)
 {
     double waiting = (double)o->recent < kept ? (double)o->recent : kept;
     *sealed = floor((kept - waiting) / PAGE) * PAGE + (has_window ? PAGE : 0);
-    *staged = ceil((waiting + PAGE) / PAGE) * PAGE;
+    *staged = (ceil(((double)o->recent + 2 * PAGE) / PAGE) + 1) * PAGE;
 }
 
 static double layer_bytes(const model_layer *l, const row_type *t, const options *o, double kept)
 {
-    double row = row_bytes(t, l->key_dim, o) + row_bytes(t, l->value_dim, o), sealed, staged;
+    double row = row_bytes(t, l->key_dim, 0, o) + row_bytes(t, l->value_dim, 1, o), sealed, staged;
     if (t->block)
         return kept * row;
     count_pages(kept, l->window && (double)l->window <= kept, o, &sealed, &staged);
@@ -182,8 +185,8 @@ static int run(const options *o, const model_shape *m, char **names, int n_names
         report(&t, m, &peers[i], o, f16);
     for (int i = 0; i < n && status == EXIT_OK; i++) {
         row_type type = {.name = n_names ? names[i] : formats[i]};
-        tqkv_format f;
-        if (tqkv_format_parse(type.name, 64, &f) == TQKV_ERROR_FORMAT_NAME)
+        tqkv_format keys, values;
+        if (parse_pair(type.name, 64, 64, &keys, &values) == TQKV_ERROR_FORMAT_NAME)
             status = misused("%s: %s", type.name, tqkv_status_string(TQKV_ERROR_FORMAT_NAME));
         else if (!report(&t, m, &type, o, f16) && n_names)
             status = failed("%s: has no rows of this model's head_dim", type.name);

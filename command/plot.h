@@ -4,7 +4,7 @@
 /* A format in up to four ways: rows, rows with a balance, pages, pages with a balance. */
 enum { PLOT_WAYS = 4 };
 typedef struct plot_point {
-    char name[24];
+    char name[48];
     int n_ways;
     double bytes[PLOT_WAYS], error[PLOT_WAYS];
 } plot_point;

@@ -241,15 +241,16 @@ TQKV_API tqkv_status tqkv_profile_fit(tqkv_profile *profile, uint32_t layer,
                                       const float *queries, size_t n_queries,
                                       size_t query_stride, uint64_t seed);
 
-/* Fits one head's balance to keys that will lie in pages (tqkv_page.h): keys[n_keys] are at
- * consecutive positions, and what is left of them when the mean of each 64 is subtracted
- * takes the place of their variance:
- *   balance_i = (E q_i^2 / E (k_i - mean of k_i's page)^2)^(1/4),
- * bounded and normalised as above. Centres become 0. Arguments and errors as above. */
-TQKV_API tqkv_status tqkv_profile_fit_pages(tqkv_profile *profile, uint32_t layer,
-                                            uint32_t head, const float *keys, size_t n_keys,
-                                            size_t key_stride, const float *queries,
-                                            size_t n_queries, size_t query_stride);
+/* Fits one head's balance to keys that will lie in pages (tqkv_page.h), with means or
+ * without: balance_i = (E q_i^2 / E r_i^2)^(1/4), bounded and normalised as above, where r is
+ * what will be coded: the key, or if has_means is not 0 what the mean of its page leaves of
+ * it. keys[n_keys] are at consecutive positions, 64 a page. Centres become 0. Other arguments
+ * and errors are those of tqkv_profile_fit. */
+TQKV_API tqkv_status tqkv_profile_fit_balance(tqkv_profile *profile, uint32_t layer,
+                                              uint32_t head, int has_means, const float *keys,
+                                              size_t n_keys, size_t key_stride,
+                                              const float *queries, size_t n_queries,
+                                              size_t query_stride);
 
 /* The file form (doc/format.md), checksummed. _size says how many bytes
  * _write needs; _read refuses damaged, foreign and contradictory data. */

@@ -54,7 +54,8 @@ typedef struct tqkv_strides {
  *              + s % page_size * rows.code_stride + h * head.codes. */
 typedef struct tqkv_operand {
     /* Codebook 0: plain numbers of `type`, head_dim of them a row, at
-     * rows.codes; they have no scales and need no alignment. */
+     * rows.codes; they have no scales and need no alignment. All of the format but head_dim
+     * is then 0. */
     tqkv_format format;
     uint8_t type; /* tqkv_type */
     tqkv_rows rows;
@@ -63,11 +64,15 @@ typedef struct tqkv_operand {
      *   means + n * page.means + h * head.means,
      * n_means of head_dim + 2 bytes each, and with more than one the rows' numbers, 16
      * bytes, at numbers + n * page.numbers + h * head.numbers. Null and 0: rows have no
-     * choice. page_size has to be TQKV_PAGE_TOKENS. */
+     * choice. page_size has to be TQKV_PAGE_TOKENS.
+     *
+     * Pages as tqkv_page_at lays them out, one after the other, [page][head], of so many
+     * bytes each: rows, means, numbers and n_means are those of page 0 and head 0; every
+     * stride of `head` is bytes, every one of `page` n_kv_heads * bytes. */
     const uint8_t *means, *numbers;
     uint32_t n_means;
     /* For keys: the balance that each head's rows were sealed with, [n_kv_heads][head_dim],
-     * or null. */
+     * finite and positive (which is not checked), or null. */
     const float *balances;
     /* For keys in the slots of llama.cpp's cache types, which have no pages: the profile
      * each head's rows were encoded with, [n_kv_heads], or null. Not beside means or
@@ -76,13 +81,15 @@ typedef struct tqkv_operand {
 } tqkv_operand;
 
 /* Pages of another kind than most: their keys and values, laid out as an operand's, and
- * the bound of their numbers. */
+ * the bound of their numbers. They have no balances or profiles: the set's hold. Mixed
+ * pages have the set's formats, and means where the set's have. */
 typedef struct tqkv_page_kind {
     tqkv_operand keys, values;
     uint32_t n_pages;
 } tqkv_page_kind;
 
-/* In a page table, of which kind a page is; its number is the entry without these bits. */
+/* In a page table, of which kind a page is: an entry has one of these bits, or none. Its
+ * number is the entry without it. */
 #define TQKV_PAGE_STAGED 0x80000000u
 #define TQKV_PAGE_MIXED 0x40000000u
 

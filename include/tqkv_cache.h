@@ -180,15 +180,17 @@ TQKV_API tqkv_status tqkv_sequence_save(tqkv_sequence *sequence,
                                         tqkv_write_function write,
                                         void *context);
 
-/* Reads a sequence, and nothing behind it. Refuses snapshots of another model (TQKV_ERROR_MODEL),
- * shape or format (TQKV_ERROR_FORMAT), or profile (TQKV_ERROR_PROFILE; a cache
- * that has yet to fit one takes the snapshot's), and damaged ones. */
+/* Reads a sequence, and nothing behind it. Refuses snapshots of another version
+ * (TQKV_ERROR_VERSION: version 1, whose pages were others, too), model (TQKV_ERROR_MODEL),
+ * shape, format, or with means where the cache has none or the other way round
+ * (TQKV_ERROR_FORMAT), of other balances (TQKV_ERROR_PROFILE; a cache that has yet to fit them
+ * takes the snapshot's), and damaged ones. */
 TQKV_API tqkv_status tqkv_sequence_load(tqkv_cache *cache,
                                         tqkv_read_function read, void *context,
                                         tqkv_sequence **sequence);
 
-/* The same to and from a file that holds nothing else. Saving writes a file beside it and renames that:
- * whatever happens, at path is the old snapshot or the new one, whole. */
+/* The same to and from a file that holds nothing else. Saving writes a file beside it and
+ * renames that: whatever happens, at path is the old snapshot or the new one, whole. */
 TQKV_API tqkv_status tqkv_sequence_save_file(tqkv_sequence *sequence,
                                              const char *path);
 TQKV_API tqkv_status tqkv_sequence_load_file(tqkv_cache *cache,

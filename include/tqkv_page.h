@@ -18,7 +18,7 @@
  * The same balance has to be given to every call for a page.
  *
  *   tqkv_page page;
- *   tqkv_page_bytes(&tq4, 1, &bytes);             4290 bytes at head_dim 128
+ *   tqkv_page_bytes(&tq4, 1, &bytes);             4354 bytes at head_dim 128
  *   tqkv_page_at(&tq4, 1, malloc(bytes), &page);
  *   tqkv_page_seal(&page, NULL, keys, TQKV_F16, 0, ~0ull);
  *   tqkv_page_read(&page, NULL, 0, 64, TQKV_ORIGINAL, decoded, 0);
@@ -74,10 +74,12 @@ TQKV_API tqkv_status tqkv_page_at(const tqkv_format *format, uint32_t n_means, v
                                   tqkv_page *page);
 
 /* Seals the rows that are there: bit r of `present` is set if row r is, and ~0 says that the
- * page is full. Row r is head_dim values of the given type, r * src_stride elements behind
+ * page is full. (~0ull >> (64 - n) says that the
+ * first n are, 1 to 64). Row r is head_dim values of the given type, r * src_stride elements behind
  * src (0: head_dim); those that are not there are not read. Takes the mean of the rows that
  * are there and makes codes of each. All other rows, further means and numbers become zero
- * bytes. balance is [head_dim], finite and positive, or null for 1.
+ * bytes. balance is [head_dim], finite and positive (TQKV_ERROR_PROFILE otherwise), or null
+ * for 1.
  *
  * Every input has a defined result, as in tqkv_encode. src and the page must not
  * overlap. `present` of 0: TQKV_ERROR_ARGUMENT. */

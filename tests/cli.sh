@@ -271,21 +271,33 @@ rows = {r["format"]: r for r in map(json.loads, open("out"))}
 assert rows["f16"]["bytes_per_token"] == 32 * 8 * 128 * 4
 assert rows["q8_0"]["bytes_per_token"] == 32 * 8 * 2 * 128 // 32 * 34
 assert rows["q4_0"]["bytes_per_token"] == 32 * 8 * 2 * 128 // 32 * 18
-page, staged = 32 * 8 * 2 * (64 * 66 + 130), 32 * 8 * 2 * 64 * 256 # means, a page in f16
+page, staged = 32 * 8 * 2 * (64 * 66 + 130), 32 * 8 * 2 * 3 * 64 * 256 # means, three pages in f16
 assert rows["tq4"]["bytes_per_token"] == page / 64
 assert rows["f16"]["longest_context"] == 131072
 assert rows["tq4"]["context_bytes"] == 131072 / 64 * page + staged
 assert rows["tq4"]["longest_context"] == (2**34 - staged) // page * 64 + 63'
+try "$tqkv" eval -q 4 -f tq4,tq5/tq4 --json "$data"
+check "eval of a pair" "$python" -c '
+import json
+rows = [json.loads(line) for line in open("out")]
+assert rows[4]["format"] == "tq5/tq4" and rows[4]["bytes_per_token"] == 4 * 3 * (42 + 34)
+assert rows[4]["k_rel_err"] < rows[0]["k_rel_err"] and rows[4]["v_rel_err"] == rows[0]["v_rel_err"]'
+try "$tqkv" plan --layers 1 --kv-heads 1 --head-dim 128 --json tq5/tq4
+check "plan of a pair" "$python" -c '
+import json
+rows = {r["format"]: r for r in map(json.loads, open("out"))}
+assert rows["tq5/tq4"]["bytes_per_token"] == 82 + 66 + 2 * 130 / 64'
+fails "half a pair" 2 "no format has this name" "$tqkv" plan --layers 1 --kv-heads 1 --head-dim 128 tq5/
 try "$tqkv" plan --layers 1 --kv-heads 1 --head-dim 128 -c 1000 --no-means --recent 100 tq4 --json
 check "plan: pages without means, and tokens that stay" "$python" -c '
 import json
 rows = {r["format"]: r for r in map(json.loads, open("out"))}
-assert rows["tq4"]["context_bytes"] == 2 * (14 * 64 * 66 + 3 * 64 * 256), rows'
+assert rows["tq4"]["context_bytes"] == 2 * (14 * 64 * 66 + 5 * 64 * 256), rows'
 try "$tqkv" plan --layers 6 --kv-heads 1 --head-dim 256 --window 512 --window-layers 5 -c 8192 tq4 --json
 check "plan: windows" "$python" -c '
 import json
 rows = {r["format"]: r for r in map(json.loads, open("out"))}
-page, staged = 2 * (64 * 130 + 258), 2 * 64 * 512 # a window begins anywhere in a page
+page, staged = 2 * (64 * 130 + 258), 2 * 3 * 64 * 512 # a window begins anywhere in a page
 assert rows["tq4"]["context_bytes"] == page * (5 * 9 + 128) + 6 * staged, rows'
 "$python" -c '
 import struct
@@ -311,13 +323,13 @@ try "$tqkv" plan --model model.gguf -c 8192 --json tq4
 check "plan: a model with sliding windows" "$python" -c '
 import json
 rows = {r["format"]: r for r in map(json.loads, open("out"))}
-page, staged = 2 * (64 * 130 + 258), 2 * 64 * 512
+page, staged = 2 * (64 * 130 + 258), 2 * 3 * 64 * 512
 assert rows["tq4"]["context_bytes"] == page * (10 * 9 + 2 * 128) + 12 * staged, rows'
 try "$tqkv" plan --model mixed.gguf -c 8192 --json tq4
 check "plan: heads that differ from layer to layer" "$python" -c '
 import json
 rows = {r["format"]: r for r in map(json.loads, open("out"))}
-page, staged = 4 * (64 * 130 + 258), 4 * 64 * 512
+page, staged = 4 * (64 * 130 + 258), 4 * 3 * 64 * 512
 assert rows["tq4"]["context_bytes"] == page * (5 * 9 + 128) + 6 * staged, rows'
 try "$tqkv" plan --model model.gguf
 check "plan: a table" grep -q "^tq4 " out

@@ -233,7 +233,8 @@ static int check_softmax(const attend_kernels *k)
             sum_bound += bound + 1e-6 * e;
             mass_bound += (bound + 1e-6 * e) * scale[t];
         }
-        ok &= near(chosen, some, some_bound) && near(peak, most, most_bound) && near(s.sum, sum, sum_bound) &&
+        ok &= near(chosen, some, some_bound) && chosen == k->sum_where(where, power) &&
+              near(peak, most, most_bound) && near(s.sum, sum, sum_bound) &&
               near(s.mass, mass, mass_bound) && (max == -INFINITY || (double)s.max == max);
     }
     return ok;

@@ -25,11 +25,6 @@ typedef struct page_shape {
     uint64_t seed;
 } page_shape;
 
-typedef struct page_pool {
-    uint8_t *memory;
-    size_t head_bytes, page_bytes, values_at;
-} page_pool;
-
 typedef struct page_case {
     tqkv_attention a;
     tqkv_tokens set;
@@ -43,10 +38,9 @@ typedef struct page_case {
 } page_case;
 
 /* Bytes of one head's part of a page of a kind: 1 and 4 means, or f16. */
-static inline size_t head_part(const page_shape *s, const char *name, uint32_t dim, int kind)
+static inline size_t head_part(const char *name, uint32_t dim, int kind)
 {
     size_t bytes;
-    (void)s;
     if (kind == 2)
         return (size_t)PAGE * dim * 2;
     tqkv_format f = test_format(name, dim);
@@ -59,8 +53,8 @@ static inline tqkv_operand page_operand(const page_shape *s, const page_case *c,
 {
     const char *name = is_value ? s->values : s->keys;
     uint32_t dim = is_value ? s->value_dim : s->key_dim;
-    size_t keys = head_part(s, s->keys, s->key_dim, kind);
-    size_t head = keys + head_part(s, s->values, s->value_dim, kind), page = head * s->n_kv_heads;
+    size_t keys = head_part(s->keys, s->key_dim, kind);
+    size_t head = keys + head_part(s->values, s->value_dim, kind), page = head * s->n_kv_heads;
     uint8_t *base = c->memory[kind] + (is_value ? keys : 0);
     tqkv_operand o = {.head = {head, head, 0, head, head}, .page = {page, page, 0, page, page}};
     if (kind == 2) {
@@ -149,8 +143,8 @@ static inline void page_case_make(page_case *c, const page_shape *s)
     for (size_t t = 0; t < s->n_tokens; t++)
         c->positions[t] = t;
     for (int kind = 0; kind < 3; kind++)
-        c->memory[kind] = calloc(c->n_pages * heads, head_part(s, s->keys, s->key_dim, kind) +
-                                                         head_part(s, s->values, s->value_dim, kind));
+        c->memory[kind] = calloc(c->n_pages * heads, head_part(s->keys, s->key_dim, kind) +
+                                                         head_part(s->values, s->value_dim, kind));
     c->set.keys = page_operand(s, c, 0, 0);
     c->set.values = page_operand(s, c, 0, 1);
     c->mixed = (tqkv_page_kind){page_operand(s, c, 1, 0), page_operand(s, c, 1, 1), (uint32_t)c->n_pages};

@@ -94,17 +94,25 @@ static void sinks_in_pages(void **state)
                     .data = SINK_FIRST, .seed = 3};
     page_case c;
     page_case_make(&c, &s);
-    for (size_t i = 0; i < 64; i++) /* its logit is 8 over the others' */
-        c.keys[i] = 0;
+    float *noise = test_rows(8, 256 * 64);
+    for (size_t i = 0; i < 256 * 64; i++) /* its logit is about 12, the others' about 0 */
+        c.keys[i] = i < 64 ? 0 : .3f * noise[i];
+    free(noise);
     for (size_t h = 0; h < 4; h++) {
         double square = 0;
         for (size_t i = 0; i < 64; i++)
             square += c.queries[h * 64 + i] * c.queries[h * 64 + i];
         for (size_t i = 0; i < 64; i++)
-            c.keys[i] += (float)(64 * c.queries[h * 64 + i] / square);
+            c.keys[i] += (float)(96 * c.queries[h * 64 + i] / square);
     }
     page_case_store(&c, &s);
     check(&c, &s);
+    for (int h = 0; h < 4; h++) { /* nine tenths: the others' weights are a tenth of its */
+        double first = reference_logit(&c.r, 0, (uint32_t)h, 0), others = 0;
+        for (size_t t = 1; t < 256; t++)
+            others += exp(reference_logit(&c.r, 0, (uint32_t)h, t) - first);
+        assert_true(others < .12);
+    }
     page_case_free(&c);
 }
 
@@ -146,6 +154,32 @@ static void features(void **state)
     }
 }
 
+/* Garbage in all that is a token's own: its codes, scales and signs (NaN, where it is f16), and
+ * numbers of means. */
+static void spoil(const page_shape *s, const page_case *c, size_t token)
+{
+    size_t slot = slot_in(s, c, token), place = slot % PAGE;
+    uint32_t entry = c->pages[slot / PAGE], number = entry & 0x3FFFFFFF;
+    for (int i = 0; i < 2; i++) {
+        const tqkv_operand *o = i ? &c->set.values : &c->set.keys;
+        if (entry & TQKV_PAGE_STAGED)
+            o = i ? &c->staged.values : &c->staged.keys;
+        else if (entry & TQKV_PAGE_MIXED)
+            o = i ? &c->mixed.values : &c->mixed.keys;
+        for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+            memset(o->rows.codes + number * o->page.codes + h * o->head.codes +
+                       place * o->rows.code_stride, 0xFF, o->rows.code_stride);
+            if (entry & TQKV_PAGE_STAGED)
+                continue;
+            tqkv_page page = page_of(o, number, h);
+            memset(page.rows.scales + place * page.rows.scale_stride, 0xB5,
+                   page.rows.scale_stride);
+            if (page.numbers)
+                page.numbers[place / 4] ^= (uint8_t)(3 << place % 4 * 2);
+        }
+    }
+}
+
 /* A batch, one query at a time, other threads, and garbage in what a query does not see:
  * the same bits. */
 static void the_same_bits_in_any_call(void **state)
@@ -177,18 +211,61 @@ static void the_same_bits_in_any_call(void **state)
             /* the last query's own token, and all behind it, is hidden from the first */
             c.a.queries = queries;
             c.a.position = position;
-            size_t slot = slot_in(&s, &c, 2499);
-            uint32_t entry = c.pages[slot / PAGE], number = entry & 0x3FFFFFFF;
-            const tqkv_operand *o = &c.set.values;
-            if (entry & TQKV_PAGE_STAGED)
-                o = &c.staged.values;
-            else if (entry & TQKV_PAGE_MIXED)
-                o = &c.mixed.values;
-            uint8_t *row = o->rows.codes + number * o->page.codes + slot % PAGE * o->rows.code_stride;
-            memset(row, 0xFF, o->rows.code_stride); /* NaN, where it is f16 */
+            spoil(&s, &c, 2499);
             assert_int_equal(page_case_run(&c, &one), TQKV_OK);
             assert_memory_equal(c.out, batch, ROW * sizeof *batch);
             free(batch);
+            page_case_free(&c);
+        }
+    tqkv_cpu_mask(~0u);
+}
+
+/* Makes tokens of [first, end), `each` of every page from its first on, seen by rows 0 and 1,
+ * or by row 1 alone. */
+static void show(float *mask, size_t n, size_t first, size_t end, size_t each, int both)
+{
+    for (size_t t = first; t < end; t++)
+        if (t % PAGE < each) {
+            mask[n + t] = 0;
+            if (both)
+                mask[t] = 0;
+        }
+}
+
+/* A query that sees a few tokens of each of many pages, and one that sees the same and then
+ * more pages than there is room for means: alone and together, the same bits. */
+static void scattered_pages(void **state)
+{
+    (void)state;
+    for (int m = 0; m < N_MASKS; m++)
+        for (size_t each = 1; each < 12; each++) {
+            page_shape s = {.keys = "tq4", .values = "tq4", .key_dim = 64, .value_dim = 64,
+                            .n_kv_heads = 1, .group = 4, .n_queries = 2, .n_tokens = 90 * PAGE,
+                            .pattern = each % 2 ? ALL_SEALED : RANDOM, .seed = each};
+            float *mask = malloc(2 * s.n_tokens * sizeof *mask), together[2][256];
+            page_case c;
+            tqkv_cpu_mask(masks[m]);
+            page_case_make(&c, &s);
+            page_case_store(&c, &s);
+            for (size_t t = 0; t < 2 * s.n_tokens; t++)
+                mask[t] = -INFINITY;
+            show(mask, s.n_tokens, 0, 70 / each * PAGE, each, 1);
+            show(mask, s.n_tokens, 70 / each * PAGE, s.n_tokens, 1, 0);
+            c.a.causal = 0;
+            c.a.mask = mask;
+            c.a.mask_type = TQKV_F32;
+            c.a.mask_stride = s.n_tokens;
+            assert_int_equal(page_case_run(&c, NULL), TQKV_OK);
+            assert_true(page_case_error(&c) < bound_of(&s));
+            memcpy(together, c.out, sizeof together);
+            c.a.n_queries = 1;
+            for (int q = 0; q < 2; q++) {
+                c.a.queries = c.queries + q * 256;
+                c.a.mask = mask + (size_t)q * s.n_tokens;
+                assert_int_equal(page_case_run(&c, NULL), TQKV_OK);
+                assert_memory_equal(c.out, together[q], sizeof together[q]);
+            }
+            free(mask);
             page_case_free(&c);
         }
     tqkv_cpu_mask(~0u);
@@ -209,8 +286,8 @@ static void any_bytes(void **state)
             tqkv_cpu_mask(masks[m]);
             page_case_make(&c, &s);
             for (int kind = 0; kind < 3; kind++) {
-                size_t bytes = c.n_pages * 2 * (head_part(&s, s.keys, 64, kind) +
-                                                head_part(&s, s.values, 64, kind));
+                size_t bytes = c.n_pages * 2 * (head_part(s.keys, 64, kind) +
+                                                head_part(s.values, 64, kind));
                 for (size_t b = 0; b < bytes; b++)
                     c.memory[kind][b] = (uint8_t)test_random(&seed);
             }
@@ -282,6 +359,7 @@ int main(void)
         cmocka_unit_test(formats_and_patterns), cmocka_unit_test(shapes),
         cmocka_unit_test(adversarial_rows),     cmocka_unit_test(sinks_in_pages),
         cmocka_unit_test(features),             cmocka_unit_test(the_same_bits_in_any_call),
+        cmocka_unit_test(scattered_pages),
         cmocka_unit_test(any_bytes),            cmocka_unit_test(bad_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -148,7 +148,7 @@ static void balances_are_used(void **state)
         q[i] *= i % 64 < 32 ? 10 : .1f;
     assert_int_equal(tqkv_profile_create(1, 2, 64, 1, NULL, &p), TQKV_OK);
     for (uint32_t h = 0; h < 2; h++)
-        assert_int_equal(tqkv_profile_fit_pages(p, 0, h, k + h * 64, TOKENS, 128, q, TOKENS, 256),
+        assert_int_equal(tqkv_profile_fit_balance(p, 0, h, 1, k + h * 64, TOKENS, 128, q, TOKENS, 256),
                          TQKV_OK);
     for (int kind = 0; kind < 3; kind++) {
         tqkv_layer l = layers[0];

@@ -194,6 +194,69 @@ static void wrong_calls(void **state)
     tqkv_profile_free(NULL);
 }
 
+/* For pages the balance is (E q^2 / E (what the mean of each 64 leaves)^2)^(1/4), up to a
+ * factor; rows with NaN are left out, and so are the keys' own means. */
+static void balances_for_pages(void **state)
+{
+    enum { N = 150 };
+    (void)state;
+    tqkv_profile *p = make(1);
+    tqkv_key_profile k;
+    float *keys = test_rows(3, N * DIM), *queries = test_rows(4, N * DIM);
+    double want[DIM], left[DIM] = {0}, square[DIM] = {0}, ratio = 0;
+    for (int t = 0; t < N; t++)
+        for (int d = 0; d < DIM; d++) {
+            keys[t * DIM + d] *= 1 + .1f * (float)d;
+            keys[t * DIM + d] += t < 64 ? 100.f : t < 128 ? -7.f * (float)d : 3.f;
+        }
+    keys[70 * DIM + 3] = NAN;
+    for (int first = 0; first < N; first += 64)
+        for (int d = 0; d < DIM; d++) {
+            double sum = 0, count = 0;
+            for (int t = first; t < first + 64 && t < N; t++)
+                if (t != 70) {
+                    sum += keys[t * DIM + d];
+                    count++;
+                }
+            for (int t = first; t < first + 64 && t < N; t++)
+                if (t != 70)
+                    left[d] += pow(keys[t * DIM + d] - sum / count, 2);
+        }
+    for (int d = 0; d < DIM; d++) {
+        for (int t = 0; t < N; t++)
+            square[d] += pow(queries[t * DIM + d], 2);
+        want[d] = pow(square[d] / left[d], .25);
+    }
+    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, N, 0, queries, N, 0), TQKV_OK);
+    assert_int_equal(tqkv_profile_get(p, 0, 0, &k), TQKV_OK);
+    for (int d = 0; d < DIM; d++)
+        ratio += k.balance[d] / want[d] / DIM;
+    for (int d = 0; d < DIM; d++) {
+        assert_true(fabs(k.balance[d] / want[d] / ratio - 1) < 1e-3);
+        assert_true(k.centres[d] == 0);
+    }
+    /* without means it is the keys themselves that count, and here they are large */
+    float with_means = k.balance[0] / k.balance[DIM - 1];
+    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 0, keys, N, 0, queries, N, 0), TQKV_OK);
+    assert_int_equal(tqkv_profile_get(p, 0, 0, &k), TQKV_OK);
+    assert_true(fabsf(k.balance[0] / k.balance[DIM - 1] / with_means - 1) > .2f);
+    for (int i = 0; i < N * DIM; i++)
+        keys[i] = NAN;
+    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, N, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, NULL, N, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit_balance(p, LAYERS, 0, 1, keys, N, 0, NULL, 0, 0),
+                     TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, N, DIM - 1, NULL, 0, 0),
+                     TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, SIZE_MAX / 2, 0, NULL, 0, 0),
+                     TQKV_ERROR_OVERFLOW);
+    assert_int_equal(tqkv_profile_fit_balance(NULL, 0, 0, 1, keys, N, 0, NULL, 0, 0),
+                     TQKV_ERROR_ARGUMENT);
+    tqkv_profile_free(p);
+    free(keys);
+    free(queries);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +265,7 @@ int main(void)
         cmocka_unit_test(centre_numbers_out_of_range_are_the_last),
         cmocka_unit_test(files_round_trip),
         cmocka_unit_test(damaged_files_are_refused),
+        cmocka_unit_test(balances_for_pages),
         cmocka_unit_test(wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

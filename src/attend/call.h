@@ -152,12 +152,20 @@ void score_mean(const attend_call *c, const attend_scratch *s, const attend_bloc
                 const tile_mean *mean);
 void add_means(const attend_call *c, const attend_scratch *s, const attend_block *b,
                const tile_mean *means, unsigned n);
-/* Weighs those of values; what they add to sums, at the latest after MEAN_TILES tiles and
- * wherever a call may end. */
-enum { MEAN_TILES = 8 };
+/* Weighs those of values; what they add to sums, once in mean_tiles() tiles. */
 void weigh_means(const attend_call *c, attend_scratch *s, const attend_block *b,
                  const tile_mean *means, unsigned n);
 void add_weighed_means(const attend_call *c, attend_scratch *s, const attend_block *b);
+
+/* Values' means of several tiles share the way to the sums and back. Of how many tiles must
+ * follow from ranks alone: which means a tile has may depend on rows that another row of the
+ * block sees. So there has to be room for as many as the tiles can have: without a mask a
+ * tile is in up to three pages of up to four means; with one it may be in 64. */
+static inline size_t mean_tiles(const attend_call *c)
+{
+    return c->a->mask ? 1 : 4;
+}
+_Static_assert(4 * 3 * TQKV_MAX_MEANS <= TILE, "room for the means of 4 tiles");
 
 /* logits.c: scores of a tile to logits of what each row sees, minus infinity
  * elsewhere. n_means: of the tile's keys, in s->means; with one, mean_score is there. */

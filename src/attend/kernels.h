@@ -109,8 +109,8 @@ typedef struct attend_kernels {
     float (*norms)(const uint8_t *norm, float *scale);
 
     /* Adds 64 tokens to the state: e[t] = exp(logit[t] - max) with the new max,
-     * p[t] = e[t] * scale[t], *peak = max of p, *chosen = the sum of e over the tokens
-     * whose bits are set. e may be null. Returns exp(old max - new max), by which
+     * p[t] = e[t] * scale[t], *peak = max of p, *chosen = the bits that sum_where gives for
+     * `where` and e. e may be null. Returns exp(old max - new max), by which
      * what was summed before has to be multiplied. Logits are finite or -inf
      * (then e is 0); scales are not negative.
      * Bound: exp(-x) to 2e-7 * (2 + x) relative for x to 80, and beyond any

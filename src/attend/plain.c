@@ -113,14 +113,10 @@ void add_means(const attend_call *c, const attend_scratch *s, const attend_block
 }
 
 /* A mean's weight is that of the rows that have chosen it; softmax has found it where the
- * tile has one mean. Several means at a time share the way to the sums and back. How many
- * follows from the tiles alone, as the order of all sums must: 8 tiles without a mask, each
- * in up to two pages of up to four means, do not fill the list. */
+ * tile has one mean. */
 void weigh_means(const attend_call *c, attend_scratch *s, const attend_block *b,
                  const tile_mean *means, unsigned n)
 {
-    if (s->n_weighed + n > TILE)
-        add_weighed_means(c, s, b);
     for (unsigned i = 0; i < n; i++) {
         unsigned at = s->n_weighed++;
         s->weighed[at] = means[i].bytes;

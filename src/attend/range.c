@@ -304,7 +304,7 @@ static void attend_range(const attend_call *c, attend_scratch *s, const attend_b
         started = 1;
         step_to(c, s, b, w, rank);
         attend_tile(c, s, b, w->set, n);
-        if (rank / TILE % MEAN_TILES == MEAN_TILES - 1)
+        if ((rank / TILE + 1) % mean_tiles(c) == 0)
             add_weighed_means(c, s, b);
     }
     if (started)

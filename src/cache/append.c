@@ -55,9 +55,6 @@ static void keep_from(const cache_layer *l, sequence_layer *s, size_t end)
     }
 }
 
-/* From so many values on, heads are divided among OpenMP's threads. */
-enum { PARALLEL_VALUES = 1 << 15 };
-
 static void encode(const cache_layer *l, sequence_layer *s, size_t target)
 {
     while (s->coded < target) {
@@ -112,8 +109,8 @@ static void add_queries(cache_layer *l, const appended *a)
 }
 
 /* Fits one head into p from the first tokens of s. */
-static tqkv_status fit_head(const cache_layer *l, const sequence_layer *s, uint32_t head,
-                            float *keys, tqkv_profile *p)
+static tqkv_status fit_head(const cache_layer *l, const sequence_layer *s, int has_means,
+                            uint32_t head, float *keys, tqkv_profile *p)
 {
     uint32_t dim = l->shape.keys.head_dim;
     float root[TQKV_MAX_HEAD_DIM];
@@ -122,7 +119,8 @@ static tqkv_status fit_head(const cache_layer *l, const sequence_layer *s, uint3
     for (uint32_t i = 0; i < dim; i++)
         root[i] = (float)sqrt(l->n_queries > 0 ? l->query_squares[head * dim + i] / l->n_queries
                                                : 0);
-    return tqkv_profile_fit_pages(p, 0, head, keys, l->fit_tokens, 0, root, l->n_queries > 0, 0);
+    return tqkv_profile_fit_balance(p, 0, head, has_means, keys, l->fit_tokens, 0, root,
+                                    l->n_queries > 0, 0);
 }
 
 /* With the cache's lock held: fits a layer's balances once. */
@@ -134,7 +132,7 @@ static tqkv_status fit(tqkv_cache *c, cache_layer *l, const sequence_layer *s)
     tqkv_status status = keys ? tqkv_profile_create(1, heads, dim, 1, NULL, &p)
                               : TQKV_ERROR_MEMORY;
     for (uint32_t h = 0; status == TQKV_OK && h < heads; h++)
-        status = fit_head(l, s, h, keys, p);
+        status = fit_head(l, s, c->has_means, h, keys, p);
     for (uint32_t h = 0; status == TQKV_OK && h < heads; h++) {
         tqkv_key_profile fitted;
         tqkv_profile_get(p, 0, h, &fitted);

@@ -20,6 +20,9 @@ enum {
     NO_PAGE = UINT32_MAX
 };
 
+/* From so many values on, heads are divided among OpenMP's threads. */
+enum { PARALLEL_VALUES = 1 << 15 };
+
 /* What a page of a layer, all heads of it, can be. A mixed one holds rows that were sealed
  * in other pages, with up to TQKV_MAX_MEANS means. */
 typedef enum page_kind { SEALED, MIXED, STAGED, N_PAGE_KINDS } page_kind;
@@ -161,7 +164,9 @@ static inline uint8_t *pool_page(const page_pool *p, page_part part, uint32_t pa
 
 /* ---- rows.c: where tokens are, and what they hold ---- */
 
-/* A head's sealed or mixed page in which a coded token is. */
+/* One head's part of the page of a table's entry, sealed or mixed. */
+tqkv_page entry_head(const cache_layer *l, uint32_t entry, operand_kind kind, uint32_t head);
+/* Of the page in which a coded token is. */
 tqkv_page layer_page(const cache_layer *l, const sequence_layer *s, operand_kind kind,
                      uint32_t head, size_t token);
 uint16_t *layer_half(const cache_layer *l, const sequence_layer *s, operand_kind kind,
@@ -250,8 +255,7 @@ void layer_drop_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s);
 void layer_drop_all(tqkv_cache *c, cache_layer *l, sequence_layer *s);
 void layer_share_pages(tqkv_cache *c, cache_layer *l, const sequence_layer *from,
                        sequence_layer *to);
-/* Makes the page of a token a mixed one; layer_own_pages has seen to it that there is one.
- * Several threads may call it for different pages. */
+/* Makes the page of a token a mixed one; layer_own_pages has seen to it that there is one. */
 void layer_mix_page(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t token);
 
 /* ---- attend.c ---- */

@@ -12,6 +12,7 @@
 
 #include "cache/angles.h"
 #include "cache/cache.h"
+#include "page/page.h"
 
 /* The removal of [first, first + n) from a layer. */
 typedef struct removal {
@@ -57,13 +58,21 @@ static void read_turned(const removal *r, uint32_t head, size_t token, float *x)
         angles_turn(r->angles, x);
 }
 
+/* Whether n tokens are worth other threads' while. */
+static int is_much(const removal *r, size_t n)
+{
+    return n * token_values(r->l) >= PARALLEL_VALUES;
+}
+
 /* Tokens that move into the first ones, which are in f16 by position. */
 static void move_first(const removal *r)
 {
-    float x[TQKV_MAX_HEAD_DIM];
-    size_t end = r->s->length - r->n < r->l->n_first ? r->s->length - r->n : r->l->n_first;
-    for (size_t to = r->first; to < end; to++)
-        for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++) {
+    size_t left = r->s->length - r->n, end = left < r->l->n_first ? left : r->l->n_first;
+    size_t n = end > r->first ? end - r->first : 0;
+#pragma omp parallel for if (is_much(r, n))
+    for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++)
+        for (size_t to = r->first; to < end; to++) {
+            float x[TQKV_MAX_HEAD_DIM];
             read_turned(r, h, to + r->n, x);
             to_halves(x, r->l->shape.keys.head_dim, layer_half(r->l, r->s, KEYS, h, to));
             layer_read(r->l, r->s, VALUES, h, to + r->n, x);
@@ -87,7 +96,7 @@ static void turn_codes(const removal *r, size_t first, size_t end)
 {
     if (!r->angles || first >= end)
         return;
-#pragma omp parallel for
+#pragma omp parallel for if (is_much(r, end - first))
     for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++)
         for (size_t t = first; t < end; t = page_end(r->s, t))
             turn_page(r, h, t, page_end(r->s, t) < end ? page_end(r->s, t) : end);
@@ -95,9 +104,12 @@ static void turn_codes(const removal *r, size_t first, size_t end)
 
 static void turn_tail(const removal *r, size_t first)
 {
-    float x[TQKV_MAX_HEAD_DIM];
-    for (size_t t = first; r->angles && t < r->s->length; t++)
-        for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++) {
+    if (!r->angles || first >= r->s->length)
+        return;
+#pragma omp parallel for if (is_much(r, r->s->length - first))
+    for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++)
+        for (size_t t = first; t < r->s->length; t++) {
+            float x[TQKV_MAX_HEAD_DIM];
             read_turned(r, h, t, x);
             to_halves(x, r->l->shape.keys.head_dim, layer_half(r->l, r->s, KEYS, h, t));
         }
@@ -158,15 +170,15 @@ static void take_rows(const removal *r, uint32_t head, size_t to, size_t end)
     }
 }
 
-static void clear_page(const tqkv_page *p)
+/* Makes a head's page one of rows that are 0 and have chosen no mean. */
+static void clear_rows(const tqkv_page *p)
 {
-    size_t codes = p->rows.code_stride, scales = p->rows.scale_stride;
-    memset(p->rows.codes, 0, PAGE_TOKENS * codes);
-    memset(p->rows.scales, 0, PAGE_TOKENS * scales);
+    memset(p->rows.codes, 0, PAGE_TOKENS * p->rows.code_stride);
+    memset(p->rows.scales, 0, PAGE_TOKENS * p->rows.scale_stride);
     if (p->n_means)
-        memset(p->means, 0, p->n_means * (p->format.head_dim + 2u));
+        memset(p->means, 0, p->n_means * mean_bytes(p->format.head_dim));
     if (p->numbers)
-        memset(p->numbers, 0, PAGE_TOKENS / 4);
+        memset(p->numbers, 0, NUMBER_BYTES);
 }
 
 /* Whether all records [place, end) find a place for their means; those that do are in. */
@@ -180,26 +192,31 @@ static int import_rows(const removal *r, const tqkv_page *page, operand_kind kin
     return all;
 }
 
-/* Rows with more means than a page can have are quantised once more: against the page's,
- * by way of a page of their own. */
-static void write_rows(const removal *r, const tqkv_page *page, operand_kind kind, uint32_t head,
-                       size_t place, size_t end)
+/* A row with more means than the page can have is quantised once more: decoded in a page of
+ * its own, and written against the page's means. The formats are those of the page that it
+ * comes from, so that none of this can fail. */
+static void write_row(const removal *r, const tqkv_page *page, operand_kind kind, uint32_t head,
+                      size_t place)
 {
-    uint8_t one[PAGE_TOKENS * (TQKV_MAX_HEAD_DIM + 64)];
+    enum { MOST_BYTES = PAGE_TOKENS * (TQKV_MAX_HEAD_DIM + 4 * sizeof(float)) +
+                        TQKV_MAX_HEAD_DIM + MEAN_SCALE_BYTES };
+    uint8_t memory[MOST_BYTES];
     float x[TQKV_MAX_HEAD_DIM];
     const float *balance = layer_balance(r->l, kind, head);
     tqkv_page own;
-    for (size_t i = place; i < end; i++) {
-        const uint8_t *record = record_at(r, head, kind, i);
-        if (tqkv_page_import(page, i, record, record_size(r, kind)) == TQKV_OK)
-            continue;
-        if (tqkv_page_at(&page->format, 1, one, &own) != TQKV_OK)
-            continue;
-        clear_page(&own);
-        tqkv_page_import(&own, 0, record, record_size(r, kind));
-        tqkv_page_read(&own, balance, 0, 1, TQKV_ORIGINAL, x, 0);
-        tqkv_page_write(page, balance, i, x, TQKV_F32);
-    }
+    tqkv_page_at(&page->format, 1, memory, &own);
+    clear_rows(&own);
+    tqkv_page_import(&own, 0, record_at(r, head, kind, place), record_size(r, kind));
+    tqkv_page_read(&own, balance, 0, 1, TQKV_ORIGINAL, x, 0);
+    tqkv_page_write(page, balance, place, x, TQKV_F32);
+}
+
+static void write_rows(const removal *r, const tqkv_page *page, operand_kind kind, uint32_t head,
+                       size_t place, size_t end)
+{
+    for (size_t i = place; i < end; i++)
+        if (tqkv_page_import(page, i, record_at(r, head, kind, i), record_size(r, kind)) != TQKV_OK)
+            write_row(r, page, kind, head, i);
 }
 
 /* Puts what was taken into the page; 0 if it has too few means for that. */
@@ -226,19 +243,19 @@ static void move_page(const removal *r, size_t to, size_t end)
 {
     uint32_t heads = r->l->shape.n_kv_heads;
     int all = 1, is_new = !page_has_before(r->s, to);
-#pragma omp parallel for reduction(&& : all)
+#pragma omp parallel for reduction(&& : all) if (is_much(r, end - to))
     for (uint32_t h = 0; h < heads; h++) {
         take_rows(r, h, to, end);
         for (int k = KEYS; is_new && k < N_OPERANDS; k++) {
             tqkv_page page = layer_page(r->l, r->s, (operand_kind)k, h, to);
-            clear_page(&page);
+            clear_rows(&page);
         }
         all = put_rows(r, h, to, end, 0) && all;
     }
     if (all)
         return;
     layer_mix_page(r->c, r->l, r->s, to);
-#pragma omp parallel for
+#pragma omp parallel for if (is_much(r, end - to))
     for (uint32_t h = 0; h < heads; h++)
         put_rows(r, h, to, end, 1);
 }
@@ -257,24 +274,28 @@ static void copy_tail(const removal *r)
             }
 }
 
-/* The tail from its copy, which began with token old_coded: tokens from `coded` on. */
-static void move_tail(const removal *r, size_t coded, size_t length, size_t old_coded)
+/* One head's row of a token from the tail's copy, which began with token old_coded. */
+static void move_tail_row(const removal *r, uint32_t head, size_t to, size_t old_coded)
 {
     const cache_layer *l = r->l;
-    uint32_t heads = l->shape.n_kv_heads;
     size_t key_dim = l->shape.keys.head_dim, value_dim = l->shape.values.head_dim;
+    const uint16_t *token = r->tail + (to + r->n - old_coded) * token_values(l);
     float x[TQKV_MAX_HEAD_DIM];
-    for (size_t to = coded; to < length; to++) {
-        const uint16_t *from = r->tail + (to + r->n - old_coded) * token_values(l);
-        for (uint32_t h = 0; h < heads; h++) {
-            tqkv_to_f32(from + h * key_dim, TQKV_F16, key_dim, x);
-            if (r->angles)
-                angles_turn(r->angles, x);
-            to_halves(x, key_dim, layer_half(l, r->s, KEYS, h, to));
-            memcpy(layer_half(l, r->s, VALUES, h, to), from + heads * key_dim + h * value_dim,
-                   value_dim * sizeof *from);
-        }
-    }
+    tqkv_to_f32(token + head * key_dim, TQKV_F16, key_dim, x);
+    if (r->angles)
+        angles_turn(r->angles, x);
+    to_halves(x, key_dim, layer_half(l, r->s, KEYS, head, to));
+    memcpy(layer_half(l, r->s, VALUES, head, to),
+           token + l->shape.n_kv_heads * key_dim + head * value_dim, value_dim * sizeof *token);
+}
+
+static void move_tail(const removal *r, size_t coded, size_t length, size_t old_coded)
+{
+    size_t n = length > coded ? length - coded : 0;
+#pragma omp parallel for if (is_much(r, n))
+    for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++)
+        for (size_t to = coded; to < length; to++)
+            move_tail_row(r, h, to, old_coded);
 }
 
 static void remove_between(const removal *r)

@@ -5,10 +5,8 @@
 #include "format/format.h"
 #include "page/page.h"
 
-tqkv_page layer_page(const cache_layer *l, const sequence_layer *s, operand_kind kind,
-                     uint32_t head, size_t token)
+tqkv_page entry_head(const cache_layer *l, uint32_t entry, operand_kind kind, uint32_t head)
 {
-    uint32_t entry = *sealed_entry(l, s, token);
     page_kind which = entry_kind(entry);
     const page_layout *p = &l->layouts[which];
     const page_pool *pool = &l->pools[which];
@@ -24,6 +22,12 @@ tqkv_page layer_page(const cache_layer *l, const sequence_layer *s, operand_kind
         page.numbers = p->n_means > 1 ? means + p->numbers[kind] : NULL;
     }
     return page;
+}
+
+tqkv_page layer_page(const cache_layer *l, const sequence_layer *s, operand_kind kind,
+                     uint32_t head, size_t token)
+{
+    return entry_head(l, *sealed_entry(l, s, token), kind, head);
 }
 
 uint16_t *layer_half(const cache_layer *l, const sequence_layer *s, operand_kind kind,

@@ -122,21 +122,15 @@ void layer_mix_page(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t tok
     uint32_t *entry = sealed_entry(l, s, token), old = *entry;
     if (entry_kind(old) == MIXED)
         return;
-    tqkv_page from[N_OPERANDS];
     pthread_mutex_lock(&c->lock);
-    uint32_t page = pool_take(&l->pools[MIXED]);
+    *entry = pool_take(&l->pools[MIXED]) | TQKV_PAGE_MIXED;
     pthread_mutex_unlock(&c->lock);
-    for (uint32_t h = 0; h < l->shape.n_kv_heads; h++) {
-        for (int kind = KEYS; kind < N_OPERANDS; kind++)
-            from[kind] = layer_page(l, s, (operand_kind)kind, h, token);
-        *entry = page | TQKV_PAGE_MIXED;
+    for (uint32_t h = 0; h < l->shape.n_kv_heads; h++)
         for (int kind = KEYS; kind < N_OPERANDS; kind++) {
-            tqkv_page to = layer_page(l, s, (operand_kind)kind, h, token);
-            tqkv_page_copy(&from[kind], &to);
+            tqkv_page from = entry_head(l, old, (operand_kind)kind, h);
+            tqkv_page to = entry_head(l, *entry, (operand_kind)kind, h);
+            tqkv_page_copy(&from, &to);
         }
-        *entry = old;
-    }
-    *entry = page | TQKV_PAGE_MIXED;
     pthread_mutex_lock(&c->lock);
     pool_drop(&l->pools[SEALED], entry_page(old));
     pthread_mutex_unlock(&c->lock);

@@ -264,8 +264,9 @@ static int variances(const rows *k, double *variance)
     return used > 0;
 }
 
-/* The same within pages: the mean square of what the mean of 64 consecutive rows leaves. */
-static int variances_in_pages(const rows *k, double *variance)
+/* Mean squares of what pages code: of the rows, or of what the mean of 64 consecutive ones
+ * leaves of them; 0 if no row is finite. */
+static int squares_in_pages(const rows *k, int has_means, double *variance)
 {
     double sum[TQKV_MAX_HEAD_DIM], square[TQKV_MAX_HEAD_DIM];
     size_t all = 0;
@@ -278,7 +279,8 @@ static int variances_in_pages(const rows *k, double *variance)
         size_t used = sums(&page, sum, square);
         all += used;
         for (uint32_t d = 0; used && d < k->dim; d++)
-            variance[d] += fmax(square[d] - sum[d] * sum[d] / (double)used, 0);
+            variance[d] += has_means ? fmax(square[d] - sum[d] * sum[d] / (double)used, 0)
+                                     : square[d];
     }
     for (uint32_t d = 0; all && d < k->dim; d++)
         variance[d] /= (double)all;
@@ -294,9 +296,10 @@ static tqkv_status check_both(const tqkv_profile *profile, uint32_t layer, uint3
     return status == TQKV_OK ? check_rows(q) : status;
 }
 
-tqkv_status tqkv_profile_fit_pages(tqkv_profile *profile, uint32_t layer, uint32_t head,
-                                   const float *keys, size_t n_keys, size_t key_stride,
-                                   const float *queries, size_t n_queries, size_t query_stride)
+tqkv_status tqkv_profile_fit_balance(tqkv_profile *profile, uint32_t layer, uint32_t head,
+                                     int has_means, const float *keys, size_t n_keys,
+                                     size_t key_stride, const float *queries, size_t n_queries,
+                                     size_t query_stride)
 {
     double variance[TQKV_MAX_HEAD_DIM], query[TQKV_MAX_HEAD_DIM];
     float balance[TQKV_MAX_HEAD_DIM];
@@ -306,7 +309,7 @@ tqkv_status tqkv_profile_fit_pages(tqkv_profile *profile, uint32_t layer, uint32
     tqkv_status status = check_both(profile, layer, head, &k, &q);
     if (status != TQKV_OK)
         return status;
-    if (!variances_in_pages(&k, variance))
+    if (!squares_in_pages(&k, has_means, variance))
         return TQKV_ERROR_ARGUMENT;
     query_squares(&q, query);
     fit_balance(variance, query, n, balance);

@@ -97,13 +97,13 @@ static void survey(const codec_kernels *k, source *s, uint32_t n, float *sum)
     }
 }
 
-/* A page's means as floats, of which `use` are tried. */
-typedef struct page_means {
+/* A page's means as floats. */
+typedef struct mean_list {
     unsigned n;
     float mean[TQKV_MAX_MEANS][MAX_DIM];
-} page_means;
+} mean_list;
 
-static void read_means(const tqkv_page *p, page_means *m)
+static void read_means(const tqkv_page *p, mean_list *m)
 {
     m->n = p->n_means;
     for (unsigned i = 0; i < m->n; i++)
@@ -118,7 +118,7 @@ static void balance_row(const float *balance, uint32_t n, float *x)
 
 /* Makes x, of this sum of squares, what is coded of it, and *square that of the result.
  * Sums are compared after the balance. The rotation, which keeps them, can be left out. */
-static int choose(const codec_kernels *k, const page_means *m, const float *balance, uint32_t n,
+static int choose(const codec_kernels *k, const mean_list *m, const float *balance, uint32_t n,
                   float *x, float *square)
 {
     float row[MAX_DIM], rest[MAX_DIM];
@@ -144,7 +144,7 @@ static int choose(const codec_kernels *k, const page_means *m, const float *bala
 }
 
 /* x is finite, and overwritten; square: of x. */
-static void write_row(row_encoder *e, const tqkv_page *p, const page_means *m,
+static void write_row(row_encoder *e, const tqkv_page *p, const mean_list *m,
                       const float *balance, size_t row, float *x, float square)
 {
     const tqkv_rows *r = &p->rows;
@@ -171,7 +171,7 @@ static void seal(row_encoder *e, const tqkv_page *p, const float *balance, sourc
     const codec_kernels *k = e->codec.kernels;
     uint32_t n = p->format.head_dim;
     float x[MAX_DIM], count = (float)__builtin_popcountll(s->present);
-    page_means m = {.n = p->n_means > 0};
+    mean_list m = {.n = p->n_means > 0};
     survey(k, s, n, x);
     if (p->n_means) {
         memset(p->means, 0, p->n_means * mean_bytes(n));
@@ -217,7 +217,7 @@ tqkv_status tqkv_page_write(const tqkv_page *page, const float *balance, size_t 
                             const void *src, tqkv_type type)
 {
     row_encoder e;
-    page_means m;
+    mean_list m;
     float x[MAX_DIM];
     tqkv_status status = page_check(page);
     if (status == TQKV_OK)
@@ -239,7 +239,7 @@ tqkv_status tqkv_page_write(const tqkv_page *page, const float *balance, size_t 
 
 /* ---- reading ---- */
 
-static void read_back(const row_codec *c, const tqkv_page *p, const page_means *m,
+static void read_back(const row_codec *c, const tqkv_page *p, const mean_list *m,
                       const float *balance, size_t row, tqkv_domain domain, float *x)
 {
     uint32_t n = p->format.head_dim;
@@ -261,7 +261,7 @@ tqkv_status tqkv_page_read(const tqkv_page *page, const float *balance, size_t f
                            size_t n_rows, tqkv_domain domain, float *dst, size_t dst_stride)
 {
     row_codec c;
-    page_means m;
+    mean_list m;
     size_t stride;
     tqkv_status status = page_check(page);
     if (status == TQKV_OK)

@@ -16,12 +16,18 @@ tqkv_status tqkv_page_record_bytes(const tqkv_format *format, int has_mean, size
     return TQKV_OK;
 }
 
-static tqkv_status check(const tqkv_page *page, size_t row, const void *record)
+static tqkv_status check_page(const tqkv_page *page)
 {
     row_codec c;
     tqkv_status status = page_check(page);
-    if (status == TQKV_OK)
-        status = row_codec_init(&c, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
+    return status == TQKV_OK
+               ? row_codec_init(&c, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS)
+               : status;
+}
+
+static tqkv_status check(const tqkv_page *page, size_t row, const void *record)
+{
+    tqkv_status status = check_page(page);
     if (status == TQKV_OK && (row >= TQKV_PAGE_TOKENS || !record))
         status = TQKV_ERROR_ARGUMENT;
     return status;
@@ -106,7 +112,8 @@ tqkv_status tqkv_page_import(const tqkv_page *page, size_t row, const void *reco
     if (status != TQKV_OK)
         return status;
     const tqkv_format *f = &page->format;
-    size_t codes = format_code_bytes(f), scale = format_scale_bytes(f), mean = mean_bytes(f->head_dim);
+    size_t codes = format_code_bytes(f), scale = format_scale_bytes(f);
+    size_t mean = mean_bytes(f->head_dim);
     int has_mean = size == codes + scale + mean;
     if (!has_mean && size != codes + scale)
         return TQKV_ERROR_ARGUMENT;
@@ -130,9 +137,9 @@ tqkv_status tqkv_page_import(const tqkv_page *page, size_t row, const void *reco
 
 tqkv_status tqkv_page_copy(const tqkv_page *from, const tqkv_page *to)
 {
-    tqkv_status status = check(from, 0, from);
+    tqkv_status status = check_page(from);
     if (status == TQKV_OK)
-        status = check(to, 0, to);
+        status = check_page(to);
     if (status != TQKV_OK)
         return status;
     const tqkv_format *a = &from->format, *b = &to->format;
