@@ -45,7 +45,8 @@ static void print_text(const rows_file *in, const char *name, size_t row_bytes)
            i->has_layer_axis ? "" : " (no layer axis)");
     printf("  encoded from  %s\n", type_names[i->type]);
     if (p)
-        printf("  key profile   %" PRIu32 " centres, \"%s\"\n", tqkv_profile_n_centres(p),
+        printf("  key profile   %s, \"%s\"\n",
+               tqkv_profile_n_centres(p) > 1 ? "balances and centres" : "balances",
                tqkv_profile_fingerprint(p));
     else
         printf("  key profile   none\n");

@@ -16,7 +16,7 @@ static const struct {
     {"fit", command_fit, "fit a key profile to captured keys and queries"},
     {"llama", command_llama, "run a program of llama.cpp on tqkv's cache"},
     {"profile", command_profile, "run a model once and fit its key profile"},
-    {"encode", command_encode, "turn an array into a container of rows"},
+    {"encode", command_encode, "turn an array into a container of rows or pages"},
     {"decode", command_decode, "turn a container back into an array"},
     {"info", command_info, "say what a container holds"},
     {"verify", command_verify, "check a container whole"},

@@ -2,7 +2,7 @@
 _tqkv()
 {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
-    local formats="tq2 tq3 tq4 tq4.25 tq4.5 tq5 tq6 tq7 tq8 lm2 lm3 lm4 mlx4 mlx5 mlx6 mlx8"
+    local formats="tq2 tq3 tq4 tq5 tq6 tq7 tq8 lm2 lm3 lm4 mlx4 mlx5 mlx6 mlx8"
     if [ "$COMP_CWORD" = 1 ]; then
         COMPREPLY=($(compgen -W "formats eval ablate plan fit llama profile encode decode info verify devices bench
             --help --version" -- "$current"))

@@ -1,11 +1,15 @@
 /*
  * tqkv - a transformer's key/value cache in 2 to 8 bits a value
  *
- * A row is one head's key or value at one position: its codes, one scale and,
- * if keys have a codebook of centres, the number of its centre. This header
- * makes rows from values (encode) and values from rows (decode), describes
- * the formats a row can have, and reads and writes files of rows.
+ * A row is one head's key or value at one position: its codes and one scale. This
+ * header makes rows from values (encode) and values from rows (decode), describes
+ * the formats a row can have, and reads and writes files of rows and of pages.
+ * Caches keep rows in pages of 64 that share a mean (tqkv_page.h).
  * doc/format.md specifies every byte.
+ *
+ * Rows outside pages can have more, which is for the slots of llama.cpp's cache types
+ * and marked so: rates between whole bits, a codebook of centres that are subtracted
+ * from keys, and spare bits of scales for the numbers of these.
  *
  * Conventions, for every function unless its comment says otherwise:
  *
@@ -154,7 +158,7 @@ typedef struct tqkv_format {
 enum { TQKV_MAX_HEAD_DIM = 1024, TQKV_FORMAT_NAME_SIZE = 24 };
 
 /* Reads a format's name:
- *   tq2 to tq8, and tqM.F for any multiple of 1/16 bit between (tq4.25);
+ *   tq2 to tq8, and for slots tqM.F, any multiple of 1/16 bit between (tq4.25);
  *   lm2, lm3, lm4;   mlx4, mlx5, mlx6, mlx8 (head_dim a power of two).
  * After the name, "s" flips signs before the rotation (tq4s) and "n" does not
  * rotate (tq4n); mlx takes neither. */
@@ -183,10 +187,13 @@ TQKV_API tqkv_status tqkv_format_row_bytes(const tqkv_format *format,
 /* Key profiles                                                       */
 /* ------------------------------------------------------------------ */
 
-/* Softmax ignores a constant and a dot product is linear, so part of every
- * key can stay outside its codes at no loss: a row of key k stores the codes
- * of balance * k - centre[id], element by element, and id. Attention with
- * queries q / balance then adds q / balance . centre[id] to the logit. */
+/* A balance stretches the values of keys, and queries are divided by it: each value of a
+ * key then has the precision that the queries need. Pages use the balance alone.
+ *
+ * For slots: a dot product is linear, so part of every key can stay outside its codes at
+ * no loss: a row of key k stores the codes of balance * k - centre[id], element by
+ * element, and id. Attention with queries q / balance then adds q / balance . centre[id]
+ * to the logit. */
 typedef struct tqkv_key_profile {
     uint32_t head_dim;
     uint32_t n_centres;   /* 1 to 256 */
@@ -271,7 +278,7 @@ TQKV_API tqkv_status tqkv_profile_read(const void *data, size_t size,
 typedef struct tqkv_rows {
     uint8_t *codes, *scales, *centres;
     size_t code_stride, scale_stride, centre_stride;
-    /* So many bits of each half-precision scale, 0 to 8, are not the scale's:
+    /* For slots: so many bits of each half-precision scale, 0 to 8, are not the scale's:
      * its sign, and the lowest of its mantissa. With a profile and centres
      * null they hold the centre's number, the sign bit its highest; otherwise
      * tqkv_encode leaves 0 there, for the caller's own use. Whoever reads the

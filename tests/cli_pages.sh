@@ -74,7 +74,7 @@ check "encode with a profile" [ $status = 0 -a ! -s err ]
 try "$tqkv" decode x.tqkv y.npy
 check "decode with a profile" "$python" -c "$same" f32.npy y.npy 0.05
 try "$tqkv" info x.tqkv
-check "info names the profile" grep -q "1 centres" out
+check "info names the profile" grep -q "balances" out
 "$python" -c '
 import struct, numpy, xxhash
 data = b"TQKVPROF" + struct.pack("<HHIIIII", 1, 0x1234, 2, 3, 64, 2, 0)
