@@ -239,13 +239,16 @@ static void scattered_pages(void **state)
     (void)state;
     for (int m = 0; m < N_MASKS; m++)
         for (size_t each = 1; each < 12; each++) {
-            page_shape s = {.keys = "tq4", .values = "tq4", .key_dim = 64, .value_dim = 64,
-                            .n_kv_heads = 1, .group = 4, .n_queries = 2, .n_tokens = 90 * PAGE,
+            page_shape s = {.keys = each % 3 ? "tq4" : "lm4", .values = "tq4", .key_dim = 64,
+                            .value_dim = 64, .n_kv_heads = 1, .group = 4, .n_queries = 2,
+                            .n_tokens = 90 * PAGE,
                             .pattern = each % 2 ? ALL_SEALED : RANDOM, .seed = each};
             float *mask = malloc(2 * s.n_tokens * sizeof *mask), together[2][256];
             page_case c;
             tqkv_cpu_mask(masks[m]);
             page_case_make(&c, &s);
+            for (size_t i = 0; i < 2 * 256 && each % 3 == 0; i++)
+                c.queries[i] *= 20; /* so large that what levels lose counts */
             page_case_store(&c, &s);
             for (size_t t = 0; t < 2 * s.n_tokens; t++)
                 mask[t] = -INFINITY;

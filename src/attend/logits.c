@@ -124,17 +124,21 @@ static void scale_floats(const attend_call *c, const attend_scratch *s, const at
 }
 
 /* Scores to logits, with the share of the mean where the tile has one; how many means that
- * were. */
+ * were. The mean comes last, as where a tile has several: how many it has may depend on
+ * tokens that the row does not see. */
 static unsigned scale_scores(const attend_call *c, const attend_scratch *s, const attend_block *b,
                              unsigned n_means)
 {
     int has_mean = n_means == 1;
     uint64_t where = has_mean ? s->means[0].where : 0;
     for (unsigned r = 0; r < b->rows; r++) {
-        c->kernels->logits(s->score[r], s->key_unit[r], s->keys->scales, where,
-                           has_mean ? s->mean_score[r] : 0, s->logit[r]);
-        if (s->has_rest[r])
-            add_rest(c, s, r);
+        float add = has_mean ? s->mean_score[r] : 0;
+        c->kernels->logits(s->score[r], s->key_unit[r], s->keys->scales,
+                           s->has_rest[r] ? 0 : where, add, s->logit[r]);
+        if (!s->has_rest[r])
+            continue;
+        add_rest(c, s, r);
+        c->kernels->add_where(where, add, s->logit[r]);
     }
     return (unsigned)has_mean;
 }
