@@ -170,8 +170,8 @@ static void print_head(const capture *c, const options *o, uint64_t n_queries)
            c->n_kv_heads, c->head_dim, (unsigned long long)n_queries,
            o->device ? "" : "one thread, ", o->device ? o->device : tqkv_isa_name());
     if (c->n_tokens % TQKV_PAGE_TOKENS && !o->device)
-        printf("The last %llu tokens do not fill a page: attention and bytes have them in f16, the\n"
-               "other columns as codes.\n\n",
+        printf("The last %llu tokens do not fill a page: attention and bytes have them in f16,\n"
+               "the other columns as codes.\n\n",
                (unsigned long long)(c->n_tokens % TQKV_PAGE_TOKENS));
 }
 

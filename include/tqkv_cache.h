@@ -140,10 +140,10 @@ typedef struct tqkv_rope {
 /* Removes tokens first to first + n_tokens - 1 from all layers; those behind
  * move up, their keys turned back by n_tokens positions. Values keep their
  * codes and the means that they have chosen; a page that had to name more than
- * TQKV_MAX_MEANS means codes a row again. Keys do likewise where rope is null; otherwise those
- * that were codes are decoded, turned and encoded again, with the same bytes on every machine. rope[layer]
- * may differ from layer to layer; null: keys do not depend on the position.
- * All layers have to be of one length. TQKV_ERROR_GONE as for truncation. */
+ * TQKV_MAX_MEANS means codes a row again. Keys do likewise where rope is null, because they
+ * do not depend on the position; otherwise those that were codes are decoded, turned and
+ * encoded again, with the same bytes on every machine. rope[layer] may differ from layer
+ * to layer. All layers have to be of one length. TQKV_ERROR_GONE as for truncation. */
 TQKV_API tqkv_status tqkv_sequence_remove(tqkv_sequence *sequence, size_t first,
                                           size_t n_tokens,
                                           const tqkv_rope *rope);

@@ -8,7 +8,9 @@
 enum { PAGE = TQKV_PAGE_TOKENS };
 
 /* Which kind each page is. */
-typedef enum page_pattern { ALL_SEALED, LAST_STAGED, ALTERNATING, ALL_STAGED, WITH_MIXED, RANDOM } page_pattern;
+typedef enum page_pattern {
+    ALL_SEALED, LAST_STAGED, ALTERNATING, ALL_STAGED, WITH_MIXED, RANDOM
+} page_pattern;
 
 /* What rows hold. */
 typedef enum row_data {
@@ -49,7 +51,8 @@ static inline size_t head_part(const char *name, uint32_t dim, int kind)
 }
 
 /* [page][head][keys, then values], without gaps. */
-static inline tqkv_operand page_operand(const page_shape *s, const page_case *c, int kind, int is_value)
+static inline tqkv_operand page_operand(const page_shape *s, const page_case *c, int kind,
+                                        int is_value)
 {
     const char *name = is_value ? s->values : s->keys;
     uint32_t dim = is_value ? s->value_dim : s->key_dim;
@@ -147,8 +150,10 @@ static inline void page_case_make(page_case *c, const page_shape *s)
                                                          head_part(s->values, s->value_dim, kind));
     c->set.keys = page_operand(s, c, 0, 0);
     c->set.values = page_operand(s, c, 0, 1);
-    c->mixed = (tqkv_page_kind){page_operand(s, c, 1, 0), page_operand(s, c, 1, 1), (uint32_t)c->n_pages};
-    c->staged = (tqkv_page_kind){page_operand(s, c, 2, 0), page_operand(s, c, 2, 1), (uint32_t)c->n_pages};
+    c->mixed = (tqkv_page_kind){page_operand(s, c, 1, 0), page_operand(s, c, 1, 1),
+                                (uint32_t)c->n_pages};
+    c->staged = (tqkv_page_kind){page_operand(s, c, 2, 0), page_operand(s, c, 2, 1),
+                                 (uint32_t)c->n_pages};
     c->pages = malloc(c->n_pages * sizeof *c->pages);
     for (size_t i = 0; i < c->n_pages; i++) { /* numbers in another order than pages */
         static const uint32_t bits[] = {0, TQKV_PAGE_MIXED, TQKV_PAGE_STAGED};
@@ -232,7 +237,8 @@ static inline void store_page(const page_shape *s, page_case *c, size_t page, si
             assert_int_equal(tqkv_page_seal(&p, balance, rows, TQKV_F32, dim, early), TQKV_OK);
         for (size_t r = 0; r < PAGE && s->is_early && !(entry & TQKV_PAGE_MIXED); r++)
             if ((present & ~early) >> r & 1)
-                assert_int_equal(tqkv_page_write(&p, balance, r, rows + r * dim, TQKV_F32), TQKV_OK);
+                assert_int_equal(tqkv_page_write(&p, balance, r, rows + r * dim, TQKV_F32),
+                                 TQKV_OK);
         assert_int_equal(tqkv_page_read(&p, balance, 0, PAGE, TQKV_ORIGINAL, rows, dim), TQKV_OK);
     }
     for (size_t place = 0; place < PAGE; place++)

@@ -197,7 +197,8 @@ static void rows_can_be_written_again(void **state)
 static void pages_can_be_sealed_early(void **state)
 {
     enum { DIM = 64 };
-    static const uint64_t present[] = {1, 1u << 31, 0xFFF0, 0x123456789ABCDEF0, ALL << 63, ALL >> 1};
+    static const uint64_t present[] = {1, 1u << 31, 0xFFF0, 0x123456789ABCDEF0, ALL << 63,
+                                       ALL >> 1};
     (void)state;
     for (size_t i = 0; i < sizeof present / sizeof *present; i++) {
         own_page p = make_page("tq4", DIM, 1);
@@ -328,7 +329,8 @@ static void all_records_make_the_page(void **state)
     for (int i = 0; i < N_NAMES; i++)
         for (uint32_t n_means = 0; n_means < 2; n_means++) {
             enum { DIM = 64 };
-            own_page from = make_page(names[i], DIM, n_means), to = make_page(names[i], DIM, n_means);
+            own_page from = make_page(names[i], DIM, n_means);
+            own_page to = make_page(names[i], DIM, n_means);
             float *x = near_mean(41, DIM, 2);
             assert_int_equal(tqkv_page_seal(&from.page, NULL, x, TQKV_F32, 0, ALL), TQKV_OK);
             move_rows(&from, &to, 0, ROWS, TQKV_OK);

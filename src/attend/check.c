@@ -56,7 +56,8 @@ static tqkv_status check_kind(const tqkv_tokens *set, const tqkv_page_kind *kind
         if (mine[i]->balances || mine[i]->profiles) /* the set's are meant */
             return TQKV_ERROR_ARGUMENT;
         if (!is_plain && (f->rate != g->rate || f->codebook != g->codebook ||
-                          f->rotation != g->rotation || (mine[i]->means == NULL) != (others[i]->means == NULL)))
+                          f->rotation != g->rotation ||
+                          (mine[i]->means == NULL) != (others[i]->means == NULL)))
             return TQKV_ERROR_FORMAT;
     }
     return TQKV_OK;
@@ -152,10 +153,9 @@ static tqkv_status check_means(const tqkv_attention *a, const tqkv_tokens *set,
         o->n_means > TQKV_MAX_MEANS || o->rows.spare_bits || o->profiles ||
         (o->n_means > 1 && !o->numbers))
         return TQKV_ERROR_ARGUMENT;
-    return fits(bytes, 0, 0, o->head.means, a->n_kv_heads, o->page.means, n_pages) &&
-                   fits(NUMBER_BYTES, 0, 0, o->head.numbers, a->n_kv_heads, o->page.numbers, n_pages)
-               ? TQKV_OK
-               : TQKV_ERROR_OVERFLOW;
+    int fit = fits(bytes, 0, 0, o->head.means, a->n_kv_heads, o->page.means, n_pages) &&
+              fits(NUMBER_BYTES, 0, 0, o->head.numbers, a->n_kv_heads, o->page.numbers, n_pages);
+    return fit ? TQKV_OK : TQKV_ERROR_OVERFLOW;
 }
 
 /* n_pages: that the operand's pages are numbered below, if there are pages. */

@@ -47,7 +47,8 @@ static void score_rows(const attend_call *c, const attend_scratch *s, const atte
 }
 
 /* Queries and numbers are at most 2^40, scales 2^20: logits are finite. */
-static void place_score(const attend_scratch *s, unsigned r, uint64_t plain, unsigned n, float scale)
+static void place_score(const attend_scratch *s, unsigned r, uint64_t plain, unsigned n,
+                        float scale)
 {
     if (plain == tile_bits(0, n)) {
         for (unsigned t = 0; t < TILE; t++)
@@ -67,23 +68,25 @@ void plain_keys(const attend_call *c, const attend_scratch *s, const attend_bloc
         place_score(s, r, s->keys->plain & tile_bits(0, n), n, c->a->scale);
 }
 
+typedef const float weight_row[TILE];
+
 /* The weights of plain rows, 0 for the others'. */
-static const float (*plain_weights(const attend_scratch *s, const attend_block *b, unsigned n))[TILE]
+static weight_row *plain_weights(const attend_scratch *s, const attend_block *b, unsigned n)
 {
     uint64_t plain = s->values->plain & tile_bits(0, n);
     if (plain == tile_bits(0, n))
-        return (const float (*)[TILE])s->e;
+        return (weight_row *)s->e;
     for (unsigned r = 0; r < b->rows; r++)
         for (unsigned t = 0; t < TILE; t++)
             s->plain[r][t] = plain >> t & 1 ? s->e[r][t] : 0;
-    return (const float (*)[TILE])s->plain;
+    return (weight_row *)s->plain;
 }
 
 void plain_values(const attend_call *c, const attend_scratch *s, const attend_block *b, unsigned n)
 {
     const attend_kernels *k = c->kernels;
     const tqkv_operand *o = plain_operand(s->values);
-    const float(*weights)[TILE] = plain_weights(s, b, n);
+    weight_row *weights = plain_weights(s, b, n);
     if (are_few_halves(b, o, k->half_accumulate != NULL) &&
         k->half_accumulate(weights, b->rows, readable_rows(s, s->values, n),
                            s->ahead_values->rows, n, c->value_dim, s->plain_sums))

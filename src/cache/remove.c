@@ -134,7 +134,8 @@ static void remove_alike(const removal *r)
 
 static uint8_t *record_at(const removal *r, uint32_t head, operand_kind kind, size_t place)
 {
-    return r->records + ((head * N_OPERANDS + (size_t)kind) * PAGE_TOKENS + place) * r->record_bytes;
+    size_t number = (head * N_OPERANDS + (size_t)kind) * PAGE_TOKENS + place;
+    return r->records + number * r->record_bytes;
 }
 
 /* Whether the rows of an operand move as they are. */

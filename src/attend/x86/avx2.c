@@ -453,7 +453,8 @@ TARGET static int halves(const uint8_t *half, unsigned n, float *x)
     __m128i not_finite = _mm_setzero_si128();
     for (unsigned i = 0; i < n; i += 8) {
         __m128i h = _mm_loadu_si128((const __m128i *)(half + 2 * i));
-        not_finite = _mm_or_si128(not_finite, _mm_cmpgt_epi16(_mm_and_si128(h, magnitude), largest));
+        __m128i odd = _mm_cmpgt_epi16(_mm_and_si128(h, magnitude), largest);
+        not_finite = _mm_or_si128(not_finite, odd);
         _mm256_storeu_ps(x + i, _mm256_cvtph_ps(h));
     }
     return !_mm_movemask_epi8(not_finite);

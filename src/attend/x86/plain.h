@@ -112,7 +112,8 @@ INLINE vec plain_score_rows(const float *queries, const unsigned n, const plain_
     return trace;
 }
 
-INLINE vec plain_score_few(const float *queries, unsigned n, const plain_rows *s, const plain_kind kind,
+INLINE vec plain_score_few(const float *queries, unsigned n, const plain_rows *s,
+                           const plain_kind kind,
                          unsigned first, unsigned end, float (*score)[TILE])
 {
     switch (n) {
@@ -135,7 +136,8 @@ TARGET static void plain_scores(const float *queries, unsigned n_rows, const flo
     for (unsigned t = 0; t < n; t += LANES_16) {
         unsigned end = n - t < LANES_16 ? n : t + LANES_16;
         for (unsigned r = 0; r < n_rows; r += 4)
-            plain_score_few(queries + r * (size_t)dim, n_rows - r, &s, PLAIN_FLOATS, t, end, score + r);
+            plain_score_few(queries + r * (size_t)dim, n_rows - r, &s, PLAIN_FLOATS, t, end,
+                            score + r);
     }
 }
 
