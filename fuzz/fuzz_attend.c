@@ -4,21 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fuzz.h"
-#include "tqkv_attention.h"
-
-typedef struct input {
-    const uint8_t *data;
-    size_t size;
-} input;
-
-static unsigned byte_of(input *in)
-{
-    if (!in->size)
-        return 0;
-    in->size--;
-    return *in->data++;
-}
+#include "attend.h"
 
 static const char *const names[] = {"tq2", "tq3", "tq4", "tq4.25", "tq5.5", "tq6", "tq8", "lm2",
                                     "lm3", "lm4", "mlx4", "mlx5", "mlx6", "mlx8", "tq4n", "f16"};
@@ -44,21 +30,6 @@ static uint8_t *make_operand(input *in, uint32_t dim, size_t n_slots, tqkv_opera
     o->rows = (tqkv_rows){memory, scale ? memory + n_slots * code : NULL, NULL, code, scale, 0,
                           scale == sizeof(uint16_t) && in->size ? in->data[0] % 9 : 0};
     return memory;
-}
-
-static void attend(const tqkv_attention *a, float *out, size_t n_out)
-{
-    tqkv_executor one = {1, NULL, NULL};
-    tqkv_partial result = {out, NULL, NULL};
-    size_t bytes;
-    if (tqkv_attend_workspace(a, &one, &bytes) != TQKV_OK)
-        return;
-    void *workspace = malloc(bytes);
-    if (workspace && tqkv_attend(a, &result, &one, workspace, bytes) == TQKV_OK)
-        for (size_t i = 0; i < n_out; i++)
-            if (!isfinite(out[i]))
-                abort();
-    free(workspace);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -4,24 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fuzz.h"
-#include "tqkv_attention.h"
+#include "attend.h"
 
 enum { PAGE = TQKV_PAGE_TOKENS, MOST_PAGES = 6, KINDS = 3 };
 enum { SEALED, MIXED, STAGED };
-
-typedef struct input {
-    const uint8_t *data;
-    size_t size;
-} input;
-
-static unsigned byte_of(input *in)
-{
-    if (!in->size)
-        return 0;
-    in->size--;
-    return *in->data++;
-}
 
 static const char *const names[] = {"tq2", "tq3", "tq4", "tq6", "tq8", "lm3",
                                     "lm4", "mlx4", "mlx6", "mlx8", "tq4n", "tq5s"};
@@ -55,21 +41,6 @@ static uint8_t *make_operand(input *in, const tqkv_format *f, int kind, size_t n
     o->n_means = at.n_means;
     o->numbers = at.numbers;
     return memory;
-}
-
-static void attend(const tqkv_attention *a, float *out, size_t n_out)
-{
-    tqkv_executor one = {1, NULL, NULL};
-    tqkv_partial result = {out, NULL, NULL};
-    size_t bytes;
-    if (tqkv_attend_workspace(a, &one, &bytes) != TQKV_OK)
-        return;
-    void *workspace = malloc(bytes);
-    if (workspace && tqkv_attend(a, &result, &one, workspace, bytes) == TQKV_OK)
-        for (size_t i = 0; i < n_out; i++)
-            if (!isfinite(out[i]))
-                abort();
-    free(workspace);
 }
 
 /* Mostly pages that are there. */
