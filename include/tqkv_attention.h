@@ -82,7 +82,8 @@ typedef struct tqkv_operand {
 
 /* Pages of another kind than most: their keys and values, laid out as an operand's, and
  * the bound of their numbers. They have no balances or profiles: the set's hold. Mixed
- * pages have the set's formats, and means where the set's have. */
+ * pages have the set's formats, and means where the set's have; staged ones have the set's
+ * type where that is plain, too. Not beside profiles, centres or spare bits. */
 typedef struct tqkv_page_kind {
     tqkv_operand keys, values;
     uint32_t n_pages;

@@ -27,8 +27,8 @@
  * (tqkv_attention.h); tqkv_cache.h fills them.
  *
  * The conventions of tqkv.h hold. A page's bytes are the caller's: a const page may
- * be read by many threads, and different rows of one page may be written by
- * different threads only if it has no more than one mean. Sealing gives the same
+ * be read by many threads; different rows of a page with no more than one mean may be
+ * written by tqkv_page_write in different threads, not imported. Sealing gives the same
  * bytes on every processor; doc/format.md, section 10, specifies them.
  */
 #ifndef TQKV_PAGE_H
@@ -120,7 +120,8 @@ TQKV_API tqkv_status tqkv_page_export(const tqkv_page *page, size_t row, void *r
  * TQKV_ERROR_BUFFER, and the caller writes the decoded row with tqkv_page_write or moves
  * the page to one with more means (tqkv_page_copy). A record whose row has chosen none
  * leaves its mean behind only where the page's first mean is all zero bytes, so that a
- * page whose rows are imported one by one into zero bytes becomes the same page.
+ * page with one mean whose rows are imported one by one into zero bytes becomes the same
+ * page; of a page with several, means may change their order.
  *
  * Records may come from anywhere: of any bytes some row is made, but for a row with
  * a choice and no mean (TQKV_ERROR_CORRUPT). */

@@ -348,11 +348,24 @@ static void bad_calls(void **state)
     REFUSED(c.staged.keys.balances = c.balances, TQKV_ERROR_ARGUMENT);
     REFUSED(c.mixed.keys.balances = c.balances, TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.rows.spare_bits = 1, TQKV_ERROR_ARGUMENT);
+    REFUSED(c.mixed.keys.rows.spare_bits = 1, TQKV_ERROR_ARGUMENT);
+    REFUSED(c.set.keys.rows.centres = c.memory[0], TQKV_ERROR_ARGUMENT);
+    REFUSED(c.set.keys.profiles = &(tqkv_key_profile){.n_centres = 1}, TQKV_ERROR_ARGUMENT);
+    REFUSED((c.set.mixed = NULL, c.set.keys = c.staged.keys, c.set.values = c.staged.values,
+             c.set.keys.type = TQKV_F32), TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.head.means = SIZE_MAX, TQKV_ERROR_OVERFLOW);
     REFUSED(c.mixed.keys.page.numbers = SIZE_MAX / 2, TQKV_ERROR_OVERFLOW);
     REFUSED(c.staged.values.page.codes = SIZE_MAX / 2, TQKV_ERROR_OVERFLOW);
 #undef REFUSED
     assert_int_equal(page_case_run(&good, NULL), TQKV_OK);
+    /* what a staged operand has no use for does not matter */
+    float before[64];
+    memcpy(before, good.out, sizeof before);
+    good.staged.keys.rows.scales = good.memory[0];
+    good.staged.values.rows.scale_stride = 2;
+    good.staged.values.head.scales = 12345;
+    assert_int_equal(page_case_run(&good, NULL), TQKV_OK);
+    assert_memory_equal(before, good.out, sizeof before);
     page_case_free(&good);
 }
 

@@ -156,6 +156,67 @@ static void many_removals(void **state)
     }
 }
 
+/* One sequence that fills its cache: pages that are mixed already are not wanted again. */
+static void removals_from_a_full_sequence(void **state)
+{
+    (void)state;
+    tqkv_cache_config config = plain();
+    config.n_sequences = 1;
+    config.rollback = TOKENS;
+    tqkv_cache *c = make_cache(&config);
+    tqkv_sequence *s = make_sequence(c);
+    append_in_steps(s, 0, TOKENS, 100);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(tqkv_sequence_remove(s, 10, 16, NULL), TQKV_OK);
+    for (int i = 0; i < LAYERS; i++)
+        assert_int_equal(c->layers[i].pools[MIXED].n_reserved, 0);
+    check_attention(s);
+    tqkv_sequence_free(s);
+    tqkv_cache_free(c);
+}
+
+static void *remove_often(void *sequence)
+{
+    size_t failures = 0;
+    for (size_t i = 0; i < 4; i++)
+        failures += tqkv_sequence_remove(sequence, 3 + 7 * i, 5, NULL) != TQKV_OK;
+    return (void *)failures;
+}
+
+/* Forks that remove at the same time take mixed pages that were free for each of them. */
+static void removals_at_the_same_time(void **state)
+{
+    enum { FORKS = 8 };
+    (void)state;
+    for (int round = 0; round < 10; round++) {
+        tqkv_cache_config config = plain();
+        config.n_sequences = FORKS;
+        config.rollback = TOKENS;
+        tqkv_cache *c = make_cache(&config);
+        tqkv_sequence *s = make_sequence(c), *forks[FORKS];
+        pthread_t threads[FORKS];
+        void *failures;
+        append_in_steps(s, 0, 500, 100);
+        for (int i = 0; i < FORKS; i++)
+            assert_int_equal(tqkv_sequence_fork(s, &forks[i]), TQKV_OK);
+        tqkv_sequence_free(s);
+        for (int i = 0; i < FORKS; i++)
+            assert_int_equal(pthread_create(&threads[i], NULL, remove_often, forks[i]), 0);
+        for (int i = 0; i < FORKS; i++) {
+            assert_int_equal(pthread_join(threads[i], &failures), 0);
+            assert_null(failures);
+        }
+        for (int i = 0; i < FORKS; i++) {
+            assert_same_attention(forks[0], forks[i]);
+            if (i)
+                tqkv_sequence_free(forks[i]);
+        }
+        check_attention(forks[0]);
+        tqkv_sequence_free(forks[0]);
+        tqkv_cache_free(c);
+    }
+}
+
 /* The angles' cosines and sines: near long double's, and these very bits everywhere. */
 static void angles_are_the_same_everywhere(void **state)
 {
@@ -189,6 +250,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(removal),
         cmocka_unit_test(many_removals),
+        cmocka_unit_test(removals_from_a_full_sequence),
+        cmocka_unit_test(removals_at_the_same_time),
         cmocka_unit_test(angles_are_the_same_everywhere),
     };
     return cmocka_run_group_tests(tests, make_data, free_data);

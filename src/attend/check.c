@@ -44,14 +44,17 @@ static tqkv_status check_kind(const tqkv_tokens *set, const tqkv_page_kind *kind
 {
     const tqkv_operand *mine[] = {&kind->keys, &kind->values};
     const tqkv_operand *others[] = {&set->keys, &set->values};
-    if (!set->pages)
-        return TQKV_ERROR_ARGUMENT;
     for (int i = 0; i < 2; i++) {
+        const tqkv_rows *r = &mine[i]->rows, *q = &others[i]->rows;
+        if (r->centres || r->spare_bits || q->centres || q->spare_bits || others[i]->profiles)
+            return TQKV_ERROR_ARGUMENT; /* slots have no such pages */
         const tqkv_format *f = &mine[i]->format, *g = &others[i]->format;
         tqkv_status status = check_format(mine[i]);
         if (status != TQKV_OK)
             return status;
         if (f->head_dim != g->head_dim || (f->codebook == 0) != is_plain)
+            return TQKV_ERROR_ARGUMENT;
+        if (is_plain && !g->codebook && mine[i]->type != others[i]->type)
             return TQKV_ERROR_ARGUMENT;
         if (mine[i]->balances || mine[i]->profiles) /* the set's are meant */
             return TQKV_ERROR_ARGUMENT;
@@ -274,6 +277,8 @@ static tqkv_status check_operands(const tqkv_attention *a, const tqkv_tokens *se
 static tqkv_status check_tokens(const tqkv_attention *a, const tqkv_tokens *set)
 {
     const tqkv_page_kind *kinds[] = {set->staged, set->mixed};
+    if ((set->staged || set->mixed) && !set->pages)
+        return TQKV_ERROR_ARGUMENT;
     tqkv_status status = check_operands(a, set, &set->keys, &set->values, set->n_pages);
     for (int i = 0; i < 2; i++)
         if (status == TQKV_OK && kinds[i])

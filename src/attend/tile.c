@@ -49,15 +49,16 @@ static unsigned run_at(const tqkv_tokens *set, tile_operand operand, uint32_t he
     if (set->capacity && set->capacity - slot < left)
         left = set->capacity - slot;
     const tqkv_rows *r = &o->rows;
+    *run = (tile_run){.operand = o, .place = (uint8_t)place};
     *codes = r->codes + page * o->page.codes + place * r->code_stride + head * o->head.codes;
-    *run = (tile_run){
-        .operand = o, .place = (uint8_t)place,
-        .scales = at(r->scales, page * o->page.scales + place * r->scale_stride +
-                                    head * o->head.scales),
-        .centres = at(r->centres, page * o->page.centres + place * r->centre_stride +
-                                      head * o->head.centres),
-        .means = at(o->means, page * o->page.means + head * o->head.means),
-        .numbers = at(o->numbers, page * o->page.numbers + head * o->head.numbers)};
+    if (is_plain(o)) /* whatever its other fields hold */
+        return (unsigned)left;
+    run->scales = at(r->scales, page * o->page.scales + place * r->scale_stride +
+                                    head * o->head.scales);
+    run->centres = at(r->centres, page * o->page.centres + place * r->centre_stride +
+                                      head * o->head.centres);
+    run->means = at(o->means, page * o->page.means + head * o->head.means);
+    run->numbers = at(o->numbers, page * o->page.numbers + head * o->head.numbers);
     return (unsigned)left;
 }
 
@@ -127,7 +128,8 @@ static inline void gather(const tile_rows *t, const size_t bytes, uint8_t *scale
 
 static int are_together(const tile_rows *t, size_t bytes)
 {
-    return t->runs[0].operand->rows.scale_stride == bytes && t->runs[0].end == TILE;
+    const tile_run *run = t->runs;
+    return run->scales && run->operand->rows.scale_stride == bytes && run->end == TILE;
 }
 
 /* For slots: the bits of a scale that are not its own hold the centres' numbers unless those

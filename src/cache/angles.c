@@ -6,6 +6,7 @@
  * nothing but additions, multiplications and divisions of doubles, which IEEE 754 rounds
  * exactly, in a fixed order, and frexp and ldexp, which are exact: series after a reduction
  * of the argument. Frequencies are good to 4e-15, relative, cosines and sines to 2e-15
+ * for angles up to 2^20 quarter turns, and beyond to the rounding of the angle itself
  * (tests/test_cache_remove.c, which holds them to known bits, too).
  */
 #include "cache/angles.h"

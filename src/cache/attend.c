@@ -133,7 +133,6 @@ tqkv_status tqkv_cache_workspace(const tqkv_cache *c, uint32_t layer, uint32_t n
     sequence_layer s = {0};
     sets[0] = tokens_in(l, STAGED, NULL, l->n_first_slots);
     sets[1] = coded_tokens(l, &s, &mixed);
-    sets[1].pages = l->pools[SEALED].free; /* there are pages; nobody looks which */
     sets[2] = tokens_in(l, STAGED, NULL, l->n_tail_slots);
     sets[2].n_tokens = sets[2].capacity = c->capacity;
     fill(l, &a, sets, MOST_SETS, &filled);

@@ -44,6 +44,7 @@ typedef struct page_pool {
     uint32_t n_pages;   /* there may be at most */
     uint32_t n_made;    /* are memory */
     uint32_t n_free;
+    uint32_t n_reserved; /* of the free ones, for who takes them later */
     uint32_t *free;     /* [n_pages] numbers of those made but not in use */
     uint32_t *users;    /* [n_pages] sequences that share a page */
 } page_pool;
@@ -88,6 +89,7 @@ struct tqkv_cache {
 
 typedef struct sequence_layer {
     size_t length, coded, kept, offset;
+    uint32_t n_reserved; /* mixed pages, while a removal is under way */
     /* Page numbers, or NO_PAGE. Those of `sealed` have TQKV_PAGE_MIXED where the page is. */
     uint32_t *sealed; /* [n_slots], by place */
     uint32_t *first;  /* [n_first_slots], by position */
@@ -150,8 +152,8 @@ static inline size_t pages_for(size_t tokens)
 tqkv_status pool_create(tqkv_cache *c, page_pool *p, size_t body, size_t means, uint32_t n_pages,
                         uint32_t up_front);
 void pool_free(tqkv_cache *c, page_pool *p);
-/* The rest with the cache's lock held. Whether n pages are free, made so if need
- * be; takes one of them, which then has one user. */
+/* The rest with the cache's lock held. Whether n pages are free and not reserved, made so if
+ * need be; takes one of them, which then has one user. */
 int pool_has(tqkv_cache *c, page_pool *p, size_t n);
 uint32_t pool_take(page_pool *p);
 void pool_share(page_pool *p, uint32_t page);
@@ -245,7 +247,7 @@ static inline uint32_t entry_page(uint32_t entry)
  * are shared. Where it fails all tables are as they were. */
 typedef struct page_needs {
     size_t first, end, from, to, first_end;
-    int may_mix; /* as many mixed pages have to be free as there are coded ones */
+    int may_mix; /* reserves a mixed page for each coded one that is not mixed yet */
 } page_needs;
 tqkv_status layer_own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s,
                             const page_needs *needs);
@@ -255,7 +257,9 @@ void layer_drop_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s);
 void layer_drop_all(tqkv_cache *c, cache_layer *l, sequence_layer *s);
 void layer_share_pages(tqkv_cache *c, cache_layer *l, const sequence_layer *from,
                        sequence_layer *to);
-/* Makes the page of a token a mixed one; layer_own_pages has seen to it that there is one. */
+/* Gives back what layer_own_pages has reserved and nobody has taken. */
+void layer_unreserve(tqkv_cache *c, cache_layer *l, sequence_layer *s);
+/* Makes the page of a token a mixed one, which has been reserved. */
 void layer_mix_page(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t token);
 
 /* ---- attend.c ---- */

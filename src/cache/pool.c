@@ -108,7 +108,7 @@ void pool_free(tqkv_cache *c, page_pool *p)
 
 int pool_has(tqkv_cache *c, page_pool *p, size_t n)
 {
-    size_t missing = n > p->n_free ? n - p->n_free : 0;
+    size_t there = p->n_free - p->n_reserved, missing = n > there ? n - there : 0;
     return missing <= p->n_pages - p->n_made &&
            (!missing || make_pages(c, p, p->n_made + (uint32_t)missing));
 }

@@ -423,6 +423,8 @@ static tqkv_status remove_all(tqkv_cache *c, tqkv_sequence *sequence, size_t fir
                      .tail = b.tail, .records = b.records, .record_bytes = b.record_bytes};
         remove_from_layer(&r, rope ? &rope[i] : NULL);
     }
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        layer_unreserve(c, &c->layers[i], &sequence->layers[i]);
     free_buffers(c, &b);
     return status;
 }

@@ -158,7 +158,7 @@ static tqkv_status get_page(input *in, cache_layer *l, uint32_t *entry)
     section s;
     tqkv_status status = section_begin(in->read, in->context, &s);
     in->sections++;
-    if (status == TQKV_OK && s.kind == SECTION_MIXED_PAGE)
+    if (status == TQKV_OK && s.kind == SECTION_MIXED_PAGE && in->c->has_means)
         status = take_mixed(in->c, l, entry);
     else if (status == TQKV_OK && s.kind != SECTION_PAGE)
         status = TQKV_ERROR_CORRUPT;

@@ -97,8 +97,10 @@ tqkv_status layer_own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s,
     if (from < needs->to)
         from = last_pages(s, from, needs->to, l->n_tail_slots);
     pthread_mutex_lock(&c->lock);
-    FOR_PAGES(t, first, needs->may_mix ? needs->end : first, s->offset)
-        mixed++;
+    FOR_PAGES(t, first, needs->may_mix ? needs->end : first, s->offset) {
+        uint32_t entry = *sealed_entry(l, s, t);
+        mixed += entry == NO_PAGE || entry_kind(entry) != MIXED;
+    }
     /* All of them first: nothing is copied before it is sure. */
     int enough =
         pool_has(c, &l->pools[SEALED],
@@ -109,6 +111,8 @@ tqkv_status layer_own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s,
                  count_wanted(l, s, tail_entry, STAGED, from, needs->to, s->offset) +
                      count_wanted(l, s, first_entry, STAGED, 0, in_first, 0));
     if (enough) {
+        s->n_reserved += (uint32_t)mixed;
+        l->pools[MIXED].n_reserved += (uint32_t)mixed;
         own_pages(l, s, sealed_entry, 0, first, needs->end, s->offset);
         own_pages(l, s, tail_entry, 1, from, needs->to, s->offset);
         own_pages(l, s, first_entry, 1, 0, in_first, 0);
@@ -117,12 +121,22 @@ tqkv_status layer_own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s,
     return enough ? TQKV_OK : TQKV_ERROR_MEMORY;
 }
 
+void layer_unreserve(tqkv_cache *c, cache_layer *l, sequence_layer *s)
+{
+    pthread_mutex_lock(&c->lock);
+    l->pools[MIXED].n_reserved -= s->n_reserved;
+    s->n_reserved = 0;
+    pthread_mutex_unlock(&c->lock);
+}
+
 void layer_mix_page(tqkv_cache *c, cache_layer *l, sequence_layer *s, size_t token)
 {
     uint32_t *entry = sealed_entry(l, s, token), old = *entry;
     if (entry_kind(old) == MIXED)
         return;
     pthread_mutex_lock(&c->lock);
+    s->n_reserved--;
+    l->pools[MIXED].n_reserved--;
     *entry = pool_take(&l->pools[MIXED]) | TQKV_PAGE_MIXED;
     pthread_mutex_unlock(&c->lock);
     for (uint32_t h = 0; h < l->shape.n_kv_heads; h++)
