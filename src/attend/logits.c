@@ -147,8 +147,7 @@ void attend_logits(const attend_call *c, const attend_scratch *s, const attend_b
                    size_t set, unsigned n, unsigned n_means)
 {
     const tqkv_operand *o = &c->a->sets[set].keys;
-    int has_coded = (s->keys->plain & tile_bits(0, n)) != tile_bits(0, n);
-    if (!has_coded)
+    if (tile_is_plain(s->keys, n))
         ; /* plain.c has the scores */
     else if (s->key_plan->source == TILE_FLOAT)
         scale_floats(c, s, b);

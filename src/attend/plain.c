@@ -19,7 +19,7 @@ static const tqkv_operand *plain_operand(const tile_rows *rows)
 static const uint8_t *const *readable_rows(const attend_scratch *s, const tile_rows *rows,
                                            unsigned n)
 {
-    if ((rows->plain & tile_bits(0, n)) == tile_bits(0, n))
+    if (tile_is_plain(rows, n))
         return rows->rows;
     const uint8_t *some = rows->rows[__builtin_ctzll(rows->plain)];
     for (unsigned t = 0; t < TILE; t++)
@@ -73,8 +73,8 @@ typedef const float weight_row[TILE];
 /* The weights of plain rows, 0 for the others'. */
 static weight_row *plain_weights(const attend_scratch *s, const attend_block *b, unsigned n)
 {
-    uint64_t plain = s->values->plain & tile_bits(0, n);
-    if (plain == tile_bits(0, n))
+    uint64_t plain = s->values->plain;
+    if (tile_is_plain(s->values, n))
         return (weight_row *)s->e;
     for (unsigned r = 0; r < b->rows; r++)
         for (unsigned t = 0; t < TILE; t++)

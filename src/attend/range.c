@@ -122,12 +122,6 @@ static void accumulate_tile(const attend_call *c, const attend_scratch *s, const
     }
 }
 
-/* Whether the first n tokens are all plain. */
-static int are_plain(const tile_rows *rows, unsigned n)
-{
-    return (rows->plain & tile_bits(0, n)) == tile_bits(0, n);
-}
-
 static void score_floats(const attend_call *c, const attend_scratch *s, const attend_block *b,
                          const tqkv_operand *keys, unsigned n)
 {
@@ -167,7 +161,7 @@ static void attend_tile(const attend_call *c, attend_scratch *s, const attend_bl
     unsigned n_means = s->keys->chosen ? tile_means(s->keys, s->means) : 0;
     if (n_means == 1) /* while the scores are on their way */
         score_mean(c, s, b, &s->means[0]);
-    if (are_plain(s->keys, n))
+    if (tile_is_plain(s->keys, n))
         ; /* plain.c multiplies them */
     else if (s->key_plan->source == TILE_FLOAT)
         score_floats(c, s, b, keys, n);
@@ -183,7 +177,7 @@ static void attend_tile(const attend_call *c, attend_scratch *s, const attend_bl
                     c->kernels->softmax(s->logit[r], s->values->scales, where, &s->state[r],
                                         needs_powers ? s->e[r] : NULL, s->p[r], &s->peak[r],
                                         &s->chosen[r]));
-    if (!are_plain(s->values, n))
+    if (!tile_is_plain(s->values, n))
         add_coded(c, s, b, values, n);
     if (n_means)
         weigh_means(c, s, b, s->means, n_means);

@@ -159,23 +159,21 @@ static void read_halves(const tqkv_operand *o, const attend_kernels *k, tile_row
     t->largest_scale = k->scales(scales, o->means ? &t->chosen : NULL, t->scales);
 }
 
-/* The choices of rows whose scales are norms, which it takes off the first norm of each. */
-static uint64_t take_signs(uint32_t *norm)
+/* The first norm of each row whose scales are norms, without its sign where that is a
+ * choice. */
+static void gather_norms(const tqkv_operand *o, tile_rows *t, uint32_t *norm)
 {
-    uint64_t signs = 0;
-    for (unsigned i = 0; i < TILE; i++) {
-        signs |= (uint64_t)(norm[i] >> 31) << i;
+    gather(t, sizeof *norm, (uint8_t *)norm);
+    for (unsigned i = 0; o->means && i < TILE; i++) {
+        t->chosen |= (uint64_t)(norm[i] >> 31) << i;
         norm[i] &= 0x7FFFFFFF;
     }
-    return signs;
 }
 
 static void read_norms(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
 {
     uint32_t norms[TILE];
-    gather(t, sizeof *norms, (uint8_t *)norms);
-    if (o->means)
-        t->chosen = take_signs(norms);
+    gather_norms(o, t, norms);
     t->largest_scale = k->norms((const uint8_t *)norms, t->scales);
 }
 
@@ -183,9 +181,7 @@ static void read_norms(const tqkv_operand *o, const attend_kernels *k, tile_rows
 static void read_signs(const tqkv_operand *o, tile_rows *t)
 {
     uint32_t norms[TILE];
-    gather(t, sizeof *norms, (uint8_t *)norms);
-    if (o->means)
-        t->chosen = take_signs(norms);
+    gather_norms(o, t, norms);
     for (unsigned i = 0; i < TILE; i++)
         t->scales[i] = !(t->plain >> i & 1);
 }
@@ -260,16 +256,12 @@ void tile_plain_floats(const tqkv_operand *o, const attend_kernels *k, const til
 /* ---- means ---- */
 
 /* The choices of a page with several means among the tile's tokens [from, to), whose first
- * is in `place` of the page: which of them name mean `number`. Numbers that are not there
- * mean the last. */
+ * is in `place` of the page: which of them name mean `number`. */
 static uint64_t named(const tile_run *run, unsigned from, uint32_t number, uint32_t n_means)
 {
     uint64_t where = 0;
-    for (unsigned t = from, row = run->place; t < run->end; t++, row++) {
-        uint32_t bits = run->numbers[row / 4] >> row % 4 * 2 & 3;
-        bits = bits < n_means ? bits : n_means - 1;
-        where |= (uint64_t)(bits == number) << t;
-    }
+    for (unsigned t = from, row = run->place; t < run->end; t++, row++)
+        where |= (uint64_t)(mean_number(run->numbers, row, n_means) == number) << t;
     return where;
 }
 

@@ -34,6 +34,12 @@ static inline uint64_t tile_bits(unsigned from, unsigned to)
     return from < TILE ? below >> from << from : 0;
 }
 
+/* Whether the first n tokens are all plain. */
+static inline int tile_is_plain(const tile_rows *rows, unsigned n)
+{
+    return (rows->plain & tile_bits(0, n)) == tile_bits(0, n);
+}
+
 typedef enum tile_operand { TILE_KEYS, TILE_VALUES } tile_operand;
 
 /* Finds the rows of 1 to 64 tokens of the set: codes and runs. Asks memory for

@@ -184,7 +184,7 @@ static tqkv_status fit_if_due(tqkv_cache *c, cache_layer *l, sequence_layer *s, 
 
 static tqkv_status append(tqkv_cache *c, cache_layer *l, sequence_layer *s, const appended *a)
 {
-    size_t length = s->length + a->n;
+    size_t length = s->length + a->n, coded = s->coded;
     /* Decided once: another sequence may fit the profile meanwhile, but pages are
      * made for what is decided here. */
     int will_be_ready = atomic_load(&l->is_ready) || length >= l->fit_tokens;
@@ -204,7 +204,10 @@ static tqkv_status append(tqkv_cache *c, cache_layer *l, sequence_layer *s, cons
         s->length += n;
         encode(l, s, coded_end(c, l, s, s->length, will_be_ready));
     }
-    layer_drop_pages(c, l, s); /* where it failed, nothing was appended */
+    if (status != TQKV_OK) /* before anything was appended */
+        layer_drop_pages(c, l, s);
+    else if (s->coded > coded)
+        layer_drop_tail(c, l, s);
     return status;
 }
 

@@ -230,6 +230,9 @@ void layer_read(const cache_layer *l, const sequence_layer *s, operand_kind kind
  * rows as a page, the tokens' in their places. */
 void layer_encode(const cache_layer *l, const sequence_layer *s, operand_kind kind, uint32_t head,
                   size_t first, size_t n, const void *page_rows, tqkv_type type);
+/* Copies a token that is not coded: keys of all heads, then values. Returns the end. */
+uint16_t *layer_copy_halves(const cache_layer *l, const sequence_layer *s, size_t token,
+                            uint16_t *to);
 /* Numbers to f16, clamped to its range. */
 void to_halves(const float *x, size_t n, uint16_t *half);
 
@@ -253,6 +256,8 @@ tqkv_status layer_own_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s,
                             const page_needs *needs);
 /* Gives back the pages that hold no token. */
 void layer_drop_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s);
+/* Only those of the tail, whose tokens have been sealed: few, however long the sequence. */
+void layer_drop_tail(tqkv_cache *c, cache_layer *l, sequence_layer *s);
 /* All of them, and sharing another sequence's. */
 void layer_drop_all(tqkv_cache *c, cache_layer *l, sequence_layer *s);
 void layer_share_pages(tqkv_cache *c, cache_layer *l, const sequence_layer *from,

@@ -267,12 +267,7 @@ static void copy_tail(const removal *r)
 {
     uint16_t *to = r->tail;
     for (size_t t = r->s->coded; t < r->s->length; t++)
-        for (int k = KEYS; k < N_OPERANDS; k++)
-            for (uint32_t h = 0; h < r->l->shape.n_kv_heads; h++) {
-                size_t dim = head_dim_of(r->l, (operand_kind)k);
-                memcpy(to, layer_half(r->l, r->s, (operand_kind)k, h, t), dim * sizeof *to);
-                to += dim;
-            }
+        to = layer_copy_halves(r->l, r->s, t, to);
 }
 
 /* One head's row of a token from the tail's copy, which began with token old_coded. */

@@ -41,6 +41,18 @@ uint16_t *layer_half(const cache_layer *l, const sequence_layer *s, operand_kind
     return (uint16_t *)(body + p->codes[kind]) + place * head_dim_of(l, kind);
 }
 
+uint16_t *layer_copy_halves(const cache_layer *l, const sequence_layer *s, size_t token,
+                            uint16_t *to)
+{
+    for (int kind = KEYS; kind < N_OPERANDS; kind++)
+        for (uint32_t h = 0; h < l->shape.n_kv_heads; h++) {
+            size_t dim = head_dim_of(l, (operand_kind)kind);
+            memcpy(to, layer_half(l, s, (operand_kind)kind, h, token), dim * sizeof *to);
+            to += dim;
+        }
+    return to;
+}
+
 const float *layer_balance(const cache_layer *l, operand_kind kind, uint32_t head)
 {
     return kind == KEYS && l->balances ? l->balances + (size_t)head * l->shape.keys.head_dim : NULL;

@@ -156,19 +156,6 @@ static tqkv_status put_record(output *o, const cache_layer *l, const sequence_la
     return status;
 }
 
-/* A token in f16: keys of all heads, then values. */
-static uint16_t *copy_token(const cache_layer *l, const sequence_layer *s, size_t token,
-                            uint16_t *to)
-{
-    for (int kind = KEYS; kind < N_OPERANDS; kind++)
-        for (uint32_t h = 0; h < l->shape.n_kv_heads; h++) {
-            size_t dim = head_dim_of(l, (operand_kind)kind);
-            memcpy(to, layer_half(l, s, (operand_kind)kind, h, token), dim * sizeof *to);
-            to += dim;
-        }
-    return to;
-}
-
 static tqkv_status put_tokens(output *o, const cache_layer *l, const sequence_layer *s)
 {
     size_t token = token_values(l), first = first_tokens(l, s->length);
@@ -179,9 +166,9 @@ static tqkv_status put_tokens(output *o, const cache_layer *l, const sequence_la
     if (!data)
         return TQKV_ERROR_MEMORY;
     for (size_t t = 0; t < first; t++)
-        to = copy_token(l, s, t, to);
+        to = layer_copy_halves(l, s, t, to);
     for (size_t t = 0; t < tail; t++)
-        to = copy_token(l, s, s->coded + t, to);
+        to = layer_copy_halves(l, s, s->coded + t, to);
     tqkv_status status = put(o, SECTION_TOKENS, data, values * sizeof *data);
     cache_release(o->c, data, values, sizeof *data);
     return status;

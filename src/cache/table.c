@@ -184,6 +184,13 @@ void layer_drop_pages(tqkv_cache *c, cache_layer *l, sequence_layer *s)
     pthread_mutex_unlock(&c->lock);
 }
 
+void layer_drop_tail(tqkv_cache *c, cache_layer *l, sequence_layer *s)
+{
+    pthread_mutex_lock(&c->lock);
+    drop_outside(l, s, s->tail, l->n_tail_slots, 1, s->coded, s->length);
+    pthread_mutex_unlock(&c->lock);
+}
+
 void layer_drop_all(tqkv_cache *c, cache_layer *l, sequence_layer *s)
 {
     pthread_mutex_lock(&c->lock);

@@ -50,8 +50,7 @@ int page_choice(const tqkv_page *p, size_t row)
         return NO_MEAN;
     if (p->n_means == 1)
         return 0;
-    unsigned number = p->numbers[row / 4] >> row % 4 * 2 & 3;
-    return number < p->n_means ? (int)number : (int)p->n_means - 1;
+    return (int)mean_number(p->numbers, row, p->n_means);
 }
 
 void page_choose(const tqkv_page *p, size_t row, int number)

@@ -11,6 +11,14 @@ static inline size_t mean_bytes(uint32_t head_dim)
     return (size_t)head_dim + MEAN_SCALE_BYTES;
 }
 
+/* Which of n_means a row's number names: two bits of `numbers`; those that are not there
+ * count as the last. */
+static inline uint32_t mean_number(const uint8_t *numbers, size_t row, uint32_t n_means)
+{
+    uint32_t number = numbers[row / 4] >> row % 4 * 2 & 3;
+    return number < n_means ? number : n_means - 1;
+}
+
 /* What levels are multiplied with. A scale that sealing does not write (negative, infinite,
  * NaN) counts as 0. */
 static inline float mean_scale(const uint8_t *mean, uint32_t head_dim)
