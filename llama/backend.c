@@ -1,24 +1,28 @@
 /*
  * The library that llama.cpp loads.
  *
- * It brings no device of its own. It changes how ggml's CPU device makes its
- * backends: each backend stays the CPU's own object, on the CPU's own device,
- * but three of its functions are replaced by those below, which call the CPU's.
- * So llama.cpp decides about flash attention, fused operations, threads and
- * pipelines as it does without tqkv, and a graph without a cache of ours goes
- * straight to the CPU. In a graph with one, the nodes on cache tensors become
- * custom operations, and the CPU computes the whole graph on its own threads.
+ * It brings no device of its own. Where the user asks for it (TQKV_KV) it changes how ggml's
+ * CPU device makes backends, and how the CPU's buffer type makes buffers (memory.h). Each
+ * backend stays the CPU's own object, on the CPU's own device, but three of its functions are
+ * replaced by those below, which call the CPU's. So llama.cpp decides about flash attention,
+ * fused operations, threads and pipelines as it does without tqkv, and a graph without a cache
+ * of ours goes straight to the CPU.
  *
- * What tqkv cannot compute shows in the graphs that llama.cpp reserves memory
- * for, before any row has been stored. Then tqkv stands aside for that context:
- * its cache holds what ggml puts there, and one warning says why.
+ * The files, in the order in which data goes through them:
+ *   backend.c settings.c ggml_abi.c   hooks, what the user asks for, what is known of ggml
+ *   memory.c reserve.c                buffers of caches: addresses, and memory behind some
+ *   cells.c rows.c                    one cache tensor: cells in pages; rows in saved states
+ *   graph.c                           which nodes work on cells, and whether tqkv can
+ *   work.c crew.c                     these nodes on ggml's threads
+ *   store.c attend.c shift.c          the operations
+ *   profiles.c capture.c              balances, and how they are fitted
  */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "rotate.h"
+#include "settings.h"
 #include "work.h"
 
 #define NAME "tqkv"
@@ -35,14 +39,10 @@ typedef struct instance {
         void (*optimize)(gg_backend_t, gg_graph *, void *);
     } cpu;
     work work;
-    int knows_profile; /* the model has been looked at */
-    tqkv_profile *profile;
-    uint64_t profile_id;
-    int is_aside;      /* ggml computes this context's graphs alone */
-    int has_started;   /* rows may have been stored */
-    /* Why the next graph is not computed, or empty. The pieces of a graph are all learnt
-     * before the first is computed. */
-    char problem[256];
+    int knows_model; /* its profile has been looked for */
+    model_profile profile;
+    /* Why no graph is computed any more, or empty. */
+    char problem[CELLS_REASON + 256];
 } instance;
 
 static instance *instances;
@@ -85,7 +85,7 @@ static void backend_free(gg_backend_t b)
     take_out(i);
     capture_finish(i->work.capture);
     work_free(&i->work);
-    tqkv_profile_free(i->profile);
+    tqkv_profile_free(i->profile.profile);
     free(i);
     cpu_free(b);
 }
@@ -93,7 +93,7 @@ static void backend_free(gg_backend_t b)
 static int has_attention(gg_graph *graph)
 {
     for (int n = 0; n < gg.graph_n_nodes(graph); n++)
-        if (node_kind_of(gg.graph_node(graph, n)) == NODE_ATTEND)
+        if (graph_kind(gg.graph_node(graph, n)) == NODE_ATTEND)
             return 1;
     return 0;
 }
@@ -102,109 +102,83 @@ static int has_attention(gg_graph *graph)
 static void meet_model(instance *i, gg_graph *graph)
 {
     char fingerprint[FINGERPRINT_SIZE];
-    if (i->knows_profile || !has_attention(graph) || !fingerprint_of(graph, fingerprint))
+    if (i->knows_model || !has_attention(graph) || !fingerprint_of(graph, fingerprint))
         return;
-    i->knows_profile = 1;
+    i->knows_model = 1;
     if (i->work.capture)
         capture_name(i->work.capture, fingerprint);
-    const char *problem = profile_for(fingerprint, &i->profile, &i->profile_id);
+    const char *problem = profile_for(fingerprint, &i->profile);
     if (problem)
         gg.log(GG_LOG_WARN, NAME ": keys are kept without a profile: %s\n", problem);
 }
 
-/* Before the first row ggml can take the cache over; behind it, the graph fails. */
-static void cannot(instance *i, const char *why)
+static void prepare_capture(instance *i, gg_graph *graph)
 {
-    if (i->has_started) {
-        snprintf(i->problem, sizeof i->problem, "%s", why);
-        return;
+    for (int n = 0; n < gg.graph_n_nodes(graph); n++) {
+        const gg_tensor *t = gg.graph_node(graph, n);
+        if (graph_kind(t) == NODE_ATTEND)
+            capture_prepare(i->work.capture, memory_cells(t->src[1]));
     }
-    gg.log(GG_LOG_WARN, NAME ": not used in this context, whose cache is llama.cpp's own: %s\n",
-           why);
-    i->is_aside = 1;
-    caches_free(&i->work.caches);
 }
 
-static void learn(instance *i, gg_graph *graph, void *params)
-{
-    meet_model(i, graph);
-    const char *why = graph_learn(&i->work.caches, graph, i->profile, i->profile_id);
-    if (why) {
-        cannot(i, why);
-        return;
-    }
-    for (size_t c = 0; i->work.capture && c < i->work.caches.n; c++)
-        if (i->work.caches.all[c].is_key)
-            capture_prepare(i->work.capture, &i->work.caches.all[c]);
-    rotate_reserve(graph, params);
-}
-
+/* Graphs come here before memory is given to their tensors; also those that llama.cpp only
+ * measures its memory by, before any row is stored. */
 static void graph_optimize(gg_backend_t b, gg_graph *graph, void *params)
 {
     instance *i = instance_of(b);
     if (i->cpu.optimize)
         i->cpu.optimize(b, graph, params);
-    if (!i->is_aside)
-        learn(i, graph, params);
+    meet_model(i, graph);
+    const char *problem = graph_learn(graph, &i->profile);
+    if (problem)
+        snprintf(i->problem, sizeof i->problem, "%s", problem);
+    if (!problem && i->work.capture)
+        prepare_capture(i, graph);
 }
 
 static int graph_compute(gg_backend_t b, gg_graph *graph)
 {
     instance *i = instance_of(b);
-    if (i->is_aside || !i->work.caches.n)
-        return i->cpu.compute(b, graph);
-    const char *problem = i->problem[0] ? i->problem : work_begin(&i->work, graph);
-    if (problem) {
-        gg.log(GG_LOG_ERROR, NAME ": %s\n", problem);
-        i->problem[0] = 0;
-        return GG_STATUS_FAILED;
-    }
-    if (!i->has_started && i->work.n_steps) {
-        caches_describe(&i->work.caches, i->profile != NULL);
-        i->has_started = 1;
-    }
-    int status = i->cpu.compute(b, graph);
-    problem = work_end(&i->work);
+    int status = GG_STATUS_FAILED;
+    const char *problem = i->problem[0] ? i->problem
+                                        : work_compute(&i->work, graph, i->cpu.compute, b, &status);
     if (problem)
         gg.log(GG_LOG_ERROR, NAME ": %s\n", problem);
     return problem ? GG_STATUS_FAILED : status;
 }
 
-static capture *capture_wanted(void)
-{
-    const char *path = getenv("TQKV_CAPTURE"), *keys = getenv("TQKV_CAPTURE_KEYS");
-    const char *centres = getenv("TQKV_CAPTURE_CENTRES");
-    long n = keys ? atol(keys) : 4096, m = centres ? atol(centres) : 64;
-    return path && *path && n > 0 && m > 0 && m <= 256
-               ? capture_create(path, (size_t)n, (uint32_t)m)
-               : NULL;
-}
-
 /* ---- the CPU's device ---- */
 
 static gg_backend_t (*cpu_init)(gg_device_t, const char *params);
+static bool (*cpu_supports_buft)(gg_device_t, gg_buffer_type_t);
 
+static const char *look_at(gg_backend_t b, gg_device_t d)
+{
+    return b->device != d || !b->iface.graph_compute || !b->iface.free || b->iface.synchronize ||
+                   b->iface.event_record
+               ? "ggml's backends lie otherwise than this library was made for"
+               : NULL;
+}
+
+/* A backend that would not understand our buffers must not be: without it no context is made. */
 static gg_backend_t init_backend(gg_device_t d, const char *params)
 {
     gg_backend_t b = cpu_init(d, params);
-    if (!b || b->device != d || !b->iface.graph_compute || !b->iface.free ||
-        b->iface.synchronize || b->iface.event_record) {
-        if (b)
-            gg.log(GG_LOG_WARN, NAME ": not used: ggml's backends lie otherwise than this library "
-                                     "was made for\n");
-        return b;
-    }
-    instance *i = calloc(1, sizeof *i);
+    if (!b)
+        return NULL;
+    const char *problem = look_at(b, d);
+    instance *i = problem ? NULL : calloc(1, sizeof *i);
     if (!i) {
-        gg.log(GG_LOG_WARN, NAME ": not used: out of memory\n");
-        return b;
+        gg.log(GG_LOG_ERROR, NAME ": %s\n", problem ? problem : "out of memory");
+        b->iface.free(b);
+        return NULL;
     }
     i->backend = b;
     i->cpu.free = b->iface.free;
     i->cpu.compute = b->iface.graph_compute;
     i->cpu.optimize = b->iface.graph_optimize;
-    caches_init(&i->work.caches);
-    i->work.capture = capture_wanted();
+    if (settings_get()->capture)
+        i->work.capture = capture_create(settings_get()->capture, settings_get()->capture_keys);
     insert(i);
     b->iface.free = backend_free;
     b->iface.graph_compute = graph_compute;
@@ -212,8 +186,13 @@ static gg_backend_t init_backend(gg_device_t d, const char *params)
     return b;
 }
 
-/* Null, or why the CPU's device stays as it is. The library is never unloaded,
- * so that what is put here stays valid. */
+static bool supports_buft(gg_device_t d, gg_buffer_type_t t)
+{
+    return memory_is_ours(t) || cpu_supports_buft(d, t);
+}
+
+/* Null, or why everything stays as it is. The library is never unloaded, so that what is put
+ * here stays valid. */
 static const char *hook(void)
 {
     const char *problem;
@@ -222,8 +201,13 @@ static const char *hook(void)
         return problem;
     if (gg.reg_by_name(NAME))
         return "another copy of this library is loaded already";
+    problem = memory_hook();
+    if (problem)
+        return problem;
     cpu_init = cpu->iface.init_backend;
+    cpu_supports_buft = cpu->iface.supports_buft;
     cpu->iface.init_backend = init_backend;
+    cpu->iface.supports_buft = supports_buft;
     return NULL;
 }
 
@@ -259,9 +243,14 @@ __attribute__((visibility("default"))) gg_reg_t ggml_backend_init(void);
 gg_reg_t ggml_backend_init(void)
 {
     static struct gg_reg registry;
-    const char *problem = gg_bind(__builtin_return_address(0));
-    if (!problem)
-        problem = hook();
+    const char *problem = NULL;
+    if (settings_are_wanted()) {
+        problem = gg_bind(__builtin_return_address(0));
+        if (!problem)
+            problem = settings_read();
+        if (!problem)
+            problem = hook();
+    }
     if (problem) {
         (gg.log ? gg.log : gg_log_to_stderr)(GG_LOG_ERROR, NAME ": not loaded: %s\n", problem);
         return NULL;

@@ -20,11 +20,11 @@ struct capture {
     int progress; /* file to write progress to, or -1 */
     char *path, fingerprint[FINGERPRINT_SIZE];
     size_t max_keys, seen; /* seen: of all layers */
-    uint32_t n_centres, n_layers;
+    uint32_t n_layers;
     layer *layers;
 };
 
-capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres)
+capture *capture_create(const char *path, size_t max_keys)
 {
     capture *c = calloc(1, sizeof *c);
     if (c)
@@ -34,7 +34,6 @@ capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres)
         return NULL;
     }
     c->max_keys = max_keys;
-    c->n_centres = n_centres;
     const char *progress = getenv("TQKV_CAPTURE_PROGRESS");
     c->progress = progress ? atoi(progress) : -1;
     return c;
@@ -53,9 +52,9 @@ void capture_name(capture *c, const char *fingerprint)
 }
 
 /* The layer, made at its first attention; null before, and without memory. */
-static layer *layer_of(capture *c, const cache *k, int may_make)
+static layer *layer_of(capture *c, const cells *k, int may_make)
 {
-    uint32_t i = (uint32_t)k->layer, dim = k->slot.format.head_dim;
+    uint32_t i = (uint32_t)k->layer, dim = k->head_dim;
     if (i >= c->n_layers && may_make) {
         layer *layers = realloc(c->layers, (i + 1) * sizeof *layers);
         if (!layers)
@@ -75,25 +74,23 @@ static layer *layer_of(capture *c, const cache *k, int may_make)
     return l->keys && l->squares && l->n_heads == k->n_heads && l->head_dim == dim ? l : NULL;
 }
 
-void capture_prepare(capture *c, const cache *keys)
+void capture_prepare(capture *c, const cells *keys)
 {
-    if (!keys->is_rotated) /* profiles are of keys as they are */
-        layer_of(c, keys, 1);
+    layer_of(c, keys, 1);
 }
 
-void capture_keys(capture *c, const cache *k, size_t row, uint32_t first, uint32_t n,
-                  const float *values)
+void capture_keys(capture *c, const cells *k, size_t row, const float *values)
 {
     layer *l = layer_of(c, k, 0);
     if (!l || l->n_keys + row >= c->max_keys)
         return;
-    for (uint32_t h = first; h < first + n; h++, values += l->head_dim)
+    for (uint32_t h = 0; h < l->n_heads; h++, values += l->head_dim)
         tqkv_from_f32(values, l->head_dim,
                       l->keys + ((size_t)h * c->max_keys + l->n_keys + row) * l->head_dim,
                       TQKV_F16);
 }
 
-void capture_queries(capture *c, const cache *k, const gg_tensor *q, const void *data)
+void capture_queries(capture *c, const cells *k, const gg_tensor *q)
 {
     layer *l = layer_of(c, k, 0);
     if (!l || l->n_keys >= c->max_keys)
@@ -101,7 +98,7 @@ void capture_queries(capture *c, const cache *k, const gg_tensor *q, const void 
     uint32_t group = (uint32_t)q->ne[2] / l->n_heads;
     for (int64_t h = 0; h < q->ne[2]; h++)
         for (int64_t i = 0; i < q->ne[1]; i++) {
-            const float *x = (const float *)((const uint8_t *)data + i * (int64_t)q->nb[1] +
+            const float *x = (const float *)((const uint8_t *)q->data + i * (int64_t)q->nb[1] +
                                              h * (int64_t)q->nb[2]);
             double *square = l->squares + (size_t)(h / group) * l->head_dim;
             for (uint32_t d = 0; d < l->head_dim; d++)
@@ -149,8 +146,8 @@ static tqkv_status fit_head(const capture *c, tqkv_profile *p, uint32_t layer_nu
     /* One query whose squares are the mean squares of all. */
     for (size_t d = 0; d < dim; d++)
         query[d] = (float)sqrt(l->squares[head * dim + d] / l->n_queries);
-    tqkv_status status = tqkv_profile_fit(p, layer_number, head, keys, n, 0, query, 1, 0,
-                                          (uint64_t)layer_number << 32 | head);
+    tqkv_status status = tqkv_profile_fit_balance(p, layer_number, head, 1, keys, n, 0, query, 1,
+                                                  0);
     free(keys);
     return status;
 }
@@ -246,9 +243,8 @@ static const char *fit_and_write(const capture *c)
     uint32_t n_heads, head_dim;
     tqkv_profile *p = NULL;
     if (!shape_of(c, &n_heads, &head_dim))
-        return "no keys were seen, or they came rotated (by a ggml before 0.25)";
-    tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, c->n_centres,
-                                             c->fingerprint, &p);
+        return "no keys were seen";
+    tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, 1, c->fingerprint, &p);
     if (status == TQKV_OK)
         status = fit(c, p, head_dim);
     const char *problem = status == TQKV_OK ? write_profile(p, c->path)

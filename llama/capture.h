@@ -2,24 +2,23 @@
 #ifndef TQKV_LLAMA_CAPTURE_H
 #define TQKV_LLAMA_CAPTURE_H
 
-#include "caches.h"
+#include "cells.h"
+#include "profiles.h"
 
 typedef struct capture capture;
 
 /* Writes a profile to `path` in the end, from at most max_keys keys a head. */
-capture *capture_create(const char *path, size_t max_keys, uint32_t n_centres);
+capture *capture_create(const char *path, size_t max_keys);
 
-/* n heads from `first` of row `row` of a batch; any thread, heads of a row by
- * one each. */
-void capture_keys(capture *c, const cache *keys, size_t row, uint32_t first, uint32_t n,
-                  const float *values);
+/* The keys of all heads in row `row` of a batch; any thread, a row by one. */
+void capture_keys(capture *c, const cells *keys, size_t row, const float *values);
 
-/* The queries of all heads that read these keys, with their data; one thread. Rows captured
- * since the last call count as stored from then on. */
-void capture_queries(capture *c, const cache *keys, const gg_tensor *queries, const void *data);
+/* The queries of all heads that read these keys; one thread. Rows captured since the last
+ * call count as stored from then on. */
+void capture_queries(capture *c, const cells *keys, const gg_tensor *queries);
 
 /* Makes room for the layer, before its first graph is computed. */
-void capture_prepare(capture *c, const cache *keys);
+void capture_prepare(capture *c, const cells *keys);
 
 void capture_name(capture *c, const char *fingerprint);
 

@@ -36,8 +36,8 @@ typedef struct maker {
     gg_tensor *(*permute)(gg_context *, gg_tensor *, int, int, int, int);
     gg_tensor *(*transpose)(gg_context *, gg_tensor *);
     gg_tensor *(*set_rows)(gg_context *, gg_tensor *, gg_tensor *, gg_tensor *);
-    gg_tensor *(*cpy)(gg_context *, gg_tensor *, gg_tensor *);
-    gg_tensor *(*mul_mat)(gg_context *, gg_tensor *, gg_tensor *);
+    gg_tensor *(*rope)(gg_context *, gg_tensor *, gg_tensor *, gg_tensor *, int n_dims, int mode,
+                       int n_ctx, float, float, float, float, float, float);
     gg_tensor *(*flash)(gg_context *, gg_tensor *, gg_tensor *, gg_tensor *, gg_tensor *,
                         float, float, float);
     void (*add_sinks)(gg_tensor *, gg_tensor *);
@@ -67,14 +67,13 @@ static const char *find_all(void *handle, maker *m)
         {"ggml_backend_dev_by_name", &gg.dev_by_name, 0},
         {"ggml_backend_reg_by_name", &gg.reg_by_name, 0},
         {"ggml_backend_cpu_buffer_type", &gg.cpu_buffer_type, 0},
-        {"ggml_backend_buft_is_host", &gg.buft_is_host, 0},
+        {"ggml_backend_buffer_free", &gg.buffer_free, 0},
         {"ggml_graph_n_nodes", &gg.graph_n_nodes, 0},
         {"ggml_graph_node", &gg.graph_node, 0},
         {"ggml_op_desc", &gg.op_desc, 0},
         {"ggml_type_name", &gg.type_name, 0},
-        {"ggml_row_size", &gg.row_size, 0},
+        {"ggml_nbytes", &gg.nbytes, 0},
         {"ggml_backend_tensor_get", &gg.tensor_get, 0},
-        {"ggml_version", &gg.version, 1},
         {"ggml_log_internal", &gg.log, 1},
         {"ggml_init", &m->init, 0},
         {"ggml_free", &m->free, 0},
@@ -86,8 +85,7 @@ static const char *find_all(void *handle, maker *m)
         {"ggml_permute", &m->permute, 0},
         {"ggml_transpose", &m->transpose, 0},
         {"ggml_set_rows", &m->set_rows, 0},
-        {"ggml_cpy", &m->cpy, 0},
-        {"ggml_mul_mat", &m->mul_mat, 0},
+        {"ggml_rope_ext_inplace", &m->rope, 0},
         {"ggml_flash_attn_ext", &m->flash, 0},
         {"ggml_flash_attn_ext_add_sinks", &m->add_sinks, 0},
         {"ggml_custom_4d", &m->custom, 0},
@@ -99,9 +97,6 @@ static const char *find_all(void *handle, maker *m)
                    "built with -rdynamic), or its ggml is too old";
         memcpy(wanted[i].function, &found, sizeof found);
     }
-    unsigned major = 0, minor = 0;
-    if (gg.version && sscanf(gg.version(), "%u.%u", &major, &minor) == 2)
-        gg.has_alloc_deps = major > 0 || minor >= 25;
     if (!gg.log)
         gg.log = gg_log_to_stderr;
     return NULL;
@@ -143,14 +138,11 @@ static int look_at_tensors(const maker *m, gg_context *c)
     if (set->src[0] != rows || set->src[1] != at || set->view_src != t)
         return 0;
     gg.op_set_rows = set->op;
-    gg_tensor *cpy = m->cpy(c, rows, view);
-    if (cpy->src[0] != rows || cpy->src[1] != view || cpy->view_src != t)
+    gg_tensor *halves = m->new_4d(c, GG_F16, 64, 3, 2, 1), *moves = m->new_4d(c, GG_I32, 2, 1, 1, 1);
+    gg_tensor *rope = m->rope(c, halves, moves, NULL, 64, 2, 0, 1e4f, 1, 0, 1, 32, 1);
+    if (rope->view_src != halves || rope->src[0] != halves || rope->src[1] != moves)
         return 0;
-    gg.op_cpy = cpy->op;
-    gg_tensor *product = m->mul_mat(c, rows, rows);
-    if (product->src[0] != rows || product->src[1] != rows)
-        return 0;
-    gg.op_mul_mat = product->op;
+    gg.op_rope = rope->op;
     gg_tensor *q = m->new_4d(c, GG_F32, 64, 2, 6, 1), *k = m->new_4d(c, GG_F16, 64, 7, 3, 1);
     gg_tensor *mask = m->new_4d(c, GG_F16, 7, 2, 1, 1), *sinks = m->new_4d(c, GG_F32, 6, 1, 1, 1);
     gg_tensor *flash = m->flash(c, q, k, k, mask, .5f, 2, 3);
@@ -174,10 +166,8 @@ static int look_at_types(void)
     static const struct {
         int type;
         const char *name;
-    } known[] = {{GG_F32, "f32"}, {GG_F16, "f16"}, {GG_Q4_0, "q4_0"}, {GG_Q4_1, "q4_1"},
-                 {GG_Q5_0, "q5_0"}, {GG_Q5_1, "q5_1"}, {GG_Q8_0, "q8_0"}, {GG_Q2_K, "q2_K"},
-                 {GG_Q3_K, "q3_K"}, {GG_IQ4_NL, "iq4_nl"}, {GG_I32, "i32"}, {GG_I64, "i64"},
-                 {GG_BF16, "bf16"}, {GG_MXFP4, "mxfp4"}};
+    } known[] = {{GG_F32, "f32"}, {GG_F16, "f16"}, {GG_Q4_0, "q4_0"}, {GG_I32, "i32"},
+                 {GG_I64, "i64"}, {GG_BF16, "bf16"}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const char *name = gg.type_name(known[i].type);
         if (!name || strcmp(name, known[i].name))

@@ -24,9 +24,7 @@ enum {
     GG_ALL_TASKS = -1,
 
     /* Types' numbers are those of the GGUF file format. */
-    GG_F32 = 0, GG_F16 = 1, GG_Q4_0 = 2, GG_Q4_1 = 3, GG_Q5_0 = 6, GG_Q5_1 = 7,
-    GG_Q8_0 = 8, GG_Q2_K = 10, GG_Q3_K = 11, GG_IQ4_NL = 20, GG_I32 = 26,
-    GG_I64 = 27, GG_BF16 = 30, GG_MXFP4 = 39,
+    GG_F32 = 0, GG_F16 = 1, GG_Q4_0 = 2, GG_I32 = 26, GG_I64 = 27, GG_BF16 = 30,
 
     GG_DEVICE_CPU = 0,
     GG_STATUS_SUCCESS = 0, GG_STATUS_FAILED = -1,
@@ -81,8 +79,21 @@ struct gg_buffer_type {
     void *context;
 };
 
+typedef struct gg_buffer_iface {
+    void (*free_buffer)(gg_buffer_t);
+    void *(*get_base)(gg_buffer_t);
+    int (*init_tensor)(gg_buffer_t, gg_tensor *);
+    void (*memset_tensor)(gg_buffer_t, gg_tensor *, uint8_t value, size_t offset, size_t size);
+    void (*set_tensor)(gg_buffer_t, gg_tensor *, const void *data, size_t offset, size_t size);
+    void (*get_tensor)(gg_buffer_t, const gg_tensor *, void *data, size_t offset, size_t size);
+    void (*set_tensor_2d)(void), (*get_tensor_2d)(void);
+    bool (*cpy_tensor)(gg_buffer_t, const gg_tensor *src, gg_tensor *dst);
+    void (*clear)(gg_buffer_t, uint8_t value);
+    void (*reset)(gg_buffer_t);
+} gg_buffer_iface;
+
 struct gg_buffer {
-    void (*iface[11])(void);
+    gg_buffer_iface iface;
     gg_buffer_type_t type;
     void *context;
     size_t size;
@@ -137,31 +148,22 @@ struct gg_reg {
     void *context;
 };
 
-/* What graph_optimize may ask for, from ggml 0.25 on: memory of a tensor stays
- * until a later node of the graph has been computed. */
-typedef struct gg_optimize_params {
-    void (*add_alloc_dep)(void *context, gg_tensor *tensor, gg_tensor *until);
-    void *context;
-} gg_optimize_params;
-
 /* Functions of the ggml in this process, and its operations' numbers. */
 typedef struct gg_api {
     gg_device_t (*dev_by_type)(int type);
     gg_device_t (*dev_by_name)(const char *name);
     gg_reg_t (*reg_by_name)(const char *name);
     gg_buffer_type_t (*cpu_buffer_type)(void);
-    bool (*buft_is_host)(gg_buffer_type_t);
+    void (*buffer_free)(gg_buffer_t);
     int (*graph_n_nodes)(gg_graph *);
     gg_tensor *(*graph_node)(gg_graph *, int);
     const char *(*op_desc)(const gg_tensor *);
     const char *(*type_name)(int type);
-    size_t (*row_size)(int type, int64_t n);
+    size_t (*nbytes)(const gg_tensor *);
     void (*tensor_get)(const gg_tensor *, void *data, size_t offset, size_t size);
-    const char *(*version)(void);                   /* may be null */
     void (*log)(int level, const char *text, ...);  /* never null */
-    int has_alloc_deps; /* gg_optimize_params */
     int op_none, op_view, op_reshape, op_permute, op_transpose;
-    int op_set_rows, op_flash_attn, op_cpy, op_mul_mat, op_custom;
+    int op_set_rows, op_flash_attn, op_rope, op_custom;
 } gg_api;
 
 extern gg_api gg;

@@ -1,9 +1,10 @@
 #include "graph.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "rotate.h"
+#include "settings.h"
 
 /* ---- kinds ---- */
 
@@ -13,86 +14,60 @@ static int is_nothing(const gg_tensor *t)
            t->op == gg.op_permute || t->op == gg.op_transpose;
 }
 
-node_kind node_kind_of(const gg_tensor *t)
+node_kind graph_kind(const gg_tensor *t)
 {
     if (is_nothing(t))
         return NODE_OTHER;
-    if (t->op == gg.op_set_rows && cache_tensor(t))
+    if (t->op == gg.op_set_rows && memory_cells(t))
         return NODE_STORE;
-    if (t->op == gg.op_flash_attn && (cache_tensor(t->src[1]) || cache_tensor(t->src[2])))
+    if (t->op == gg.op_flash_attn && memory_cells(t->src[1]) && memory_cells(t->src[2]))
         return NODE_ATTEND;
-    if (t->op == gg.op_cpy && cache_tensor(t))
+    if (t->op == gg.op_rope && memory_cells(t) && t->view_src && memory_cells(t->src[0]))
         return NODE_SHIFT;
-    if (t->op == gg.op_cpy && cache_tensor(t->src[0]))
-        return NODE_LOAD;
     for (int i = 0; i < GG_MAX_SRC; i++)
-        if (cache_tensor(t->src[i]))
+        if (memory_cells(t->src[i]))
             return NODE_UNKNOWN;
-    return cache_tensor(t) ? NODE_UNKNOWN : NODE_OTHER;
+    return memory_cells(t) ? NODE_UNKNOWN : NODE_OTHER;
 }
 
-/* ---- shapes ---- */
+/* ---- what tqkv can do ---- */
 
-static int is_plain(int type)
+/* [head_dim][tokens][heads][streams] as a view of rows of [heads][head_dim]. */
+static int is_view_of_rows(const gg_tensor *t, const cells *c)
 {
-    return type == GG_F32 || type == GG_F16 || type == GG_BF16;
+    size_t stream = c->row_bytes * c->n_cells;
+    return t->type == GG_F16 && t->nb[0] == 2 && t->nb[1] == c->row_bytes &&
+           t->nb[2] == 2 * (size_t)t->ne[0] && t->ne[0] * t->ne[2] == c->row_values &&
+           t->ne[1] <= c->n_cells && t->view_offs % stream == 0 &&
+           t->view_offs / stream + (size_t)t->ne[3] <= c->n_streams &&
+           (t->ne[3] == 1 || t->nb[3] == stream);
 }
 
-/* [dim][tokens][heads][streams] as a view of [heads][dim] rows of the cache. */
-static int is_view_of_rows(const gg_tensor *t, const gg_tensor *root)
+static int is_known_mask(const gg_tensor *t)
 {
-    return t->nb[1] == root->nb[1] && t->nb[2] == gg.row_size(root->type, t->ne[0]) &&
-           t->ne[0] * t->ne[2] == root->ne[0] && t->ne[1] <= root->ne[1] &&
-           t->ne[3] <= root->ne[2] && (t->ne[3] == 1 || t->nb[3] == root->nb[2]) &&
-           t->view_offs % root->nb[1] == 0;
+    const gg_tensor *q = t->src[0], *k = t->src[1], *m = t->src[3];
+    return !m || (m->type == GG_F16 && m->nb[0] == 2 && m->ne[0] >= k->ne[1] &&
+                  m->ne[1] >= q->ne[1] && (m->ne[2] == 1 || m->ne[2] == q->ne[2]) &&
+                  q->ne[3] % m->ne[3] == 0 && m->nb[1] % 2 == 0 && m->nb[2] % 2 == 0);
 }
-
-static const char *check_operand(const gg_tensor *t)
-{
-    const gg_tensor *root = cache_tensor(t);
-    if (root)
-        return is_view_of_rows(t, root) ? NULL
-                                        : "attention reads the cache in a layout tqkv does not know";
-    return is_plain(t->type) && t->nb[0] == (t->type == GG_F32 ? 4u : 2u)
-               ? NULL
-               : "one of K and V is quantised by ggml and the other by tqkv";
-}
-
-/* A tensor that the scheduler copied from another device, which it names so:
- * whether llama.cpp has rotated it there cannot be seen. */
-static int is_from_elsewhere(const gg_tensor *t)
-{
-    const gg_tensor *root = tensor_root(t);
-    return root->op == gg.op_none && strchr(root->name, '#');
-}
-
-static const char from_elsewhere[] =
-    "queries, keys or values are computed by another device, which may rotate them";
 
 static const char *check_attention(const gg_tensor *t)
 {
-    const gg_tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *m = t->src[3];
-    const gg_tensor *sinks = t->src[4];
-    const gg_tensor *keys = cache_tensor(k), *values = cache_tensor(v);
-    if (keys && keys == values)
-        return "keys and values share one tensor (MLA), of which tqkv's codes can only be one";
-    if ((keys && !cache_is_key(keys)) || (values && cache_is_key(values)))
+    const gg_tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *sinks = t->src[4];
+    const cells *keys = memory_cells(k), *values = memory_cells(v);
+    if (keys == values)
+        return "keys and values are one tensor (MLA)";
+    if (!keys->is_key || values->is_key)
         return "attention reads keys as values";
-    if (is_from_elsewhere(q))
-        return from_elsewhere;
-    const char *problem = check_operand(k);
-    if (!problem)
-        problem = check_operand(v);
-    if (problem)
-        return problem;
+    if (!is_view_of_rows(k, keys) || !is_view_of_rows(v, values))
+        return "attention reads it in a layout tqkv does not know";
     if (q->type != GG_F32 || t->type != GG_F32 || q->nb[0] != 4 || q->nb[1] % 4 || q->nb[2] % 4 ||
-        q->ne[0] != k->ne[0] || k->ne[0] % 16 || v->ne[0] % 16 || q->ne[2] % k->ne[2] ||
-        k->ne[2] != v->ne[2] || k->ne[1] != v->ne[1] || q->ne[3] % k->ne[3] ||
-        k->ne[3] != v->ne[3])
+        q->ne[0] != k->ne[0] || q->ne[2] % k->ne[2] || k->ne[2] != v->ne[2] ||
+        k->ne[1] != v->ne[1] || q->ne[3] % k->ne[3] || k->ne[3] != v->ne[3] ||
+        k->view_offs / keys->row_bytes != v->view_offs / values->row_bytes ||
+        keys->n_cells != values->n_cells || k->ne[0] % 16 || v->ne[0] % 16)
         return "attention has a shape tqkv does not know";
-    if (m && (m->type != GG_F16 || m->nb[0] != 2 || m->ne[0] < k->ne[1] || m->ne[1] < q->ne[1] ||
-              (m->ne[2] != 1 && m->ne[2] != q->ne[2]) || q->ne[3] % m->ne[3] || m->nb[1] % 2 ||
-              m->nb[2] % 2))
+    if (!is_known_mask(t))
         return "attention has a mask tqkv does not know";
     if (sinks && sinks->type != GG_F32)
         return "attention has sinks tqkv does not know";
@@ -101,33 +76,47 @@ static const char *check_attention(const gg_tensor *t)
 
 static const char *check_store(const gg_tensor *t)
 {
-    const gg_tensor *rows = t->src[0], *at = t->src[1], *root = cache_tensor(t);
-    if (is_from_elsewhere(rows))
-        return from_elsewhere;
+    const gg_tensor *rows = t->src[0], *at = t->src[1];
+    const cells *c = memory_cells(t);
     if (rows->type != GG_F32 || rows->nb[0] != 4 || rows->nb[1] % 4 || rows->ne[2] != 1 ||
-        rows->ne[3] != 1 || rows->ne[0] != root->ne[0] || t->nb[1] != root->nb[1] ||
+        rows->ne[3] != 1 || rows->ne[0] != c->row_values || t->nb[1] != c->row_bytes ||
         t->view_offs || (at->type != GG_I64 && at->type != GG_I32) || at->ne[0] != rows->ne[1])
-        return "rows are stored into the cache in a way tqkv does not know";
+        return "rows are stored in a way tqkv does not know (values are transposed where flash "
+               "attention is off: leave -fa at auto, or on)";
+    return NULL;
+}
+
+static const char *check_shift(const gg_tensor *t)
+{
+    const cells *c = memory_cells(t);
+    const gg_tensor *by = t->src[1];
+    if (!c->is_key || !c->n_heads || t->nb[0] != 2 || t->nb[2] != c->row_bytes ||
+        t->nb[1] * (size_t)t->ne[1] != c->row_bytes ||
+        (size_t)t->ne[2] != (size_t)c->n_cells * c->n_streams || by->type != GG_I32 ||
+        by->ne[0] < t->ne[2])
+        return "keys are moved in a way tqkv does not know";
     return NULL;
 }
 
 static const char *explain(const gg_tensor *t)
 {
-    static _Thread_local char message[256];
+    static _Thread_local char message[CELLS_REASON];
     snprintf(message, sizeof message,
-             "%s (%s) reads or writes it, and tqkv computes nothing on a cache but flash attention "
-             "(which -fa off, or the model itself, rules out)",
+             "%s (%s) works on it, and tqkv has only flash attention (leave -fa at auto, or on, "
+             "where the model allows it)",
              gg.op_desc(t), t->name);
     return message;
 }
 
-static const char *check(const gg_tensor *t, node_kind kind)
+static const char *check(const gg_tensor *t)
 {
-    switch (kind) {
+    switch (graph_kind(t)) {
     case NODE_STORE:
         return check_store(t);
     case NODE_ATTEND:
         return check_attention(t);
+    case NODE_SHIFT:
+        return check_shift(t);
     case NODE_UNKNOWN:
         return explain(t);
     default:
@@ -135,116 +124,83 @@ static const char *check(const gg_tensor *t, node_kind kind)
     }
 }
 
-/* ---- learning ---- */
+/* ---- what it does about it ---- */
 
-/* Whether queries, and keys with them, come rotated by llama.cpp. */
-static int rotation_stays(const gg_tensor *q)
+/* All cells that the node works on become plain. */
+static const char *give_up(const gg_tensor *t, const char *why)
 {
-    return rotate_is_of_keys(tensor_root(q)) && !rotate_of(q);
-}
-
-static cache_pair pair_of(const gg_tensor *t)
-{
-    return (cache_pair){.keys = cache_tensor(t->src[1]), .values = cache_tensor(t->src[2]),
-                        .key_dim = (uint32_t)t->src[1]->ne[0],
-                        .value_dim = (uint32_t)t->src[2]->ne[0],
-                        .n_heads = (uint32_t)t->src[1]->ne[2],
-                        .is_rotated = rotation_stays(t->src[0])};
-}
-
-/* The first values (those that RoPE turns) of all heads of all slots, as
- * [values][heads][slots], against floats. */
-static const char *check_copy(const cache *c, const gg_tensor *slots, const gg_tensor *floats)
-{
-    if (floats->type != GG_F32 || floats->nb[0] != 4 || floats->nb[1] % 4 || floats->nb[2] % 4 ||
-        floats->ne[0] != slots->ne[0] || floats->ne[1] != slots->ne[1] ||
-        floats->ne[2] != slots->ne[2] || slots->ne[3] != 1 || slots->view_offs ||
-        slots->ne[0] > c->slot.format.head_dim || slots->ne[1] != c->n_heads ||
-        (size_t)slots->ne[2] > c->n_slots || slots->nb[2] != c->row_bytes ||
-        slots->nb[1] != c->slot.bytes)
-        return "the cache is copied in a way tqkv does not know";
-    return NULL;
-}
-
-/* Rows that are stored or copied are of a cache that some attention was seen
- * for: only that tells their head size. */
-static const char *check_rows(const caches *c, const gg_tensor *t, node_kind kind)
-{
-    if (kind != NODE_STORE && kind != NODE_LOAD && kind != NODE_SHIFT)
-        return NULL;
-    const gg_tensor *slots = kind == NODE_LOAD ? t->src[0] : t;
-    const cache *e = caches_find(c, cache_tensor(slots));
-    if (!e)
-        return "attention on this cache is computed by another device (keep the cache where tqkv "
-               "is: on the CPU, without a GPU that takes attention over)";
-    return kind == NODE_STORE ? NULL : check_copy(e, slots, kind == NODE_LOAD ? t : t->src[0]);
-}
-
-/* A rotation that is left out has no other reader than tqkv, but for that of
- * attention's output and those around RoPE. */
-static const char *check_readers(const gg_tensor *t, node_kind kind)
-{
-    for (int i = 0; kind == NODE_OTHER && !is_nothing(t) && i < GG_MAX_SRC; i++) {
-        const gg_tensor *r = t->src[i] ? rotate_of(t->src[i]) : NULL;
-        if (!r)
-            continue;
-        const gg_tensor *from = tensor_root(r->src[1]);
-        node_kind before = node_kind_of(from);
-        if (before != NODE_ATTEND && before != NODE_LOAD)
-            return "something beside the cache reads llama.cpp's rotation of keys or values: set "
-                   "LLAMA_ATTN_ROT_DISABLE=1";
-    }
-    return NULL;
-}
-
-/* Where values' rotations are left out, those of the outputs have to be, too. */
-static const char *check_outputs(gg_graph *graph)
-{
-    int is_left_out = 0, n = gg.graph_n_nodes(graph);
-    for (int i = 0; i < n; i++) {
-        const gg_tensor *t = gg.graph_node(graph, i);
-        is_left_out |= node_kind_of(t) == NODE_STORE && !cache_is_key(cache_tensor(t)) &&
-                       rotate_of(t->src[0]);
-    }
-    for (int i = 0; is_left_out && i < n; i++) {
-        const gg_tensor *t = gg.graph_node(graph, i);
-        if (node_kind_of(t) == NODE_ATTEND && cache_tensor(t->src[2]) && !rotate_follows(graph, t))
-            return "attention's output is rotated by another device";
-    }
-    return NULL;
-}
-
-static int has_caches(gg_graph *graph)
-{
-    for (int i = 0; i < gg.graph_n_nodes(graph); i++)
-        if (node_kind_of(gg.graph_node(graph, i)) != NODE_OTHER)
-            return 1;
-    return 0;
-}
-
-const char *graph_learn(caches *c, gg_graph *graph, const tqkv_profile *profile,
-                        uint64_t profile_id)
-{
-    int n = has_caches(graph) ? gg.graph_n_nodes(graph) : 0;
-    for (int i = 0; i < n; i++) {
-        const gg_tensor *t = gg.graph_node(graph, i);
-        node_kind kind = node_kind_of(t);
-        const char *problem = check(t, kind);
-        if (!problem && kind == NODE_ATTEND) {
-            cache_pair pair = pair_of(t);
-            problem = caches_add(c, &pair, profile, profile_id);
+    static _Thread_local char message[CELLS_REASON + 128];
+    for (int i = -1; i < GG_MAX_SRC; i++) {
+        const gg_tensor *of = i < 0 ? t : t->src[i];
+        cells *c = memory_cells(of);
+        if (c && settings_get()->is_strict) {
+            snprintf(message, sizeof message, "TQKV_STRICT is set, and %s cannot be kept in codes: "
+                                              "%s", c->name, why);
+            return message;
         }
-        if (problem)
-            return problem;
+        if (c && !memory_make_plain(c, why))
+            return "there is no memory to turn the cache back into f16";
+        if (c)
+            memory_count(of);
     }
+    return NULL;
+}
+
+static const char *learn_cells(cells *c, const gg_tensor *view, model_profile *profile)
+{
+    if (c->n_heads)
+        return cells_learn(c, (uint32_t)view->ne[0], (uint32_t)view->ne[2], NULL, 0);
+    uint64_t id = 0;
+    float *balances = c->is_key ? profile_balances(profile, (uint32_t)c->layer,
+                                                   (uint32_t)view->ne[2], (uint32_t)view->ne[0],
+                                                   &id)
+                                : NULL;
+    return cells_learn(c, (uint32_t)view->ne[0], (uint32_t)view->ne[2], balances, id);
+}
+
+/* Null, or why not. */
+static const char *learn(const gg_tensor *t, model_profile *profile)
+{
+    cells *keys = memory_cells(t->src[1]), *values = memory_cells(t->src[2]);
+    int is_new = !keys->n_heads || !values->n_heads;
+    const char *why = learn_cells(keys, t->src[1], profile);
+    if (!why)
+        why = learn_cells(values, t->src[2], profile);
+    if (!why && is_new) {
+        memory_count(t->src[1]);
+        memory_count(t->src[2]);
+    }
+    return why;
+}
+
+const char *graph_learn(gg_graph *graph, model_profile *profile)
+{
+    int n = gg.graph_n_nodes(graph);
     for (int i = 0; i < n; i++) {
         const gg_tensor *t = gg.graph_node(graph, i);
-        node_kind kind = node_kind_of(t);
-        const char *problem = check_rows(c, t, kind);
-        if (!problem)
-            problem = check_readers(t, kind);
-        if (problem)
-            return problem;
+        const char *why = check(t);
+        if (!why && graph_kind(t) == NODE_ATTEND)
+            why = learn(t, profile);
+        if (!why)
+            continue;
+        why = give_up(t, why);
+        if (why)
+            return why;
+        i = -1; /* cells that become plain take their partners with them */
     }
-    return n ? check_outputs(graph) : NULL;
+    return NULL;
+}
+
+const char *graph_check_stores(gg_graph *graph)
+{
+    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
+        const gg_tensor *t = gg.graph_node(graph, i);
+        const cells *c = graph_kind(t) == NODE_STORE ? memory_cells(t) : NULL;
+        const char *why = c && !c->n_heads
+                              ? give_up(t, "no attention on it was seen (on another device?)")
+                              : NULL;
+        if (why)
+            return why;
+    }
+    return NULL;
 }

@@ -1,25 +1,27 @@
-/* Which of a graph's nodes are tqkv's, and whether it can do what they ask. */
+/* Which of a graph's nodes work on cells, and whether tqkv can do what they ask. */
 #ifndef TQKV_LLAMA_GRAPH_H
 #define TQKV_LLAMA_GRAPH_H
 
-#include "caches.h"
+#include "memory.h"
+#include "profiles.h"
 
 typedef enum node_kind {
     NODE_OTHER,  /* ggml's */
-    NODE_STORE,  /* SET_ROWS into a cache tensor */
-    NODE_ATTEND, /* FLASH_ATTN_EXT, from one or two cache tensors */
-    NODE_LOAD,   /* CPY from a cache tensor to floats */
-    NODE_SHIFT,  /* CPY back, after RoPE has moved the keys */
-    NODE_ROTATE, /* a rotation by llama.cpp that is left out */
-    NODE_UNKNOWN /* anything else that reads or writes one */
+    NODE_STORE,  /* SET_ROWS into cells */
+    NODE_ATTEND, /* FLASH_ATTN_EXT from two caches' cells */
+    NODE_SHIFT,  /* ROPE on cells in their place: keys move to other positions */
+    NODE_UNKNOWN /* anything else that reads or writes cells */
 } node_kind;
 
-/* Needs no context: what supports_op asks. */
-node_kind node_kind_of(const gg_tensor *node);
+node_kind graph_kind(const gg_tensor *node);
 
-/* Learns from the graph's attention what the cache tensors hold. Null, or why
- * the graph cannot be computed, in text that lives until the next call. */
-const char *graph_learn(caches *c, gg_graph *graph, const tqkv_profile *profile,
-                        uint64_t profile_id);
+/* Learns from the graph's attention what heads the cells have. Cells that the graph uses in a
+ * way that tqkv has not become plain. Null, or why the graph cannot be computed, in text that
+ * lives until the next call of this thread. */
+const char *graph_learn(gg_graph *graph, model_profile *profile);
+
+/* Before a graph is computed whose pieces have all been learnt: cells that it stores into, and
+ * that no attention was seen for, become plain. As above. */
+const char *graph_check_stores(gg_graph *graph);
 
 #endif

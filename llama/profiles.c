@@ -115,21 +115,22 @@ static const char *next_name(const char *at, char name[PATH_MAX])
     return at + (*at == ':');
 }
 
-const char *profile_for(const char *fingerprint, tqkv_profile **profile, uint64_t *id)
+const char *profile_for(const char *fingerprint, model_profile *m)
 {
     static _Thread_local char message[512];
     const char *list = getenv("TQKV_PROFILE");
     char path[PATH_MAX];
     int is_unread = 0; /* one of them; another may be the model's */
-    *profile = NULL;
-    *id = 0;
+    *m = (model_profile){0};
     for (const char *at = list; at && *at;) {
+        tqkv_profile *profile = NULL;
+        uint64_t id = 0;
         at = next_name(at, path);
         if (!at)
             return "a file name in TQKV_PROFILE is longer than a path can be";
         if (!*path)
             continue;
-        const char *problem = read_profile(path, profile, id);
+        const char *problem = read_profile(path, &profile, &id);
         if (problem) {
             size_t n = strlen(path), from = n > SHOWN ? n - SHOWN : 0;
             snprintf(message, sizeof message, "the profile %s%s cannot be read: %s",
@@ -137,13 +138,12 @@ const char *profile_for(const char *fingerprint, tqkv_profile **profile, uint64_
             is_unread = 1;
             continue;
         }
-        if (!strcmp(tqkv_profile_fingerprint(*profile), fingerprint))
+        if (!strcmp(tqkv_profile_fingerprint(profile), fingerprint)) {
+            *m = (model_profile){.profile = profile, .id = id};
             return NULL;
-        tqkv_profile_free(*profile);
-        *profile = NULL;
+        }
+        tqkv_profile_free(profile);
     }
-    *profile = NULL;
-    *id = 0;
     if (!list || !*list)
         return NULL;
     if (is_unread)
@@ -153,4 +153,31 @@ const char *profile_for(const char *fingerprint, tqkv_profile **profile, uint64_
              "profile', or unset the variable (as when a part of the model is on another device)",
              list, fingerprint);
     return message;
+}
+
+/* ---- balances ---- */
+
+float *profile_balances(model_profile *m, uint32_t layer, uint32_t n_heads, uint32_t head_dim,
+                        uint64_t *id)
+{
+    const tqkv_profile *p = m ? m->profile : NULL;
+    *id = 0;
+    if (!p)
+        return NULL;
+    if (layer >= tqkv_profile_n_layers(p) || n_heads > tqkv_profile_n_heads(p) ||
+        head_dim != tqkv_profile_head_dim(p)) {
+        if (!m->has_warned)
+            gg.log(GG_LOG_WARN, "tqkv: the profile has nothing for layers as layer %u is, with %u "
+                                "heads of %u\n", layer, n_heads, head_dim);
+        m->has_warned = 1;
+        return NULL;
+    }
+    float *all = malloc((size_t)n_heads * head_dim * sizeof *all);
+    for (uint32_t h = 0; all && h < n_heads; h++) {
+        tqkv_key_profile key;
+        tqkv_profile_get(p, layer, h, &key);
+        memcpy(all + (size_t)h * head_dim, key.balance, head_dim * sizeof *all);
+    }
+    *id = all ? m->id : 0;
+    return all;
 }

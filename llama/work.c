@@ -3,25 +3,67 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "flash.h"
-#include "rotate.h"
-#include "store.h"
+/* ---- running ---- */
 
 static void run(gg_tensor *dst, int ith, int nth, void *context)
 {
     step *s = context;
     (void)dst;
-    if (s->kind == NODE_ROTATE)
-        copy_run(s, ith, nth);
+    if (ith > 0) {
+        crew_follow(s->crew);
+        return;
+    }
+    crew_reset(s->next_crew); /* all threads have left the node before */
+    if (s->work->failure)
+        ;
     else if (s->kind == NODE_STORE)
-        store_run(s, ith, nth);
-    else if (s->kind == NODE_LOAD)
-        load_run(s, ith, nth);
-    else if (s->kind == NODE_SHIFT)
-        shift_run(s, ith, nth);
+        store_rows(s);
     else
-        flash_run(s, ith, nth);
+        attend(s, nth);
+    crew_finish(s->crew);
 }
+
+/* ---- sealing ---- */
+
+int work_note_seal(work *w, cells *c, size_t page)
+{
+    if (w->n_seals == w->max_seals) {
+        size_t more = w->max_seals ? 2 * w->max_seals : 64;
+        seal *seals = realloc(w->seals, more * sizeof *seals);
+        if (!seals)
+            return 0;
+        w->seals = seals;
+        w->max_seals = more;
+    }
+    if (!cells_seal_begin(c, page))
+        return 0;
+    w->seals[w->n_seals++] = (seal){c, page};
+    return 1;
+}
+
+/* A head of a page; the seals' cells have so many each. */
+static void seal_head(void *argument, size_t index)
+{
+    const work *w = argument;
+    size_t i = 0;
+    while (index >= w->seals[i].cells->n_heads)
+        index -= w->seals[i++].cells->n_heads;
+    cells_seal_head(w->seals[i].cells, w->seals[i].page, (uint32_t)index);
+}
+
+void work_seal(work *w, crew *c)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < w->n_seals; i++)
+        tasks += w->seals[i].cells->n_heads;
+    if (tasks)
+        crew_run(c, tasks, seal_head, w);
+    for (size_t i = 0; i < w->n_seals; i++)
+        cells_seal_end(w->seals[i].cells, w->seals[i].page);
+    w->n_seals = 0;
+}
+
+/* ---- steps ---- */
 
 static step *new_step(work *w)
 {
@@ -42,127 +84,98 @@ static step *new_step(work *w)
     return *at;
 }
 
-static int is_first_of_mask(const work *w, const step *s)
+static int add(work *w, gg_tensor *t, node_kind kind)
 {
-    for (size_t i = 0; i < w->n_steps; i++) {
-        const step *other = w->steps[i];
-        if (other != s && other->kind == NODE_ATTEND && other->node->src[3] == s->node->src[3])
+    step *s = new_step(w);
+    if (!s)
+        return 0;
+    *s = (step){.work = w, .node = t, .kind = kind, .op = t->op};
+    memcpy(s->op_params, t->op_params, sizeof s->op_params);
+    s->keys = memory_cells(kind == NODE_ATTEND ? t->src[1] : t);
+    s->values = kind == NODE_ATTEND ? memory_cells(t->src[2]) : NULL;
+    s->crew = &w->crews[w->n_steps % 2];
+    s->next_crew = &w->crews[(w->n_steps + 1) % 2];
+    s->is_last_reader = kind == NODE_ATTEND;
+    for (size_t i = 0; s->is_last_reader && i + 1 < w->n_steps; i++)
+        if (w->steps[i]->keys == s->keys)
+            w->steps[i]->is_last_reader = 0;
+    return 1;
+}
+
+/* Whether all of the graph's nodes are of kinds, and on cells, that have been learnt. */
+static int is_learnt(gg_graph *graph)
+{
+    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
+        const gg_tensor *t = gg.graph_node(graph, i);
+        node_kind kind = graph_kind(t);
+        if (kind == NODE_UNKNOWN || (kind == NODE_STORE && !memory_cells(t)->n_heads) ||
+            (kind == NODE_ATTEND && (!memory_cells(t->src[1])->n_heads ||
+                                     !memory_cells(t->src[2])->n_heads)))
             return 0;
     }
     return 1;
 }
 
-static step *begin_step(work *w, gg_tensor *t, node_kind kind)
-{
-    step *s = new_step(w);
-    if (!s)
-        return NULL;
-    s->work = w;
-    s->node = t;
-    s->kind = kind;
-    s->op = t->op;
-    s->keys = s->values = NULL;
-    s->rotation = NULL;
-    s->is_left_out = 0;
-    memcpy(s->op_params, t->op_params, sizeof s->op_params);
-    return s;
-}
-
-/* The entry of a cache tensor, which must be there; null for other tensors. */
-static int find(work *w, const gg_tensor *t, cache **entry)
-{
-    const gg_tensor *root = cache_tensor(t);
-    *entry = root ? caches_find(&w->caches, root) : NULL;
-    return !root || *entry;
-}
-
-static const char *add(work *w, gg_tensor *t, node_kind kind)
-{
-    static const char unknown[] = "a cache tensor that no attention was seen for";
-    step *s = begin_step(w, t, kind);
-    if (!s)
-        return "out of memory";
-    s->rotation = kind == NODE_STORE || kind == NODE_ATTEND ? rotate_of(t->src[0]) : NULL;
-    s->rows = kind == NODE_STORE ? rotate_data(t->src[0]) : NULL;
-    s->shifts = kind == NODE_SHIFT ? rotate_shifts(t->src[0]) : NULL;
-    if (kind != NODE_ATTEND)
-        return find(w, kind == NODE_LOAD ? t->src[0] : t, &s->keys) ? NULL : unknown;
-    if (!find(w, t->src[1], &s->keys) || !find(w, t->src[2], &s->values))
-        return unknown;
-    s->is_first_of_mask = is_first_of_mask(w, s);
-    crew_reset(&s->crew);
-    return flash_prepare(w, s);
-}
-
-/* Whether ggml reads a rotation that has to change nothing: behind attention that
- * was computed before, since graphs may come in pieces, and around RoPE, when keys
- * are moved. */
-static int becomes_copy(const gg_tensor *rotation)
-{
-    const gg_tensor *from = tensor_root(rotation->src[1]);
-    node_kind kind = node_kind_of(from);
-    if (kind == NODE_ATTEND || kind == NODE_LOAD)
-        return 1;
-    const gg_tensor *before = from->src[0] ? rotate_of(from->src[0]) : NULL; /* RoPE's */
-    return before && node_kind_of(tensor_root(before->src[1])) == NODE_LOAD;
-}
-
-/* Nothing is left of rotations whose result only tqkv reads. */
-static const char *add_rotations(work *w, gg_graph *graph)
-{
-    size_t n = w->n_steps;
-    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
-        gg_tensor *t = gg.graph_node(graph, i);
-        if (t->op != gg.op_mul_mat || rotate_of(t) != t)
-            continue;
-        int is_left_out = 0;
-        for (size_t j = 0; j < n; j++)
-            is_left_out |= w->steps[j]->rotation == t;
-        if (!is_left_out && !becomes_copy(t))
-            continue;
-        step *s = begin_step(w, t, NODE_ROTATE);
-        if (!s)
-            return "out of memory";
-        s->is_left_out = is_left_out;
-    }
-    return NULL;
-}
-
+/* A graph that came by itself, without a scheduler, has not been learnt. */
 static const char *collect(work *w, gg_graph *graph)
 {
-    for (int i = 0; i < gg.graph_n_nodes(graph); i++) {
-        gg_tensor *t = gg.graph_node(graph, i);
-        node_kind kind = node_kind_of(t);
-        const char *problem = kind == NODE_UNKNOWN ? "an operation that tqkv has not"
-                              : kind == NODE_OTHER ? NULL
-                                                   : add(w, t, kind);
-        if (problem)
-            return problem;
+    const char *problem = NULL;
+    if (!is_learnt(graph)) {
+        problem = graph_learn(graph, NULL);
+        if (!problem)
+            problem = graph_check_stores(graph);
     }
-    return add_rotations(w, graph);
-}
-
-const char *work_begin(work *w, gg_graph *graph)
-{
     w->n_steps = 0;
-    w->failure = NULL;
-    const char *problem = collect(w, graph);
-    for (size_t i = 0; !problem && i < w->n_steps; i++) {
-        step *s = w->steps[i];
-        gg_custom_params params = {run, GG_ALL_TASKS, s};
-        s->node->op = s->is_left_out ? gg.op_none : gg.op_custom;
-        memcpy(s->node->op_params, &params, sizeof params);
+    for (int i = 0; !problem && i < gg.graph_n_nodes(graph); i++) {
+        gg_tensor *t = gg.graph_node(graph, i);
+        node_kind kind = graph_kind(t);
+        if (kind != NODE_OTHER && !add(w, t, kind))
+            problem = "out of memory";
     }
     return problem;
 }
 
-const char *work_end(work *w)
+/* ---- a graph ---- */
+
+/* Nodes that RoPE shifts come last, and by themselves: ggml computes them. */
+static size_t begin(work *w)
+{
+    size_t n_shifts = 0;
+    crew_reset(&w->crews[1]); /* the first step's */
+    for (size_t i = 0; i < w->n_steps; i++) {
+        step *s = w->steps[i];
+        gg_custom_params params = {run, GG_ALL_TASKS, s};
+        s->node->op = s->kind == NODE_SHIFT ? gg.op_none : gg.op_custom;
+        n_shifts += s->kind == NODE_SHIFT;
+        if (s->kind != NODE_SHIFT)
+            memcpy(s->node->op_params, &params, sizeof params);
+    }
+    return n_shifts;
+}
+
+static void end(work *w)
 {
     for (size_t i = 0; i < w->n_steps; i++) {
         step *s = w->steps[i];
         s->node->op = s->op;
         memcpy(s->node->op_params, s->op_params, sizeof s->op_params);
     }
+}
+
+const char *work_compute(work *w, gg_graph *graph, int (*compute)(gg_backend_t, gg_graph *),
+                         gg_backend_t b, int *status)
+{
+    *status = GG_STATUS_FAILED;
+    w->failure = NULL;
+    const char *problem = collect(w, graph);
+    if (problem)
+        return problem;
+    size_t n_shifts = begin(w);
+    *status = compute(b, graph);
+    end(w);
+    for (size_t i = 0; i < w->n_steps && n_shifts && !w->failure; i++)
+        if (w->steps[i]->kind == NODE_SHIFT && *status == GG_STATUS_SUCCESS)
+            w->failure = shift_compute(w->steps[i], graph, compute, b, status);
     return w->failure;
 }
 
@@ -173,6 +186,6 @@ void work_free(work *w)
     free(w->steps);
     free(w->workspace);
     free(w->slopes);
-    caches_free(&w->caches);
-    *w = (work){0};
+    free(w->seals);
+    w->steps = NULL;
 }

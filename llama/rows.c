@@ -1,0 +1,457 @@
+/*
+ * Rows as programs save and load them.
+ *
+ * llama.cpp saves caches as bytes of their tensors: of rows that are staged, the f16 numbers
+ * that it believes in. A row of codes travels as itself in the bytes of its f16 numbers, head
+ * by head, so that nothing is quantised a second time:
+ *
+ *   8 bytes   a tag: four f16 NaN, which say format and balances in their low bits
+ *   then      the record (tqkv_page.h): codes, scale, mean
+ *
+ * Where a record is larger than that (tq8, whose mean would not fit), two rows side by side
+ * that share their mean carry half of it each, and a row without such a neighbour travels as
+ * the f16 numbers that it decodes to. A program without tqkv reads NaN, and shows it; tqkv
+ * tells rows of another format by their tag, and attention that sees one fails.
+ */
+#include "cells.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "reserve.h"
+
+enum { TAG_BYTES = 8, SCALE_BYTES = 2, MAX_RECORD = 3 * TQKV_MAX_HEAD_DIM };
+
+/* How a row travels; the codes' kinds stand in the tag. */
+typedef enum row_kind { ROW_WHOLE, ROW_FIRST, ROW_SECOND, ROW_F16, ROW_FOREIGN } row_kind;
+
+/* ---- tags ---- */
+
+static void put_tag(const cells *c, row_kind kind, uint8_t *to)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned bits = (unsigned)(c->tag >> 9 * i & 0x1FF);
+        bits = i == 0 ? bits | 1 : i == 3 ? (bits & ~3u) | (unsigned)kind : bits;
+        to[2 * i] = (uint8_t)bits;
+        to[2 * i + 1] = (uint8_t)(0x7E | bits >> 8);
+    }
+}
+
+/* Numbers that are NaN by themselves have no low bits in ggml, nor in tqkv. */
+static row_kind kind_of_tag(const cells *c, const uint8_t *row)
+{
+    uint8_t own[TAG_BYTES];
+    for (row_kind kind = ROW_WHOLE; kind <= ROW_SECOND; kind++) {
+        put_tag(c, kind, own);
+        if (!memcmp(row, own, sizeof own))
+            return kind;
+    }
+    int is_tag = (row[0] & 1) != 0;
+    for (unsigned i = 0; i < 4; i++)
+        is_tag &= (row[2 * i + 1] & 0xFE) == 0x7E;
+    return is_tag ? ROW_FOREIGN : ROW_F16;
+}
+
+/* The same for all heads of a row, or f16 where they differ. */
+static row_kind kind_of_row(const cells *c, const uint8_t *row)
+{
+    row_kind kind = kind_of_tag(c, row);
+    for (uint32_t h = 1; h < c->n_heads; h++) {
+        row_kind other = kind_of_tag(c, row + (size_t)h * c->head_dim * 2);
+        if (other != kind)
+            return ROW_FOREIGN;
+    }
+    return kind;
+}
+
+/* ---- sizes ---- */
+
+static size_t row_codes(const cells *c)
+{
+    return c->code_bytes + SCALE_BYTES;
+}
+
+static size_t first_half(const cells *c)
+{
+    return (c->mean_bytes + 1) / 2;
+}
+
+static int fits(const cells *c, size_t mean)
+{
+    return TAG_BYTES + row_codes(c) + mean <= 2 * (size_t)c->head_dim;
+}
+
+/* ---- saving ---- */
+
+static int has_row(const cells *c, size_t slot)
+{
+    return c->pages[cells_page_of(c, slot)].written >> cells_row_of(c, slot) & 1;
+}
+
+/* Whether codes say what the row is: of a complete page also while it is staged. */
+static int is_coded(const cells *c, size_t slot)
+{
+    const cell_page *p = &c->pages[cells_page_of(c, slot)];
+    unsigned row = cells_row_of(c, slot);
+    if (!has_row(c, slot) || p->foreign >> row & 1)
+        return 0;
+    return !p->is_staged || p->coded >> row & 1 || (!p->is_open && !p->is_stale);
+}
+
+static void export_row(const cells *c, size_t slot, uint32_t head, uint8_t record[MAX_RECORD])
+{
+    tqkv_page p = cells_codes(c, cells_page_of(c, slot), head);
+    tqkv_page_export(&p, cells_row_of(c, slot), record, MAX_RECORD);
+}
+
+static int share_means(const cells *c, size_t slot, size_t other)
+{
+    uint8_t a[MAX_RECORD], b[MAX_RECORD];
+    if (cells_page_of(c, slot) != cells_page_of(c, other) || !is_coded(c, other))
+        return 0;
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        export_row(c, slot, h, a);
+        export_row(c, other, h, b);
+        if (memcmp(a + row_codes(c), b + row_codes(c), c->mean_bytes))
+            return 0;
+    }
+    return 1;
+}
+
+/* How a slot's row leaves; `before` is how the one before it did, end where the rows that are
+ * asked for end. */
+static row_kind kind_to_save(const cells *c, size_t slot, size_t end, row_kind before)
+{
+    if (before == ROW_FIRST)
+        return ROW_SECOND;
+    if (!is_coded(c, slot))
+        return ROW_F16;
+    if (fits(c, c->mean_bytes))
+        return ROW_WHOLE;
+    return fits(c, first_half(c)) && slot + 1 < end && share_means(c, slot, slot + 1) ? ROW_FIRST
+                                                                                     : ROW_F16;
+}
+
+static void save_codes(const cells *c, size_t slot, row_kind kind, uint8_t *to)
+{
+    uint8_t record[MAX_RECORD];
+    size_t skip = kind == ROW_SECOND ? first_half(c) : 0;
+    size_t n = kind == ROW_FIRST ? first_half(c) : c->mean_bytes - skip;
+    for (uint32_t h = 0; h < c->n_heads; h++, to += (size_t)c->head_dim * 2) {
+        export_row(c, slot, h, record);
+        put_tag(c, kind, to);
+        memcpy(to + TAG_BYTES, record, row_codes(c));
+        memcpy(to + TAG_BYTES + row_codes(c), record + row_codes(c) + skip, n);
+    }
+}
+
+static void save_f16(const cells *c, size_t slot, uint8_t *to)
+{
+    size_t page = cells_page_of(c, slot);
+    float values[TQKV_MAX_HEAD_DIM];
+    if (!has_row(c, slot))
+        return;
+    if (c->pages[page].is_staged) {
+        memcpy(to, cells_nominal(c, slot), c->row_bytes);
+        return;
+    }
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        tqkv_page p = cells_codes(c, page, h);
+        tqkv_page_read(&p, cells_balance(c, h), cells_row_of(c, slot), 1, TQKV_ORIGINAL, values, 0);
+        tqkv_from_f32(values, c->head_dim, to + (size_t)h * c->head_dim * 2, TQKV_F16);
+    }
+}
+
+/* Whole rows. */
+static void save_rows(const cells *c, size_t slot, size_t end, uint8_t *to)
+{
+    row_kind kind = ROW_F16;
+    for (; slot < end; slot++, to += c->row_bytes) {
+        kind = kind_to_save(c, slot, end, kind);
+        memset(to, 0, c->row_bytes);
+        if (kind == ROW_F16)
+            save_f16(c, slot, to);
+        else
+            save_codes(c, slot, kind, to);
+    }
+}
+
+/* ---- loading ---- */
+
+/* Pages of which no row stays begin anew; others lose what the new rows will replace. */
+static int make_room(cells *c, size_t page, uint64_t rows)
+{
+    cell_page *p = &c->pages[page];
+    c->n_foreign -= (size_t)__builtin_popcountll(p->foreign & rows);
+    p->foreign &= ~rows;
+    p->written &= ~rows;
+    p->coded &= ~rows;
+    if (!p->written && p->is_staged)
+        cells_release(c, page);
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        if (!p->written)
+            p->is_mixed = 0;
+        tqkv_page codes = cells_codes(c, page, h);
+        for (size_t r = 0; r < PAGE; r++)
+            if (!p->written || rows >> r & 1) {
+                memset(codes.rows.codes + r * codes.rows.code_stride, 0, c->code_bytes);
+                memset(codes.rows.scales + r * codes.rows.scale_stride, 0, SCALE_BYTES);
+            }
+        if (!p->written)
+            memset(codes.means, 0, c->mean_bytes);
+    }
+    if (!p->written)
+        c->table[page] = cells_code_entry(c, page);
+    return 1;
+}
+
+/* A record becomes a row of its page, which may become mixed for it. */
+static int import_row(cells *c, size_t page, unsigned row, uint32_t head, const uint8_t *record)
+{
+    size_t size = row_codes(c) + c->mean_bytes;
+    tqkv_page to = cells_codes(c, page, head);
+    tqkv_status status = tqkv_page_import(&to, row, record, size);
+    if (status == TQKV_ERROR_BUFFER && !c->pages[page].is_mixed) {
+        if (!cells_mix(c, page))
+            return 0;
+        to = cells_codes(c, page, head);
+        status = tqkv_page_import(&to, row, record, size);
+    }
+    if (status != TQKV_ERROR_BUFFER)
+        return 1;
+    /* More than four means in one page: through its numbers. */
+    uint8_t bytes[PAGE * (TQKV_MAX_HEAD_DIM + 4) + TQKV_MAX_HEAD_DIM + 2] = {0};
+    float values[TQKV_MAX_HEAD_DIM];
+    tqkv_page own;
+    tqkv_page_at(&c->format, 1, bytes, &own);
+    tqkv_page_import(&own, 0, record, size);
+    tqkv_page_read(&own, cells_balance(c, head), 0, 1, TQKV_ORIGINAL, values, 0);
+    tqkv_page_write(&to, cells_balance(c, head), row, values, TQKV_F32);
+    return 1;
+}
+
+/* halves: of the row that has the other half of the mean, or null. */
+static int load_codes(cells *c, size_t slot, const uint8_t *data, const uint8_t *other)
+{
+    uint8_t record[MAX_RECORD];
+    size_t page = cells_page_of(c, slot), n = row_codes(c);
+    cell_page *p = &c->pages[page];
+    unsigned row = cells_row_of(c, slot);
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        size_t at = (size_t)h * c->head_dim * 2 + TAG_BYTES;
+        const uint8_t *first = data + at + n, *second = other ? other + at + n : NULL;
+        memcpy(record, data + at, n);
+        if (kind_of_tag(c, data) == ROW_SECOND) {
+            const uint8_t *swapped = first;
+            first = second;
+            second = swapped;
+        }
+        memcpy(record + n, first, other ? first_half(c) : c->mean_bytes);
+        if (other)
+            memcpy(record + n + first_half(c), second, c->mean_bytes - first_half(c));
+        if (!import_row(c, page, row, h, record))
+            return 0;
+    }
+    p->written |= (uint64_t)1 << row;
+    if (!p->is_staged)
+        return 1;
+    p->coded |= (uint64_t)1 << row;
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        float values[TQKV_MAX_HEAD_DIM];
+        tqkv_page codes = cells_codes(c, page, h);
+        tqkv_page_read(&codes, cells_balance(c, h), row, 1, TQKV_ORIGINAL, values, 0);
+        tqkv_from_f32(values, c->head_dim, cells_nominal(c, slot) + (size_t)h * c->head_dim * 2,
+                      TQKV_F16);
+    }
+    return 1;
+}
+
+static int load_f16(cells *c, size_t slot, const uint8_t *data)
+{
+    size_t page = cells_page_of(c, slot);
+    if (!cells_stage(c, page, ~(uint64_t)0))
+        return 0;
+    memcpy(cells_nominal(c, slot), data, c->row_bytes);
+    cells_note(c, page, cells_row_of(c, slot));
+    return 1;
+}
+
+static void load_foreign(cells *c, size_t slot)
+{
+    cell_page *p = &c->pages[cells_page_of(c, slot)];
+    uint64_t bit = (uint64_t)1 << cells_row_of(c, slot);
+    p->written |= bit;
+    p->foreign |= bit;
+    c->n_foreign++;
+}
+
+/* Older staged pages become codes, until no more are left than may be. */
+static int trim(cells *c, size_t stream)
+{
+    while (c->n_staged[stream] > cells_quota(c)) {
+        size_t page = cells_oldest(c, stream);
+        if (c->pages[page].is_stale && !cells_seal(c, page))
+            return 0;
+        cells_release(c, page);
+    }
+    return 1;
+}
+
+/* Whole rows of one page. */
+static int load_page(cells *c, size_t slot, size_t end, const uint8_t *data)
+{
+    size_t page = cells_page_of(c, slot), first = cells_row_of(c, slot), n = end - slot;
+    if (!make_room(c, page, (n == PAGE ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1) << first))
+        return 0;
+    for (; slot < end; slot++, data += c->row_bytes) {
+        row_kind kind = kind_of_row(c, data);
+        int is_pair = kind == ROW_FIRST && slot + 1 < end &&
+                      kind_of_row(c, data + c->row_bytes) == ROW_SECOND;
+        int ok = 1;
+        if (kind == ROW_F16)
+            ok = load_f16(c, slot, data);
+        else if (kind == ROW_WHOLE)
+            ok = load_codes(c, slot, data, NULL);
+        else if (!is_pair)
+            load_foreign(c, slot);
+        else {
+            const uint8_t *next = data + c->row_bytes;
+            ok = load_codes(c, slot, data, next) && load_codes(c, slot + 1, next, data);
+            slot++;
+            data = next;
+        }
+        if (!ok)
+            return 0;
+    }
+    return trim(c, page / c->n_pages);
+}
+
+static int load_rows(cells *c, size_t slot, size_t end, const uint8_t *data)
+{
+    while (slot < end) {
+        size_t page = cells_page_of(c, slot);
+        size_t last = cells_first_slot(c, page) + cells_rows_in(c, page);
+        last = last < end ? last : end;
+        if (!load_page(c, slot, last, data))
+            return 0;
+        data += (last - slot) * c->row_bytes;
+        slot = last;
+    }
+    return 1;
+}
+
+/* ---- bytes ---- */
+
+/* Bytes of less than a row, through the whole of it. */
+static int part_of_row(cells *c, size_t offset, uint8_t *out, const uint8_t *in, size_t size)
+{
+    size_t slot = offset / c->row_bytes, at = offset % c->row_bytes;
+    uint8_t *row = malloc(c->row_bytes);
+    int ok = row != NULL;
+    if (ok)
+        save_rows(c, slot, slot + 1, row);
+    if (ok && out)
+        memcpy(out, row + at, size);
+    if (ok && in) {
+        memcpy(row + at, in, size);
+        ok = load_rows(c, slot, slot + 1, row);
+    }
+    free(row);
+    return ok;
+}
+
+/* Divides bytes into parts of rows and whole rows; either out or in is null. */
+static int each_part(cells *c, size_t offset, uint8_t *out, const uint8_t *in, size_t size)
+{
+    while (size) {
+        size_t at = offset % c->row_bytes, rows = at ? 0 : size / c->row_bytes;
+        size_t n = rows ? rows * c->row_bytes : c->row_bytes - at;
+        n = n < size ? n : size;
+        size_t slot = offset / c->row_bytes;
+        int ok = 1;
+        if (!rows)
+            ok = part_of_row(c, offset, out, in, n);
+        else if (out)
+            save_rows(c, slot, slot + rows, out);
+        else
+            ok = load_rows(c, slot, slot + rows, in);
+        if (!ok)
+            return 0;
+        offset += n;
+        size -= n;
+        out = out ? out + n : NULL;
+        in = in ? in + n : NULL;
+    }
+    return 1;
+}
+
+void cells_get(const cells *c, size_t offset, void *data, size_t size)
+{
+    if (c->is_plain)
+        memcpy(data, c->nominal + offset, size);
+    else if (!c->n_heads || !each_part((cells *)c, offset, data, NULL, size))
+        memset(data, 0, size); /* nothing was ever stored */
+}
+
+const char *cells_set(cells *c, size_t offset, const void *data, size_t size)
+{
+    if (c->is_plain) {
+        memcpy(c->nominal + offset, data, size);
+        return NULL;
+    }
+    if (!c->n_heads)
+        return "a state is loaded before any attention was seen";
+    return each_part(c, offset, NULL, data, size) ? NULL : "there is no memory for its rows";
+}
+
+/* ---- streams ---- */
+
+static void copy_codes(const cells *from, size_t page, cells *to, size_t into)
+{
+    for (uint32_t h = 0; h < from->n_heads; h++) {
+        tqkv_page a = cells_codes(from, page, h), b = cells_codes(to, into, h);
+        if (a.n_means > 1) {
+            memcpy(b.rows.codes, a.rows.codes, from->mixed_bytes);
+            continue;
+        }
+        memcpy(b.rows.codes, a.rows.codes, from->block_bytes);
+        memcpy(b.means, a.means, from->mean_bytes);
+    }
+}
+
+static int copy_page(const cells *from, size_t page, cells *to, size_t into)
+{
+    const cell_page *p = &from->pages[page];
+    cell_page *q = &to->pages[into];
+    if (p->is_mixed && !to->mixed && !cells_mix(to, into))
+        return 0;
+    q->written = 0; /* nothing of it is decoded */
+    if (p->is_staged && !cells_stage(to, into, 0))
+        return 0;
+    *q = *p;
+    to->table[into] = p->is_staged ? cells_staged_entry(to, into) : cells_code_entry(to, into);
+    copy_codes(from, page, to, into);
+    if (p->is_staged)
+        memcpy(cells_nominal(to, cells_first_slot(to, into)),
+               cells_nominal(from, cells_first_slot(from, page)),
+               cells_rows_in(from, page) * from->row_bytes);
+    to->n_foreign += (size_t)__builtin_popcountll(p->foreign);
+    return 1;
+}
+
+int cells_copy_stream(const cells *from, size_t stream, cells *to, size_t into)
+{
+    size_t n = from->n_pages;
+    for (size_t p = 0; p < n; p++) {
+        cell_page *q = &to->pages[into * n + p];
+        to->n_foreign -= (size_t)__builtin_popcountll(q->foreign);
+        q->foreign = 0;
+        if (q->is_staged)
+            cells_release(to, into * n + p);
+        if ((q->written || from->pages[stream * n + p].written) &&
+            !copy_page(from, stream * n + p, to, into * n + p))
+            return 0;
+    }
+    to->clock[into] = from->clock[stream];
+    return 1;
+}
