@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "settings.h"
 #include "work.h"
 
 static const char no_memory[] = "there is no memory for attention";
@@ -39,7 +38,7 @@ typedef struct stream {
 static uint32_t first_staged_stamp(const stream *x, size_t query)
 {
     const cells *c = x->step->keys;
-    uint32_t stamp = c->clock[x->number], recent = settings_get()->recent_pages;
+    uint32_t stamp = c->clock[x->number], recent = c->settings->recent_pages;
     if (x->first_query != SIZE_MAX) {
         size_t page = cells_page_of(c, c->slots[x->first_query + query]);
         if (page / c->n_pages == x->number && c->pages[page].is_staged)

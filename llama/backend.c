@@ -177,8 +177,9 @@ static gg_backend_t init_backend(gg_device_t d, const char *params)
     i->cpu.free = b->iface.free;
     i->cpu.compute = b->iface.graph_compute;
     i->cpu.optimize = b->iface.graph_optimize;
-    if (settings_get()->capture)
-        i->work.capture = capture_create(settings_get()->capture, settings_get()->capture_keys);
+    settings s;
+    if (!settings_read(&s) && s.capture)
+        i->work.capture = capture_create(s.capture, s.capture_keys);
     insert(i);
     b->iface.free = backend_free;
     b->iface.graph_compute = graph_compute;
@@ -244,10 +245,11 @@ gg_reg_t ggml_backend_init(void)
 {
     static struct gg_reg registry;
     const char *problem = NULL;
+    settings s;
     if (settings_are_wanted()) {
         problem = gg_bind(__builtin_return_address(0));
         if (!problem)
-            problem = settings_read();
+            problem = settings_read(&s);
         if (!problem)
             problem = hook();
     }

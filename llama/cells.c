@@ -8,7 +8,6 @@
 #include <xxhash.h>
 
 #include "reserve.h"
-#include "settings.h"
 
 /* ---- life ---- */
 
@@ -36,7 +35,7 @@ static uint64_t tag_of(const cells *c, uint64_t profile_id)
 static const char *set_format(cells *c)
 {
     tqkv_format f;
-    if (tqkv_format_parse(settings_get()->formats[c->is_key], c->head_dim, &f) != TQKV_OK)
+    if (tqkv_format_parse(c->settings->formats[c->is_key], c->head_dim, &f) != TQKV_OK)
         return "the format asked for does not exist for its head size";
     c->format = f;
     tqkv_format_code_bytes(&f, &c->code_bytes);
@@ -135,7 +134,7 @@ void cells_clear(cells *c)
  * of several sequences lie in one stream more are being written at a time. */
 uint32_t cells_quota(const cells *c)
 {
-    uint64_t quota = (c->n_streams > 1 ? 2u : 4u) + (uint64_t)settings_get()->recent_pages;
+    uint64_t quota = (c->n_streams > 1 ? 2u : 4u) + (uint64_t)c->settings->recent_pages;
     return quota < c->n_pages ? (uint32_t)quota : c->n_pages;
 }
 

@@ -31,6 +31,7 @@
 #define TQKV_LLAMA_CELLS_H
 
 #include "ggml_abi.h"
+#include "settings.h"
 #include "tqkv_attention.h"
 
 enum { PAGE = TQKV_PAGE_TOKENS, CELLS_REASON = 256 };
@@ -47,7 +48,9 @@ typedef struct cell_page {
 typedef struct cells {
     char name[GG_MAX_NAME];
     int is_key, layer, is_plain;
-    char *said; /* [CELLS_REASON], of the whole buffer: why its last tensor became plain */
+    /* Of the whole buffer: */
+    const settings *settings;
+    char *said; /* [CELLS_REASON]: why its last tensor became plain */
     uint8_t *nominal;
     size_t nominal_bytes, row_bytes;
     uint32_t row_values, n_cells, n_streams, n_pages; /* cells and pages of one stream */

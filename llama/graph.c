@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "settings.h"
 
 /* ---- kinds ---- */
 
@@ -102,9 +101,9 @@ static const char *explain(const gg_tensor *t)
 {
     static _Thread_local char message[CELLS_REASON];
     snprintf(message, sizeof message,
-             "%s (%s) works on it, and tqkv has only flash attention (leave -fa at auto, or on, "
-             "where the model allows it)",
-             gg.op_desc(t), t->name);
+             "%s works on it, and tqkv has only flash attention (leave -fa at auto, or on, where "
+             "the model allows it)",
+             gg.op_desc(t));
     return message;
 }
 
@@ -133,7 +132,7 @@ static const char *give_up(const gg_tensor *t, const char *why)
     for (int i = -1; i < GG_MAX_SRC; i++) {
         const gg_tensor *of = i < 0 ? t : t->src[i];
         cells *c = memory_cells(of);
-        if (c && settings_get()->is_strict) {
+        if (c && c->settings->is_strict) {
             snprintf(message, sizeof message, "TQKV_STRICT is set, and %s cannot be kept in codes: "
                                               "%s", c->name, why);
             return message;

@@ -19,6 +19,8 @@ typedef struct memory {
     size_t reserved;
     cells *all;
     size_t n, expected;
+    int is_described;
+    settings settings;
     char said[CELLS_REASON]; /* why the last tensor became plain */
 } memory;
 
@@ -118,6 +120,7 @@ static int init_tensor(gg_buffer_t b, gg_tensor *t)
         return GG_STATUS_SUCCESS;
     }
     describe(&m->all[m->n], t);
+    m->all[m->n].settings = &m->settings;
     m->all[m->n].said = m->said;
     t->extra = &m->all[m->n];
     if (++m->n < m->expected)
@@ -209,11 +212,16 @@ static const gg_buffer_iface iface = {.free_buffer = free_buffer, .get_base = ge
                                       .set_tensor = set_tensor, .get_tensor = get_tensor,
                                       .cpy_tensor = cpy_tensor, .clear = clear};
 
+/* Null where there is no memory, or where the settings cannot be read. */
 static memory *make_memory(size_t size, size_t n)
 {
     memory *m = calloc(1, sizeof *m);
-    if (!m)
+    const char *problem = m ? settings_read(&m->settings) : "out of memory";
+    if (problem) {
+        gg.log(GG_LOG_ERROR, "tqkv: a cache is kept by llama.cpp: %s\n", problem);
+        free(m);
         return NULL;
+    }
     m->all = calloc(n, sizeof *m->all);
     m->reserved = size;
     m->base = reserve_memory(size);
@@ -293,8 +301,9 @@ static size_t caches_of(size_t size)
 
 static gg_buffer_t alloc_buffer(gg_buffer_type_t t, size_t size)
 {
-    size_t n = caches_of(size);
-    int is_typed = !n && wishes.n && size && !wishes.all[wishes.n - 1].is_cache;
+    int is_wanted = settings_are_wanted();
+    size_t n = is_wanted ? caches_of(size) : 0;
+    int is_typed = is_wanted && !n && wishes.n && size && !wishes.all[wishes.n - 1].is_cache;
     free(wishes.all);
     memset(&wishes, 0, sizeof wishes);
     if (is_typed)
@@ -393,9 +402,41 @@ int memory_make_plain(cells *c, const char *why)
     return 1;
 }
 
+/* On one line what a cache is kept in, once all of it is known. */
+static void describe_all(memory *m)
+{
+    const cells *known[2] = {NULL, NULL}; /* values, keys */
+    char names[2][TQKV_FORMAT_NAME_SIZE] = {"f16", "f16"};
+    double bytes = 0, staged = 0, values = 0;
+    int has_balances = 0;
+    for (size_t i = 0; i < m->n; i++) {
+        const cells *c = &m->all[i];
+        if (c->is_plain)
+            continue;
+        if (!c->n_heads)
+            return;
+        known[c->is_key] = c;
+        has_balances |= c->balances != NULL;
+        staged += (double)cells_quota(c) * c->n_streams * PAGE * (double)c->row_bytes;
+        bytes += (double)cells_bytes(c);
+        values += (double)c->nominal_bytes / 2;
+    }
+    for (int k = 0; k < 2; k++)
+        if (known[k])
+            tqkv_format_name(&known[k]->format, names[k], sizeof names[k]);
+    if (m->is_described || values == 0)
+        return;
+    m->is_described = 1;
+    gg.log(GG_LOG_INFO, "tqkv: keeps keys in %s, values in %s, %.3f bits a value, and up to %.1f MiB "
+                        "of the newest in f16; %s a profile\n", names[1], names[0],
+           8 * (bytes - staged) / values, staged / (1 << 20), has_balances ? "with" : "without");
+}
+
 void memory_count(const gg_tensor *t)
 {
     gg_buffer_t b = buffer_of(t);
-    if (b)
-        count(b);
+    if (!b)
+        return;
+    count(b);
+    describe_all(memory_of(b));
 }

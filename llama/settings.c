@@ -6,8 +6,6 @@
 
 #include "tqkv_page.h"
 
-static settings current;
-
 static const char *text_of(const char *name)
 {
     const char *text = getenv(name);
@@ -17,11 +15,6 @@ static const char *text_of(const char *name)
 int settings_are_wanted(void)
 {
     return text_of("TQKV_KV") || text_of("TQKV_CAPTURE");
-}
-
-const settings *settings_get(void)
-{
-    return &current;
 }
 
 /* A number in decimal digits up to `most`; 0 if it is none. */
@@ -51,7 +44,7 @@ static int read_formats(const char *text, settings *s)
     return read_format(text, n, s->formats[1]) && read_format(values, strlen(values), s->formats[0]);
 }
 
-const char *settings_read(void)
+const char *settings_read(settings *result)
 {
     settings s = {.capture = text_of("TQKV_CAPTURE"), .capture_keys = 4096};
     const char *formats = text_of("TQKV_KV"), *recent = text_of("TQKV_RECENT");
@@ -72,6 +65,6 @@ const char *settings_read(void)
         s.capture_keys = (size_t)number;
     if (s.capture)
         s.recent_pages = INT32_MAX;
-    current = s;
+    *result = s;
     return NULL;
 }

@@ -4,10 +4,11 @@
 
 #include "tqkv.h"
 
-/* Read once, when the library is loaded.
+/* Read when the library is loaded, and again for each context's cache.
  *
- *   TQKV_KV      the formats of keys and values, as tq5/tq4, or one name for both. Nothing
- *                is hooked if it is unset or empty.
+ *   TQKV_KV      the formats of keys and values, as tq5/tq4, or one name for both. Where it
+ *                is unset or empty caches stay llama.cpp's, and if it is so when the library
+ *                is loaded, nothing is hooked.
  *   TQKV_RECENT  so many of the newest tokens, at least, stay staged (see cells.h)
  *   TQKV_STRICT  1: an operation that tqkv has not makes the graph fail; otherwise the
  *                tensor that it works on becomes plain f16
@@ -19,7 +20,7 @@ typedef struct settings {
     char formats[2][TQKV_FORMAT_NAME_SIZE]; /* values', keys' */
     uint32_t recent_pages;
     int is_strict;
-    const char *capture; /* path, or null */
+    const char *capture; /* path, or null; the environment's */
     size_t capture_keys;
 } settings;
 
@@ -27,9 +28,6 @@ typedef struct settings {
 int settings_are_wanted(void);
 
 /* Null, or what is wrong with the variables, in static text. */
-const char *settings_read(void);
-
-/* As settings_read left them. */
-const settings *settings_get(void);
+const char *settings_read(settings *s);
 
 #endif

@@ -16,16 +16,16 @@ typedef struct arch_shape {
 /* What becomes of an architecture in the sweep. */
 typedef enum arch_fate {
     ARCH_COMPARED,
-    ARCH_NO_CACHE,         /* nothing of it is in a KV cache of a settable type */
-    ARCH_UNMADE,           /* no model or no logits come of metadata alone */
-    ARCH_REFUSED_BY_LLAMA, /* no quantised cache without tqkv either */
-    ARCH_LEFT_BY_TQKV,     /* to llama.cpp, with a warning, of which `reason` is a part */
+    ARCH_NO_CACHE,     /* nothing of it is in a KV cache */
+    ARCH_UNMADE,       /* no model or no logits come of metadata alone */
+    ARCH_LEFT_BY_TQKV, /* in f16, with a warning, of which `reason` is a part */
 } arch_fate;
 
 enum {
     ARCH_FIRST_SHAPE_ONLY = 1,
     ARCH_ALL_HEADS_HAVE_KEYS = 2,
-    ARCH_F16_ONLY = 8, /* llama.cpp itself breaks with a quantised cache */
+    ARCH_F16_ONLY = 8, /* llama.cpp itself has no quantised cache for it, or breaks with one */
+    ARCH_LEFT_IN_PART = 16, /* only some of its caches stay in f16 */
     ARCH_ROUGH = 4, /* at some positions the smallest error gives another answer */
 };
 

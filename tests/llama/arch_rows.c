@@ -33,6 +33,9 @@
 #define LEFT(n, k, why)                                                                        \
     {.name = n, .keys = k, .fate = ARCH_LEFT_BY_TQKV, .reason = why,                           \
      .flags = ARCH_FIRST_SHAPE_ONLY}
+#define LEFT_IN_PART(n, k, why)                                                                \
+    {.name = n, .keys = k, .fate = ARCH_LEFT_BY_TQKV, .reason = why,                           \
+     .flags = ARCH_FIRST_SHAPE_ONLY | ARCH_LEFT_IN_PART}
 
 const arch_row arch_rows[] = {
     UNMADE("clip", "not a model of its own"),
@@ -41,7 +44,8 @@ const arch_row arch_rows[] = {
     WITH("llama4", MOE),
     PLAIN("deci"),
     PLAIN("falcon"),
-    {.name = "grok", .keys = MOE, .fate = ARCH_REFUSED_BY_LLAMA, .reason = "no flash attention"},
+    {.name = "grok", .keys = MOE, .fate = ARCH_LEFT_BY_TQKV, .reason = "transposed", .flags =
+     ARCH_F16_ONLY},
     PLAIN("gpt2"),
     UNMADE("gptj", "llama.cpp has no graph for it"),
     PLAIN("gptneox"),
@@ -73,7 +77,7 @@ const arch_row arch_rows[] = {
     WITH("qwen3vlmoe", MOE),
     WITH("qwen35", "ssm.inner_size=H*64;"),
     WITH("qwen35moe", MOE "ssm.inner_size=H*64;"),
-    LEFT("qwen4exp", MOE INDEXER "ssm.inner_size=H*64;attention.indexer.key_length=D;"
+    LEFT_IN_PART("qwen4exp", MOE INDEXER "ssm.inner_size=H*64;attention.indexer.key_length=D;"
      "hyper_connection.count=4;hyper_connection.sinkhorn_iterations=2;"
      "hyper_connection.epsilon=1e-6;hyper_connection.low_rank=8;hyper_connection.magnitude=2.;"
      "ple.layers=[0];ple.ngram_size=3;ple.heads_per_ngram=2;ple.conv_kernel=4;"
@@ -119,7 +123,7 @@ const arch_row arch_rows[] = {
     PLAIN("openelm"),
     WITH("arctic", MOE),
     WITH("deepseek", MOE),
-    LEFT("deepseek2", MOE MLA, "keys and values share one tensor"),
+    LEFT("deepseek2", MOE MLA, "keys and values are one tensor"),
     MHA("deepseek2-ocr", MOE),
     LEFT("deepseek32", MOE MLA INDEXER, "LIGHTNING_INDEXER"),
     LEFT("deepseek4", MOE "attention.head_count_kv=1;attention.key_length=64;"
@@ -129,7 +133,7 @@ const arch_row arch_rows[] = {
      "hash_layer_count=0;swiglu_clamp_exp=10.;" INDEXER "hyper_connection.count=4;"
      "hyper_connection.sinkhorn_iterations=2;hyper_connection.epsilon=1e-6;"
      "hyper_connection.low_rank=8;hyper_connection.magnitude=2.;",
-     "keys and values share one tensor"),
+     "keys and values are one tensor"),
     PLAIN("chatglm"),
     PLAIN("glm4"),
     WITH("glm4moe", MOE),
@@ -177,7 +181,7 @@ const arch_row arch_rows[] = {
     WITH("bailingmoe", MOE),
     WITH("bailingmoe2", MOE),
     LEFT("bailingmoe3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.gate_lower_bound=-5.;"
-     "rope.dimension_sections=[8,12,12,0];", "keys and values share one tensor"),
+     "rope.dimension_sections=[8,12,12,0];", "keys and values are one tensor"),
     MHA("dots1", MOE),
     LEFT("dots3note", MOE MLA INDEXER WINDOWS "attention.kv_lora_rank_swa=128;"
      "attention.key_length_swa=192;attention.value_length_swa=128;"
@@ -210,7 +214,7 @@ const arch_row arch_rows[] = {
     WITH("minimax-01", MOE "residual_scale=3.5;"),
     WITH("hrm_text", "block_count=6;hrm.layers_per_stack=1;hrm.h_cycles=2;hrm.l_cycles=2;"),
     WITH("minimax-m2", MOE),
-    LEFT("minimax-m3", MOE INDEXER "attention.indexer.head_count=K;rope.dimension_count=D/2;",
+    LEFT_IN_PART("minimax-m3", MOE INDEXER "attention.indexer.head_count=K;rope.dimension_count=D/2;",
      "GET_ROWS"),
     PLAIN("cogvlm"),
     NO_CACHE("rnd1", MOE, "diffusion"),
@@ -218,7 +222,7 @@ const arch_row arch_rows[] = {
     PLAIN("mistral3"),
     UNMADE("eagle3", "a draft model, needs its target"),
     UNMADE("dflash", "a draft model, needs its target"),
-    LEFT("mistral4", MOE MLA, "keys and values share one tensor"),
+    LEFT("mistral4", MOE MLA, "keys and values are one tensor"),
     WITH("paddleocr", MOE),
     WITH("mimo2", MOE WINDOWS),
     WITH("step35", MOE WINDOWS),
@@ -226,10 +230,10 @@ const arch_row arch_rows[] = {
     NO_CACHE("llama-embed", "", "an encoder"),
     PLAIN("maincoder"),
     LEFT("kimi-linear", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
-     "kda.gate_lower_bound=-5.;", "keys and values share one tensor"),
+     "kda.gate_lower_bound=-5.;", "keys and values are one tensor"),
     LEFT("kimi-k3", MOE MLA HYBRID_HEADS_MLA "kda.head_dim=64;kda.safe_gate=true;"
      "kda.gate_lower_bound=-5.;" "attn_res.block_size=12;activation.situ_beta=4.;"
-     "activation.situ_linear_beta=25.;", "keys and values share one tensor"),
+     "activation.situ_linear_beta=25.;", "keys and values are one tensor"),
     LEFT("glm5-next", MOE MLA INDEXER "attention.head_count_kv=[1,0...];"
      "attention.key_length=128;rope.dimension_count=0;" "kda.head_dim=64;kda.safe_gate=true;"
      "kda.gate_lower_bound=-5.;" "hyper_connection.count=4;"

@@ -1,6 +1,7 @@
 /*
  * Every architecture that llama.cpp can make with random weights: its answers on
- * tqkv's cache against those on llama.cpp's own caches.
+ * tqkv's cache against those on llama.cpp's f16 cache, beside those on its own quantised
+ * caches of about as many bits.
  *
  *     test_llama_archs [--verbose] [--flash=on|auto] [NAME...]
  *
@@ -35,12 +36,13 @@ enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 /* ---- what the processes share ---- */
 
-enum { F16, Q4, Q8, N_CACHES };
+enum { F16, FOUR, EIGHT, N_CACHES };
 enum { FLASH_ON, FLASH_AUTO, N_FLASH };
 enum { ALONE, WITH_TQKV, N_SIDES };
 
 static const enum ggml_type types[N_CACHES] = {GGML_TYPE_F16, GGML_TYPE_Q4_0, GGML_TYPE_Q8_0};
-static const char *const cache_names[N_CACHES] = {"f16", "q4_0", "q8_0"};
+static const char *const formats[N_CACHES] = {"", "tq4", "tq8"};
+static const char *const cache_names[N_CACHES] = {"f16", "tq4 (q4_0)", "tq8 (q8_0)"};
 static const char *const flash_names[N_FLASH] = {"on", "auto"};
 
 typedef enum run_status { NOT_RUN, NO_CONTEXT, NOT_DECODED, DONE } run_status;
@@ -138,13 +140,16 @@ static int decode_all(struct llama_context *c, float *out)
     return ok;
 }
 
-static void run_one(struct llama_model *m, run *r, int flash, int cache)
+static void run_one(struct llama_model *m, run *r, int side, int flash, int cache)
 {
     struct llama_context_params p = llama_context_default_params();
     p.n_ctx = CONTEXT;
     p.n_batch = p.n_ubatch = CONTEXT;
     p.n_threads = p.n_threads_batch = 1; /* the models are small */
-    p.type_k = p.type_v = types[cache];
+    if (side == ALONE)
+        p.type_k = p.type_v = types[cache];
+    else
+        setenv("TQKV_KV", formats[cache], 1);
     p.flash_attn_type =
         flash == FLASH_ON ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_AUTO;
     message = r->message;
@@ -174,15 +179,16 @@ static void load_backends(int side)
     }
 }
 
-static int n_caches_of(const arch_row *row)
+static int n_caches_of(const arch_row *row, int side)
 {
-    return row->flags & ARCH_F16_ONLY ? F16 + 1 : N_CACHES;
+    return side == ALONE && row->flags & ARCH_F16_ONLY ? F16 + 1 : N_CACHES;
 }
 
 static void child(const arch_row *row, const arch_shape *shape, int side, const int *flashes)
 {
     alarm(SECONDS);
     message = both->message;
+    setenv("TQKV_KV", "tq4", 1);
     llama_log_set(listen, NULL);
     ggml_set_abort_callback(note);
     load_backends(side);
@@ -194,8 +200,8 @@ static void child(const arch_row *row, const arch_shape *shape, int side, const 
     if (both->vocab < 1 || both->vocab > MAX_VOCAB)
         _exit(1);
     for (int f = 0; f < N_FLASH; f++)
-        for (int c = 0; c < n_caches_of(row) && flashes[f]; c++)
-            run_one(m, &both->runs[side][f][c], f, c);
+        for (int c = 0; c < n_caches_of(row, side) && flashes[f]; c++)
+            run_one(m, &both->runs[side][f][c], side, f, c);
     _exit(0);
 }
 
@@ -301,26 +307,29 @@ static int compare_cache(const options *o, const arch_row *row, const arch_shape
     return failures + (worst <= 1 ? 0 : fail(o, row, s, worst_text, NULL));
 }
 
+static int is_left(const run *r)
+{
+    return strstr(r->message, "in f16: ") != NULL;
+}
+
 static arch_fate fate_of_case(const arch_row *row)
 {
-    const run *exact = run_of(ALONE, FLASH_ON, F16), *own = run_of(ALONE, FLASH_ON, Q4);
+    const run *exact = run_of(ALONE, FLASH_ON, F16);
     if (exact->status != DONE || !are_finite(exact))
         return ARCH_UNMADE;
-    if (row->flags & ARCH_F16_ONLY)
-        return row->fate;
-    if (own->status == NO_CONTEXT)
-        return ARCH_REFUSED_BY_LLAMA;
-    if (own->status == DONE && are_same(exact, own))
-        return ARCH_NO_CACHE;
-    for (int f = 0; f < N_FLASH; f++)
-        if (run_of(WITH_TQKV, f, Q4)->status != NOT_RUN)
-            return strstr(run_of(WITH_TQKV, f, Q4)->message, "llama.cpp's own") ? ARCH_LEFT_BY_TQKV
-                                                                               : ARCH_COMPARED;
-    return ARCH_COMPARED;
+    for (int f = 0; f < N_FLASH; f++) {
+        const run *ours = run_of(WITH_TQKV, f, FOUR);
+        if (ours->status == NOT_RUN)
+            continue;
+        if (is_left(ours))
+            return ARCH_LEFT_BY_TQKV;
+        return ours->status == DONE && are_same(exact, ours) ? ARCH_NO_CACHE : ARCH_COMPARED;
+    }
+    return row->fate;
 }
 
 static const char *const fate_names[] = {"is compared", "has no cache", "is not made",
-                                         "is refused by llama.cpp", "is left to llama.cpp"};
+                                         "stays in f16"};
 
 static const char *why_not(const run *r)
 {
@@ -339,23 +348,20 @@ static int compare_flash(const options *o, const arch_row *row, const arch_shape
                  flash_names[flash]);
         failures += fail(o, row, s, text, NULL);
     }
-    for (int c = Q4; c < n_caches_of(row); c++) {
+    for (int c = FOUR; c < N_CACHES; c++) {
         const run *r = run_of(WITH_TQKV, flash, c);
         snprintf(text, sizeof text, "%s, flash attention %s: no %s", cache_names[c],
                  flash_names[flash], r->status == NO_CONTEXT ? "context" : "logits");
-        int is_due = row->fate != ARCH_REFUSED_BY_LLAMA;
-        if (is_due && r->status != DONE)
+        if (r->status != DONE)
             failures += fail(o, row, s, text, why_not(r));
         else if (row->fate == ARCH_NO_CACHE && !are_same(f16, r))
             failures += fail(o, row, s, "another answer without a cache", NULL);
         else if (row->fate == ARCH_LEFT_BY_TQKV && !strstr(r->message, row->reason))
-            failures += fail(o, row, s, "left to llama.cpp for another reason", why_not(r));
-        else if (row->fate == ARCH_LEFT_BY_TQKV && !are_same(run_of(ALONE, flash, c), r))
-            failures += fail(o, row, s, "not as llama.cpp's own", why_not(r));
-        else if (row->fate == ARCH_REFUSED_BY_LLAMA && r->status != NO_CONTEXT)
-            failures += fail(o, row, s, "llama.cpp refuses what tqkv takes", why_not(r));
-        else if (row->fate == ARCH_COMPARED)
+            failures += fail(o, row, s, "in f16 for another reason", why_not(r));
+        else if (row->fate == ARCH_COMPARED || row->flags & ARCH_LEFT_IN_PART)
             failures += compare_cache(o, row, s, flash, c);
+        else if (row->fate == ARCH_LEFT_BY_TQKV && !are_same(run_of(ALONE, flash, F16), r))
+            failures += fail(o, row, s, "not as llama.cpp's f16", why_not(r));
     }
     return failures;
 }
@@ -401,8 +407,7 @@ static int sweep_case(const options *o, const arch_row *row, const arch_shape *s
         return fail(o, row, s, fate_names[fate], why_not(run_of(ALONE, FLASH_ON, F16)));
     if (fate != row->fate)
         return fail(o, row, s, fate_names[fate],
-                    why_not(run_of(fate == ARCH_REFUSED_BY_LLAMA ? ALONE : WITH_TQKV,
-                                   flashes[FLASH_ON] ? FLASH_ON : FLASH_AUTO, Q4)));
+                    why_not(run_of(WITH_TQKV, flashes[FLASH_ON] ? FLASH_ON : FLASH_AUTO, FOUR)));
     int failures = 0;
     for (int f = 0; f < N_FLASH && fate != ARCH_UNMADE; f++)
         if (flashes[f])
@@ -475,7 +480,7 @@ static int parse(options *o, int argc, char **argv)
 int main(int argc, char **argv)
 {
     options o;
-    int counts[5] = {0}, failures = check_names(), failed = 0;
+    int counts[4] = {0}, failures = check_names(), failed = 0;
     if (!parse(&o, argc, argv)) {
         fprintf(stderr, "usage: %s [--verbose] [--flash=on|auto] [NAME...]\n", argv[0]);
         return 2;
@@ -501,9 +506,9 @@ int main(int argc, char **argv)
         failed += of_row > 0;
         failures += of_row;
     }
-    printf("%d architectures compared, %d without a cache, %d cannot be made, %d refused by "
-           "llama.cpp, %d left to it by tqkv; %d failed\n",
+    printf("%d architectures compared, %d without a cache, %d cannot be made, %d left in f16; "
+           "%d failed\n",
            counts[ARCH_COMPARED], counts[ARCH_NO_CACHE], counts[ARCH_UNMADE],
-           counts[ARCH_REFUSED_BY_LLAMA], counts[ARCH_LEFT_BY_TQKV], failed);
+           counts[ARCH_LEFT_BY_TQKV], failed);
     return failures ? 1 : 0;
 }
