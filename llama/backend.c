@@ -42,7 +42,7 @@ typedef struct instance {
     int knows_model; /* its profile has been looked for */
     model_profile profile;
     /* Why no graph is computed any more, or empty. */
-    char problem[CELLS_REASON + 256];
+    char problem[512];
 } instance;
 
 static instance *instances;

@@ -34,7 +34,7 @@
 #include "settings.h"
 #include "tqkv_attention.h"
 
-enum { PAGE = TQKV_PAGE_TOKENS, CELLS_REASON = 256 };
+enum { PAGE = TQKV_PAGE_TOKENS };
 
 typedef struct cell_page {
     uint64_t written; /* cells with a row, a bit each */
@@ -50,7 +50,7 @@ typedef struct cells {
     int is_key, layer, is_plain;
     /* Of the whole buffer: */
     const settings *settings;
-    char *said; /* [CELLS_REASON]: why its last tensor became plain */
+    int *has_warned; /* that some of its cells became plain */
     uint8_t *nominal;
     size_t nominal_bytes, row_bytes;
     uint32_t row_values, n_cells, n_streams, n_pages; /* cells and pages of one stream */

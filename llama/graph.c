@@ -99,7 +99,7 @@ static const char *check_shift(const gg_tensor *t)
 
 static const char *explain(const gg_tensor *t)
 {
-    static _Thread_local char message[CELLS_REASON];
+    static _Thread_local char message[256];
     snprintf(message, sizeof message,
              "%s works on it, and tqkv has only flash attention (leave -fa at auto, or on, where "
              "the model allows it)",
@@ -128,7 +128,7 @@ static const char *check(const gg_tensor *t)
 /* All cells that the node works on become plain. */
 static const char *give_up(const gg_tensor *t, const char *why)
 {
-    static _Thread_local char message[CELLS_REASON + 128];
+    static _Thread_local char message[512];
     for (int i = -1; i < GG_MAX_SRC; i++) {
         const gg_tensor *of = i < 0 ? t : t->src[i];
         cells *c = memory_cells(of);

@@ -1,6 +1,5 @@
 #include "memory.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,9 +18,8 @@ typedef struct memory {
     size_t reserved;
     cells *all;
     size_t n, expected;
-    int is_described;
+    int is_described, has_warned; /* in the log */
     settings settings;
-    char said[CELLS_REASON]; /* why the last tensor became plain */
 } memory;
 
 /* Of the thread that makes a context. */
@@ -121,7 +119,7 @@ static int init_tensor(gg_buffer_t b, gg_tensor *t)
     }
     describe(&m->all[m->n], t);
     m->all[m->n].settings = &m->settings;
-    m->all[m->n].said = m->said;
+    m->all[m->n].has_warned = &m->has_warned;
     t->extra = &m->all[m->n];
     if (++m->n < m->expected)
         return GG_STATUS_SUCCESS;
@@ -290,26 +288,28 @@ static size_t get_alloc_size(gg_buffer_type_t type, const gg_tensor *t)
     return size;
 }
 
-/* How many of the last wishes make up the size; 0 if some are of no cache. */
-static size_t caches_of(size_t size)
+/* How many of the last wishes make up the size, and whether all are of caches in f16. */
+static size_t wishes_of(size_t size, int *are_caches)
 {
     size_t sum = 0, n = 0;
-    while (n < wishes.n && sum < size && wishes.all[wishes.n - 1 - n].is_cache)
-        sum += wishes.all[wishes.n - 1 - n++].size;
+    *are_caches = 1;
+    while (n < wishes.n && sum < size) {
+        sum += wishes.all[wishes.n - 1 - n].size;
+        *are_caches &= wishes.all[wishes.n - 1 - n++].is_cache;
+    }
     return sum == size ? n : 0;
 }
 
 static gg_buffer_t alloc_buffer(gg_buffer_type_t t, size_t size)
 {
-    int is_wanted = settings_are_wanted();
-    size_t n = is_wanted ? caches_of(size) : 0;
-    int is_typed = is_wanted && !n && wishes.n && size && !wishes.all[wishes.n - 1].is_cache;
+    int are_caches;
+    size_t n = settings_are_wanted() ? wishes_of(size, &are_caches) : 0;
     free(wishes.all);
     memset(&wishes, 0, sizeof wishes);
-    if (is_typed)
+    if (n && !are_caches)
         gg.log(GG_LOG_WARN, "tqkv: a cache is kept by llama.cpp, in the type that the flags name; "
                             "leave cache types away, and TQKV_KV counts\n");
-    gg_buffer_t b = n ? make_buffer(size, n) : NULL;
+    gg_buffer_t b = n && are_caches ? make_buffer(size, n) : NULL;
     return b ? b : cpu_alloc(t, size);
 }
 
@@ -395,10 +395,9 @@ int memory_make_plain(cells *c, const char *why)
 {
     if (!cells_make_plain(c))
         return 0;
-    if (strcmp(c->said, why)) {
+    if (!*c->has_warned)
         gg.log(GG_LOG_WARN, "tqkv: %s, and others like it, stay in f16: %s\n", c->name, why);
-        snprintf(c->said, CELLS_REASON, "%s", why);
-    }
+    *c->has_warned = 1;
     return 1;
 }
 

@@ -20,8 +20,7 @@ int memory_is_ours(gg_buffer_type_t t);
 /* The cells that t is, or is a view of; null if it is neither, or if they are plain. */
 cells *memory_cells(const gg_tensor *t);
 
-/* Makes the cells plain, and says so unless it was said for this reason before. 0 without
- * memory for them. */
+/* Makes the cells plain, and says so at the first ones of a buffer. 0 without memory. */
 int memory_make_plain(cells *c, const char *why);
 /* Tells the buffer of this tensor how large it is, once heads are known. */
 void memory_count(const gg_tensor *t);

@@ -36,6 +36,7 @@ static void check_tensor(void)
     FIELD(gg_tensor, view_offs, ggml_tensor, view_offs);
     FIELD(gg_tensor, data, ggml_tensor, data);
     FIELD(gg_tensor, name, ggml_tensor, name);
+    FIELD(gg_tensor, extra, ggml_tensor, extra);
     SIZE(gg_custom_params, ggml_custom_op_params);
     FIELD(gg_custom_params, n_tasks, ggml_custom_op_params, n_tasks);
     FIELD(gg_custom_params, context, ggml_custom_op_params, userdata);
@@ -45,7 +46,18 @@ static void check_backend(void)
 {
     SIZE(struct gg_buffer_type, ggml_backend_buffer_type);
     FIELD(struct gg_buffer_type, iface.alloc_buffer, ggml_backend_buffer_type, iface.alloc_buffer);
+    FIELD(struct gg_buffer_type, iface.get_alloc_size, ggml_backend_buffer_type,
+          iface.get_alloc_size);
+    FIELD(struct gg_buffer_type, iface.is_host, ggml_backend_buffer_type, iface.is_host);
+    FIELD(struct gg_buffer_type, device, ggml_backend_buffer_type, device);
+    SIZE(gg_buffer_iface, ggml_backend_buffer_i);
+    FIELD(gg_buffer_iface, init_tensor, ggml_backend_buffer_i, init_tensor);
+    FIELD(gg_buffer_iface, get_tensor, ggml_backend_buffer_i, get_tensor);
+    FIELD(gg_buffer_iface, cpy_tensor, ggml_backend_buffer_i, cpy_tensor);
+    FIELD(gg_buffer_iface, reset, ggml_backend_buffer_i, reset);
     SIZE(struct gg_buffer, ggml_backend_buffer);
+    FIELD(struct gg_buffer, context, ggml_backend_buffer, context);
+    FIELD(struct gg_buffer, size, ggml_backend_buffer, size);
     FIELD(struct gg_buffer, type, ggml_backend_buffer, buft);
     FIELD(struct gg_buffer, usage, ggml_backend_buffer, usage);
     SIZE(struct gg_backend, ggml_backend);
@@ -56,10 +68,10 @@ static void check_backend(void)
     SIZE(struct gg_device, ggml_backend_device);
     FIELD(struct gg_device, iface.init_backend, ggml_backend_device, iface.init_backend);
     FIELD(struct gg_device, iface.supports_op, ggml_backend_device, iface.supports_op);
+    FIELD(struct gg_device, iface.supports_buft, ggml_backend_device, iface.supports_buft);
     FIELD(struct gg_device, reg, ggml_backend_device, reg);
     SIZE(struct gg_reg, ggml_backend_reg);
     FIELD(struct gg_reg, iface.get_proc_address, ggml_backend_reg, iface.get_proc_address);
-    SIZE(gg_optimize_params, ggml_backend_graph_optimize_params);
 }
 
 static void check_numbers(void)
@@ -67,7 +79,7 @@ static void check_numbers(void)
     NUMBER(GG_API_VERSION, GGML_BACKEND_API_VERSION);
     NUMBER(GG_MAX_SRC, GGML_MAX_SRC);
     NUMBER(GG_ALL_TASKS, GGML_N_TASKS_MAX);
-    NUMBER(GG_MXFP4, GGML_TYPE_MXFP4);
+    NUMBER(GG_BF16, GGML_TYPE_BF16);
     NUMBER(GG_I64, GGML_TYPE_I64);
     NUMBER(GG_DEVICE_CPU, GGML_BACKEND_DEVICE_TYPE_CPU);
     NUMBER(GG_STATUS_FAILED, GGML_STATUS_FAILED);

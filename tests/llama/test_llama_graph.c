@@ -1,6 +1,6 @@
 /*
  * The backend under ggml's own scheduler: graphs as llama.cpp builds them, of
- * every shape and cache type, against the same graph on ggml's CPU with an f16
+ * every shape and format, against the same graph on ggml's CPU with an f16
  * cache; and graphs that tqkv leaves to ggml.
  */
 #include "ggml_case.h"
@@ -11,8 +11,7 @@
 enum { MAX_VALUES = 1 << 20 };
 
 typedef struct shape {
-    const char *name;
-    enum ggml_type type_k, type_v;
+    const char *name, *format;
     int dim_k, dim_v, n_heads, n_kv_heads;
     int n_slots, n_kv, n_tokens, n_streams;
     float softcap, max_bias;
@@ -59,22 +58,21 @@ static struct ggml_context *graph_context(void)
     return ggml_init(params);
 }
 
-/* A cache of s's types under a name that tqkv knows, or in f16, or of s's types
- * under a name that is no cache's. */
-enum owner { GGMLS_F16, TQKVS, GGMLS };
+/* A cache under a name that tqkv knows, or under one that is no cache's. */
+enum owner { TQKVS, GGMLS };
 
 static void open_run(run *r, const shape *s, enum owner owner, int n_threads)
 {
     struct ggml_init_params small = {.mem_size = 16 * ggml_tensor_overhead(), .no_alloc = true};
     memset(r, 0, sizeof *r);
+    setenv("TQKV_KV", s->format, 1);
     r->s = s;
     r->backend = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, NULL);
     set_threads(r->backend, n_threads);
     r->cache_context = ggml_init(small);
-    int is_f16 = owner == GGMLS_F16;
-    r->k = ggml_new_tensor_3d(r->cache_context, is_f16 ? GGML_TYPE_F16 : s->type_k,
+    r->k = ggml_new_tensor_3d(r->cache_context, GGML_TYPE_F16,
                               s->dim_k * s->n_kv_heads, s->n_slots, s->n_streams);
-    r->v = ggml_new_tensor_3d(r->cache_context, is_f16 ? GGML_TYPE_F16 : s->type_v,
+    r->v = ggml_new_tensor_3d(r->cache_context, GGML_TYPE_F16,
                               s->dim_v * s->n_kv_heads, s->n_slots, s->n_streams);
     ggml_set_name(r->k, owner == GGMLS ? "keys" : "cache_k_l3");
     ggml_set_name(r->v, owner == GGMLS ? "values" : "cache_v_l3");
@@ -188,24 +186,20 @@ static double relative_error(const float *x, const float *exact, size_t n)
 }
 
 static const shape shapes[] = {
-#define BASE .type_k = GGML_TYPE_Q4_0, .type_v = GGML_TYPE_Q4_0, .dim_k = 64, .dim_v = 64,       \
-             .n_heads = 6, .n_kv_heads = 2, .n_slots = 320, .n_kv = 256, .n_tokens = 1,          \
-             .n_streams = 1, .bound = .12
+#define BASE .format = "tq4", .dim_k = 64, .dim_v = 64, .n_heads = 6, .n_kv_heads = 2,           \
+             .n_slots = 320, .n_kv = 256, .n_tokens = 1, .n_streams = 1, .bound = .12
     {.name = "one token", BASE},
-    {.name = "iq4_nl", BASE, .type_k = GGML_TYPE_IQ4_NL, .type_v = GGML_TYPE_IQ4_NL},
-    {.name = "q4_1", BASE, .type_k = GGML_TYPE_Q4_1, .type_v = GGML_TYPE_Q4_1, .bound = .09},
-    {.name = "q5_0", BASE, .type_k = GGML_TYPE_Q5_0, .type_v = GGML_TYPE_Q5_0, .bound = .07},
-    {.name = "q5_1", BASE, .type_k = GGML_TYPE_Q5_1, .type_v = GGML_TYPE_Q5_1, .bound = .05},
-    {.name = "q8_0", BASE, .type_k = GGML_TYPE_Q8_0, .type_v = GGML_TYPE_Q8_0, .bound = .012},
-    {.name = "mxfp4", BASE, .type_k = GGML_TYPE_MXFP4, .type_v = GGML_TYPE_MXFP4, .bound = .14},
-    {.name = "q3_K", BASE, .type_k = GGML_TYPE_Q3_K, .type_v = GGML_TYPE_Q3_K, .dim_k = 256,
-     .dim_v = 256, .bound = .25},
-    {.name = "q2_K", BASE, .type_k = GGML_TYPE_Q2_K, .type_v = GGML_TYPE_Q2_K, .dim_k = 256,
-     .dim_v = 256, .bound = .4},
-    {.name = "q8_0 and q4_0", BASE, .type_k = GGML_TYPE_Q8_0},
-    {.name = "q4_0 and f16", BASE, .type_v = GGML_TYPE_F16},
-    {.name = "f16 and q5_0", BASE, .type_k = GGML_TYPE_F16, .type_v = GGML_TYPE_Q5_0,
-     .bound = .07},
+    {.name = "tq2", BASE, .format = "tq2", .bound = .4},
+    {.name = "tq3", BASE, .format = "tq3", .bound = .2},
+    {.name = "tq5/tq4", BASE, .format = "tq5/tq4"},
+    {.name = "tq4/tq5", BASE, .format = "tq4/tq5", .bound = .08},
+    {.name = "tq6", BASE, .format = "tq6", .bound = .04},
+    {.name = "tq7", BASE, .format = "tq7", .bound = .02},
+    {.name = "tq8", BASE, .format = "tq8", .bound = .012},
+    {.name = "lm4", BASE, .format = "lm4", .bound = .14},
+    {.name = "head 16", BASE, .dim_k = 16, .dim_v = 16, .bound = .15},
+    {.name = "head 80", BASE, .dim_k = 80, .dim_v = 80},
+    {.name = "cells that are no whole pages", BASE, .n_slots = 200, .n_kv = 200, .n_streams = 2},
     {.name = "head 160", BASE, .dim_k = 160, .dim_v = 160},
     {.name = "head 96", BASE, .dim_k = 96, .dim_v = 96},
     {.name = "head 128", BASE, .dim_k = 128, .dim_v = 128},
@@ -221,7 +215,7 @@ static const shape shapes[] = {
     {.name = "ALiBi", BASE, .max_bias = 8, .n_tokens = 3},
     {.name = "ALiBi, six heads of eight", BASE, .max_bias = 8, .n_heads = 12},
     {.name = "sinks", BASE, .has_sinks = 1, .n_tokens = 3},
-    {.name = "window", BASE, .window = 40, .n_tokens = 8},
+    {.name = "window", BASE, .window = 150, .n_tokens = 8},
     {.name = "no mask", BASE, .no_mask = 1},
     {.name = "long", BASE, .n_slots = 4096, .n_kv = 4000, .n_kv_heads = 1, .n_heads = 4},
 #undef BASE
@@ -245,7 +239,7 @@ static void test_shapes(void **state)
                    (size_t)s->n_streams;
         float *exact = malloc(n * sizeof *exact), *one = malloc(n * sizeof *one);
         float *two = malloc(n * sizeof *two);
-        outputs_of(s, GGMLS_F16, 1, exact);
+        outputs_of(s, GGMLS, 1, exact);
         outputs_of(s, TQKVS, 1, one);
         outputs_of(s, TQKVS, 3, two);
         double error = relative_error(one, exact, n);
@@ -276,23 +270,14 @@ static void test_again(void **state)
 
 /* ---- moving keys ---- */
 
-/* llama.cpp's product with a Hadamard matrix; this one is of zeros, so that it
- * shows if it is not left out. */
-static struct ggml_tensor *rotated(struct ggml_context *c, struct ggml_tensor *t,
-                                   struct ggml_tensor *matrix)
-{
-    struct ggml_tensor *flat = ggml_reshape_2d(c, t, matrix->ne[0],
-                                               ggml_nelements(t) / matrix->ne[0]);
-    return ggml_reshape_4d(c, ggml_mul_mat(c, matrix, flat), t->ne[0], t->ne[1], t->ne[2],
-                           t->ne[3]);
-}
-
-/* What llama.cpp does to shift a context: to floats, rotation, RoPE, rotation, and
- * back. */
+/* What llama.cpp does to shift a context: RoPE where the keys lie. */
 static void test_shift(void **state)
 {
     (void)state;
-    const shape *s = &shapes[0];
+    shape long_one = shapes[0];
+    const shape *s = &long_one;
+    long_one.n_slots = 960;
+    long_one.n_kv = 900; /* the first pages are no longer staged */
     float before[384];
     run r;
     open_run(&r, s, TQKVS, 2);
@@ -306,25 +291,21 @@ static void test_shift(void **state)
     struct ggml_cgraph *graph = ggml_new_graph(c);
     struct ggml_tensor *shift = ggml_new_tensor_1d(c, GGML_TYPE_I32, s->n_slots);
     ggml_set_input(shift);
-    struct ggml_tensor *matrix = ggml_new_tensor_2d(c, GGML_TYPE_F32, 64, 64);
-    ggml_set_input(matrix);
-    ggml_set_name(matrix, "attn_inp_k_rot");
     struct ggml_tensor *k = ggml_view_3d(c, r.k, s->dim_k, s->n_kv_heads, s->n_slots,
                                          ggml_row_size(r.k->type, s->dim_k), r.k->nb[1], 0);
-    struct ggml_tensor *t = rotated(c, ggml_cast(c, k, GGML_TYPE_F32), matrix);
-    t = ggml_rope_ext(c, t, shift, NULL, s->dim_k, 2, 0, 10000, 1, 0, 1, 32, 1);
-    ggml_build_forward_expand(graph, ggml_cpy(c, rotated(c, t, matrix), k));
-    int32_t shifts[320] = {0};
+    struct ggml_tensor *t = ggml_rope_ext_inplace(c, k, shift, NULL, s->dim_k, 2, 0, 10000, 1, 0, 1,
+                                                  32, 1);
+    ggml_build_forward_expand(graph, t);
+    int32_t shifts[960] = {0};
     for (int round = 0; round < 2; round++) {
         for (int i = 100; round && i < 200; i++)
             shifts[i] = -5;
         ggml_backend_sched_reset(r.sched);
         assert_true(ggml_backend_sched_alloc_graph(r.sched, graph));
         ggml_backend_tensor_set(shift, shifts, 0, sizeof shifts);
-        ggml_backend_tensor_memset(matrix, 0, 0, ggml_nbytes(matrix));
         assert_int_equal(ggml_backend_sched_graph_compute(r.sched, graph), GGML_STATUS_SUCCESS);
         ggml_backend_tensor_get(r.k, new, 0, bytes);
-        for (int i = 0; i < s->n_slots; i++) {
+        for (int i = 0; i < 512; i++) {
             int same = !memcmp(old + (size_t)i * r.k->nb[1], new + (size_t)i * r.k->nb[1],
                                r.k->nb[1]);
             assert_int_equal(same, !shifts[i]);
@@ -354,7 +335,7 @@ static void test_foreign_rows(void **state)
     memcpy(other, rows + r.v->nb[1], r.v->nb[1]);
     ggml_backend_tensor_set(r.v, other, 300 * r.v->nb[1], r.v->nb[1]);
     assert_int_equal(ggml_backend_sched_graph_compute(r.sched, r.graph), GGML_STATUS_SUCCESS);
-    /* A graph that only reads: one row of ggml's own among 256. */
+    /* A graph that only reads: one row of another format among 256. */
     struct ggml_context *c = r.context;
     r.context = graph_context();
     struct ggml_cgraph *graph = ggml_new_graph(r.context);
@@ -363,8 +344,9 @@ static void test_foreign_rows(void **state)
         r.context, ggml_permute(r.context, q, 0, 2, 1, 3), view_of(&r, r.k, s->dim_k),
         view_of(&r, r.v, s->dim_v), NULL, 1, 0, 0);
     ggml_build_forward_expand(graph, out);
-    for (int i = 0; i < (int)r.v->nb[1]; i++)
-        other[i] = (uint8_t)(37 * i + 11);
+    memcpy(other, rows + 9 * r.v->nb[1], r.v->nb[1]);
+    for (size_t i = 0; i < r.v->nb[1]; i += 2 * (size_t)s->dim_v)
+        other[i + 2] ^= 0x55; /* another tag */
     for (int foreign = 0; foreign < 2; foreign++) {
         ggml_backend_tensor_set(r.v, foreign ? other : rows + 9 * r.v->nb[1], 9 * r.v->nb[1],
                                 r.v->nb[1]);
@@ -467,27 +449,60 @@ static void test_left_to_ggml(void **state)
     }
 }
 
-/* Once rows are tqkv's they cannot become ggml's: such a graph fails, and the
- * next one is computed. */
-static void test_fails_later(void **state)
+static enum ggml_status compute_other(run *r)
 {
-    float first[384], second[384];
+    struct ggml_context *before = r->context;
+    r->context = graph_context();
+    struct ggml_cgraph *graph = ggml_new_graph(r->context);
+    ggml_build_forward_expand(graph, without_flash_attention(r));
+    ggml_backend_sched_reset(r->sched);
+    assert_true(ggml_backend_sched_alloc_graph(r->sched, graph));
+    fill_inputs(r->context);
+    enum ggml_status status = ggml_backend_sched_graph_compute(r->sched, graph);
+    ggml_free(r->context);
+    r->context = before;
+    return status;
+}
+
+/* An operation that comes when rows have been stored: they become f16, and what follows is
+ * ggml's. */
+static void test_plain_later(void **state)
+{
+    float first[384], second[384], exact[384];
+    const shape *s = &shapes[0];
     run r;
     (void)state;
-    open_run(&r, &shapes[0], TQKVS, 1);
+    outputs_of(s, GGMLS, 1, exact);
+    open_run(&r, s, TQKVS, 1);
     build(&r);
     assert_int_equal(compute(&r, first), GGML_STATUS_SUCCESS);
-    struct ggml_context *before = r.context;
-    r.context = graph_context();
-    struct ggml_cgraph *graph = ggml_new_graph(r.context);
-    ggml_build_forward_expand(graph, without_flash_attention(&r));
-    ggml_backend_sched_reset(r.sched);
-    assert_true(ggml_backend_sched_alloc_graph(r.sched, graph));
-    assert_int_equal(ggml_backend_sched_graph_compute(r.sched, graph), GGML_STATUS_FAILED);
-    ggml_free(r.context);
-    r.context = before;
+    size_t n = ggml_nbytes(r.k);
+    ggml_fp16_t *rows = malloc(n), *new_rows = malloc(n);
+    ggml_backend_tensor_get(r.k, rows, 0, n);
+    assert_true(isnan(ggml_fp16_to_fp32(rows[0]))); /* codes */
+    assert_int_equal(compute_other(&r), GGML_STATUS_SUCCESS);
+    ggml_backend_tensor_get(r.k, new_rows, 0, n);
+    for (size_t i = 0; i < n / 2; i++)
+        assert_true(isfinite(ggml_fp16_to_fp32(new_rows[i])));
     assert_int_equal(compute(&r, second), GGML_STATUS_SUCCESS);
-    assert_memory_equal(first, second, sizeof first);
+    assert_memory_equal(second, exact, sizeof exact);
+    assert_memory_not_equal(first, exact, sizeof exact);
+    free(rows);
+    free(new_rows);
+    close_run(&r);
+}
+
+static void test_strict(void **state)
+{
+    float first[384];
+    run r;
+    (void)state;
+    setenv("TQKV_STRICT", "1", 1);
+    open_run(&r, &shapes[0], TQKVS, 1);
+    unsetenv("TQKV_STRICT");
+    build(&r);
+    assert_int_equal(compute(&r, first), GGML_STATUS_SUCCESS);
+    assert_int_equal(compute_other(&r), GGML_STATUS_FAILED);
     close_run(&r);
 }
 
@@ -506,15 +521,13 @@ static void test_no_device(void **state)
 /* Random graphs of attention, whose cache is tqkv's or is left to ggml. */
 static void test_random_graphs(void **state)
 {
-    static const enum ggml_type types[] = {GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0,
-                                           GGML_TYPE_Q5_1, GGML_TYPE_Q8_0, GGML_TYPE_IQ4_NL,
-                                           GGML_TYPE_F16};
+    static const char *const formats[] = {"tq2", "tq3", "tq4", "tq5/tq4", "tq8", "lm4", ""};
     uint64_t seed = 11;
     (void)state;
     for (int round = 0; round < 60; round++) {
 #define PICK(n) ((int)(random_unit(&seed) * (n)))
-        shape s = {.name = "random", .type_k = types[PICK(7)], .type_v = types[PICK(7)],
-                   .dim_k = 32 * (1 + PICK(9)), .dim_v = 32 * (1 + PICK(9)),
+        shape s = {.name = "random", .format = formats[PICK(7)],
+                   .dim_k = 16 * (1 + PICK(18)), .dim_v = 16 * (1 + PICK(18)),
                    .n_kv_heads = 1 + PICK(4), .n_tokens = 1 + PICK(20), .n_streams = 1 + PICK(3),
                    .n_slots = 128, .window = PICK(3) ? 0 : 1 + PICK(60),
                    .softcap = PICK(3) ? 0 : 20, .has_sinks = PICK(2), .max_bias = PICK(3) ? 0 : 8};
@@ -528,9 +541,15 @@ static void test_random_graphs(void **state)
     }
 }
 
+static void silent(enum ggml_log_level level, const char *text, void *data)
+{
+    (void)level, (void)text, (void)data;
+}
+
 static int load(void **state)
 {
     (void)state;
+    ggml_log_set(silent, NULL);
     return load_backends() ? 0 : -1;
 }
 
@@ -539,7 +558,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes), cmocka_unit_test(test_again),
         cmocka_unit_test(test_shift), cmocka_unit_test(test_foreign_rows),
-        cmocka_unit_test(test_left_to_ggml), cmocka_unit_test(test_fails_later),
+        cmocka_unit_test(test_left_to_ggml), cmocka_unit_test(test_plain_later),
+        cmocka_unit_test(test_strict),
         cmocka_unit_test(test_no_device), cmocka_unit_test(test_random_graphs),
     };
     return cmocka_run_group_tests(tests, load, NULL);
