@@ -1,14 +1,10 @@
 #include "llama.h"
 
 #include <errno.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "command.h"
 
 /* path = the pieces, up to a null; 0 if they are too long. */
 static int join(char path[PATH_SIZE], const char *const *pieces)
@@ -87,48 +83,4 @@ int llama_program(const char *folder, const char *name, char path[PATH_SIZE])
         at += n + (at[n] == ':');
     }
     return 0;
-}
-
-/* FNV-1a, to name a file: collisions are harmless, since the profile says which
- * model it is for. */
-static uint64_t hash(uint64_t h, const void *data, size_t size)
-{
-    const uint8_t *p = data;
-    for (size_t i = 0; i < size; i++)
-        h = (h ^ p[i]) * 0x100000001B3u;
-    return h;
-}
-
-int llama_make_folders(const char *path)
-{
-    char folder[PATH_SIZE];
-    if (!JOIN(folder, path))
-        return !failed("%s: %s", path, strerror(ENAMETOOLONG));
-    for (char *at = strchr(folder + 1, '/'); at; at = strchr(at + 1, '/')) {
-        *at = 0;
-        if (mkdir(folder, 0777) && errno != EEXIST)
-            return !failed("%s: this folder for profiles cannot be made: %s", folder,
-                           strerror(errno));
-        *at = '/';
-    }
-    return 1;
-}
-
-int llama_profile_place(const char *model, char path[PATH_SIZE])
-{
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char real[PATH_SIZE], number[32];
-    struct stat s;
-    if (!realpath(model, real) || stat(real, &s))
-        return !failed("%s: %s", model, strerror(errno));
-    uint64_t h = hash(0xCBF29CE484222325u, real, strlen(real));
-    h = hash(h, &s.st_size, sizeof s.st_size);
-    h = hash(h, &s.st_mtim, sizeof s.st_mtim);
-    snprintf(number, sizeof number, "%016llx", (unsigned long long)h);
-    int has_cache = cache && *cache == '/';
-    if (!has_cache && !(home && *home == '/'))
-        return !failed("no folder for key profiles: neither HOME nor XDG_CACHE_HOME says one");
-    return (has_cache ? JOIN(path, cache, "/tqkv/profiles/", number, ".profile")
-                      : JOIN(path, home, "/.cache/tqkv/profiles/", number, ".profile")) ||
-           !failed("no folder for key profiles: %s", strerror(ENAMETOOLONG));
 }

@@ -15,7 +15,7 @@ static const char help[] =
     "usage: tqkv profile [OPTION]... -m MODEL.gguf -o OUT.profile\n"
     "\n"
     "Runs a model once, by llama.cpp, and fits a profile of its keys - for each\n"
-    "layer and KV head a balance and centres - which 'tqkv llama' and the backend\n"
+    "layer and KV head a balance - which 'tqkv llama --profile' and the backend\n"
     "(TQKV_PROFILE) use. Files of the run are kept in TMPDIR while it lasts.\n"
     "\n"
     "  -m, --model FILE      the model\n"
@@ -24,12 +24,11 @@ static const char help[] =
     "  -o, --out FILE        the profile\n"
     "  -t, --threads N       llama.cpp's -t\n"
     "  -w, --windows N       windows of 2048 tokens to run (default 2)\n"
-    "      --centres N       centres for each head, 1 to 64 (default 64)\n"
     "      --llama DIR       folder of llama-perplexity (default: $PATH)\n"
     "  -h, --help            this text\n";
 
 /* The profile is only written over what was there once it is whole. */
-int profile_make(const profile_request *r)
+static int make_profile(const profile_request *r)
 {
     char backend[PATH_SIZE];
     uint8_t *data = NULL;
@@ -78,9 +77,9 @@ int command_profile(int argc, char **argv)
     static const struct option names[] = {
         {"model", required_argument, NULL, 'm'}, {"text", required_argument, NULL, 'f'},
         {"out", required_argument, NULL, 'o'}, {"threads", required_argument, NULL, 't'},
-        {"windows", required_argument, NULL, 'w'}, {"centres", required_argument, NULL, 'c'},
-        {"llama", required_argument, NULL, 'l'}, {"help", no_argument, NULL, 'h'}, {0}};
-    profile_request r = {.centres = PROFILE_CENTRES, .windows = PROFILE_WINDOWS};
+        {"windows", required_argument, NULL, 'w'}, {"llama", required_argument, NULL, 'l'},
+        {"help", no_argument, NULL, 'h'}, {0}};
+    profile_request r = {.windows = PROFILE_WINDOWS};
     char program[PATH_SIZE], text[PATH_SIZE];
     const char *folder = NULL;
     uint64_t number;
@@ -110,10 +109,6 @@ int command_profile(int argc, char **argv)
             ok = parse_number(optarg, 64, &number) && number;
             r.windows = (unsigned)number;
             break;
-        case 'c':
-            ok = parse_number(optarg, 64, &number) && number;
-            r.centres = (unsigned)number;
-            break;
         default:
             return misused_option("profile", argv);
         }
@@ -124,5 +119,5 @@ int command_profile(int argc, char **argv)
         return misused("profile takes -m MODEL and -o OUT; see 'tqkv profile --help'");
     if (access(r.model, R_OK))
         return failed("%s: %s", r.model, strerror(errno));
-    return find_files(folder, &r, program, text) && profile_make(&r) ? EXIT_OK : EXIT_FAILED;
+    return find_files(folder, &r, program, text) && make_profile(&r) ? EXIT_OK : EXIT_FAILED;
 }

@@ -111,25 +111,23 @@ static void remove_folder(run *c)
 static void run_child(const profile_request *r, const run *c, const char *backend,
                       int progress_fd, int log_fd)
 {
-    char number[32], chunks[32], keys[32], centres[32];
+    char number[32], chunks[32], keys[32];
     snprintf(number, sizeof number, "%d", progress_fd);
     snprintf(chunks, sizeof chunks, "%u", r->windows);
     snprintf(keys, sizeof keys, "%u", r->windows * WINDOW);
-    snprintf(centres, sizeof centres, "%u", r->centres);
     setenv("GGML_BACKEND_PATH", backend, 1);
     setenv("TQKV_CAPTURE", c->profile, 1);
     setenv("TQKV_CAPTURE_KEYS", keys, 1);
-    setenv("TQKV_CAPTURE_CENTRES", centres, 1);
     setenv("TQKV_CAPTURE_PROGRESS", number, 1);
     unsetenv("TQKV_PROFILE");
+    unsetenv("TQKV_KV");
     int null = open("/dev/null", O_RDONLY);
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(log_fd, STDOUT_FILENO) < 0 ||
         dup2(log_fd, STDERR_FILENO) < 0 || fcntl(progress_fd, F_SETFD, 0))
         _exit(127);
     const char *arguments[] = {r->program, "-m", r->model, "-f", r->text, "-c", "2048", "-b",
-                               "2048", "--chunks", chunks, "-ctk", "q8_0", "-ctv",
-                               "q8_0", "-ot", "^$=CPU", r->threads ? "-t" : NULL, r->threads,
-                               NULL};
+                               "2048", "--chunks", chunks, "-ot", "^$=CPU",
+                               r->threads ? "-t" : NULL, r->threads, NULL};
     setpgid(0, 0); /* to be ended with whatever it starts */
     sigprocmask(SIG_SETMASK, &c->signals.mask, NULL);
     execv(r->program, (char *const *)arguments);

@@ -38,8 +38,8 @@ _tqkv()
         plan) options+=" --model --layers --kv-heads --head-dim --value-dim --window
             --window-layers --context --memory --no-means --recent --json" ;;
         fit) options+=" --tokens --no-means --fingerprint --bf16" ;;
-        llama) options+=" --k --v --profile --no-profile --print" ;;
-        profile) options+=" --model --text --out --threads --windows --centres --llama" ;;
+        llama) options+=" --kv --profile --print" ;;
+        profile) options+=" --model --text --out --threads --windows --llama" ;;
         encode) options+=" --format --profile --pages --device --bf16" ;;
         decode) options+=" --type --device" ;;
         info) options+=" --json" ;;

@@ -73,17 +73,16 @@ static int remove_folder(void **state)
 static void capture_to(const char *path)
 {
     enum { HEADS = 2, DIM = 64, ROWS = 40 };
-    cache k = {.is_key = 1, .n_heads = HEADS};
-    k.slot.format = test_format("tq4", DIM);
+    cells k = {.is_key = 1, .n_heads = HEADS, .head_dim = DIM};
     float *x = test_rows(3, ROWS * HEADS * DIM);
     gg_tensor q = {.ne = {DIM, ROWS, HEADS, 1},
-                   .nb = {4, HEADS * DIM * 4, DIM * 4, ROWS * HEADS * DIM * 4}};
-    capture *c = capture_create(path, 100, 4);
+                   .nb = {4, HEADS * DIM * 4, DIM * 4, ROWS * HEADS * DIM * 4}, .data = x};
+    capture *c = capture_create(path, 100);
     capture_name(c, "norms:1");
     capture_prepare(c, &k);
     for (size_t row = 0; row < ROWS; row++)
-        capture_keys(c, &k, row, 0, HEADS, x + row * HEADS * DIM);
-    capture_queries(c, &k, &q, x);
+        capture_keys(c, &k, row, x + row * HEADS * DIM);
+    capture_queries(c, &k, &q);
     capture_finish(c);
     free(x);
 }
@@ -91,12 +90,11 @@ static void capture_to(const char *path)
 /* The problem with TQKV_PROFILE as it is set to list. */
 static const char *problem_of(const char *list)
 {
-    tqkv_profile *p = NULL;
-    uint64_t id;
+    model_profile m;
     setenv("TQKV_PROFILE", list, 1);
-    const char *problem = profile_for("norms:1", &p, &id);
-    assert_true(!p == (problem != NULL));
-    tqkv_profile_free(p);
+    const char *problem = profile_for("norms:1", &m);
+    assert_true(!m.profile == (problem != NULL));
+    tqkv_profile_free(m.profile);
     return problem;
 }
 
