@@ -103,6 +103,9 @@ void cells_free(cells *c)
     free(c->n_staged);
     free(c->clock);
     free(c->slots);
+    free(c->half);
+    c->half = NULL;
+    c->has_half = 0;
     c->blocks = c->means = c->mixed = NULL;
     c->balances = NULL;
     c->pages = NULL;
@@ -128,6 +131,7 @@ void cells_clear(cells *c)
     if (c->mixed)
         reserve_zero(c->mixed, places(c) * c->mixed_bytes);
     c->n_slots = c->n_foreign = 0;
+    c->has_half = 0;
 }
 
 /* Two pages, since a token may be taken back over the border of the newest; where the cells

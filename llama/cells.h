@@ -68,6 +68,10 @@ typedef struct cells {
     uint32_t *staged;  /* [stream][page]: the first n_staged[stream] are staged pages */
     uint32_t *n_staged, *clock; /* [stream]; clock: the newest stamp */
     size_t n_foreign;
+    /* A row that was loaded last, of which the rest has yet to come (rows.c). */
+    uint8_t *half;
+    size_t half_slot;
+    int has_half;
     /* The slots of the rows that were stored last, in their order: places of queries. */
     uint32_t *slots;
     size_t n_slots, max_slots;

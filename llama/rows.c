@@ -179,7 +179,7 @@ static void save_rows(const cells *c, size_t slot, size_t end, uint8_t *to)
 /* ---- loading ---- */
 
 /* Pages of which no row stays begin anew; others lose what the new rows will replace. */
-static int make_room(cells *c, size_t page, uint64_t rows)
+static void make_room(cells *c, size_t page, uint64_t rows)
 {
     cell_page *p = &c->pages[page];
     c->n_foreign -= (size_t)__builtin_popcountll(p->foreign & rows);
@@ -202,7 +202,6 @@ static int make_room(cells *c, size_t page, uint64_t rows)
     }
     if (!p->written)
         c->table[page] = cells_code_entry(c, page);
-    return 1;
 }
 
 /* A record becomes a row of its page, which may become mixed for it. */
@@ -230,38 +229,72 @@ static int import_row(cells *c, size_t page, unsigned row, uint32_t head, const 
     return 1;
 }
 
-/* halves: of the row that has the other half of the mean, or null. */
-static int load_codes(cells *c, size_t slot, const uint8_t *data, const uint8_t *other)
+/* Rows of one call. */
+typedef struct loading {
+    size_t first, end; /* slots */
+    const uint8_t *data;
+    const uint8_t *before; /* a first half that ended the call before, or null */
+} loading;
+
+static const uint8_t *row_data(const cells *c, const loading *l, size_t slot)
 {
-    uint8_t record[MAX_RECORD];
-    size_t page = cells_page_of(c, slot), n = row_codes(c);
-    cell_page *p = &c->pages[page];
-    unsigned row = cells_row_of(c, slot);
-    for (uint32_t h = 0; h < c->n_heads; h++) {
-        size_t at = (size_t)h * c->head_dim * 2 + TAG_BYTES;
-        const uint8_t *first = data + at + n, *second = other ? other + at + n : NULL;
-        memcpy(record, data + at, n);
-        if (kind_of_tag(c, data) == ROW_SECOND) {
-            const uint8_t *swapped = first;
-            first = second;
-            second = swapped;
-        }
-        memcpy(record + n, first, other ? first_half(c) : c->mean_bytes);
-        if (other)
-            memcpy(record + n + first_half(c), second, c->mean_bytes - first_half(c));
-        if (!import_row(c, page, row, h, record))
-            return 0;
+    return l->data + (slot - l->first) * c->row_bytes;
+}
+
+/* The row that has the other half of a row's mean, or null. */
+static const uint8_t *other_half(const cells *c, const loading *l, size_t slot, row_kind kind)
+{
+    if (kind == ROW_SECOND && slot == l->first)
+        return l->before;
+    size_t other = kind == ROW_FIRST ? slot + 1 : slot - 1;
+    if (other >= l->end)
+        return NULL;
+    row_kind wanted = kind == ROW_FIRST ? ROW_SECOND : ROW_FIRST;
+    return kind_of_row(c, row_data(c, l, other)) == wanted ? row_data(c, l, other) : NULL;
+}
+
+/* A head's record, from its row and, unless it is whole, from that with the other half. */
+static void gather_record(const cells *c, uint32_t head, row_kind kind, const uint8_t *data,
+                          const uint8_t *other, uint8_t record[MAX_RECORD])
+{
+    size_t n = row_codes(c), at = (size_t)head * c->head_dim * 2 + TAG_BYTES, half = first_half(c);
+    memcpy(record, data + at, n);
+    if (kind == ROW_WHOLE) {
+        memcpy(record + n, data + at + n, c->mean_bytes);
+        return;
     }
-    p->written |= (uint64_t)1 << row;
-    if (!p->is_staged)
-        return 1;
-    p->coded |= (uint64_t)1 << row;
+    const uint8_t *first = kind == ROW_FIRST ? data : other, *second = kind == ROW_FIRST ? other : data;
+    memcpy(record + n, first + at + n, half);
+    memcpy(record + n + half, second + at + n, c->mean_bytes - half);
+}
+
+static void decode_into_stage(const cells *c, size_t slot)
+{
+    float values[TQKV_MAX_HEAD_DIM];
     for (uint32_t h = 0; h < c->n_heads; h++) {
-        float values[TQKV_MAX_HEAD_DIM];
-        tqkv_page codes = cells_codes(c, page, h);
-        tqkv_page_read(&codes, cells_balance(c, h), row, 1, TQKV_ORIGINAL, values, 0);
+        tqkv_page codes = cells_codes(c, cells_page_of(c, slot), h);
+        tqkv_page_read(&codes, cells_balance(c, h), cells_row_of(c, slot), 1, TQKV_ORIGINAL, values,
+                       0);
         tqkv_from_f32(values, c->head_dim, cells_nominal(c, slot) + (size_t)h * c->head_dim * 2,
                       TQKV_F16);
+    }
+}
+
+static int load_codes(cells *c, size_t slot, row_kind kind, const uint8_t *data,
+                      const uint8_t *other)
+{
+    uint8_t record[MAX_RECORD];
+    size_t page = cells_page_of(c, slot);
+    uint64_t bit = (uint64_t)1 << cells_row_of(c, slot);
+    for (uint32_t h = 0; h < c->n_heads; h++) {
+        gather_record(c, h, kind, data, other, record);
+        if (!import_row(c, page, cells_row_of(c, slot), h, record))
+            return 0;
+    }
+    c->pages[page].written |= bit;
+    if (c->pages[page].is_staged) {
+        c->pages[page].coded |= bit;
+        decode_into_stage(c, slot);
     }
     return 1;
 }
@@ -297,47 +330,66 @@ static int trim(cells *c, size_t stream)
     return 1;
 }
 
-/* Whole rows of one page. */
-static int load_page(cells *c, size_t slot, size_t end, const uint8_t *data)
+static int load_row(cells *c, const loading *l, size_t slot)
 {
-    size_t page = cells_page_of(c, slot), first = cells_row_of(c, slot), n = end - slot;
-    if (!make_room(c, page, (n == PAGE ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1) << first))
-        return 0;
-    for (; slot < end; slot++, data += c->row_bytes) {
-        row_kind kind = kind_of_row(c, data);
-        int is_pair = kind == ROW_FIRST && slot + 1 < end &&
-                      kind_of_row(c, data + c->row_bytes) == ROW_SECOND;
-        int ok = 1;
-        if (kind == ROW_F16)
-            ok = load_f16(c, slot, data);
-        else if (kind == ROW_WHOLE)
-            ok = load_codes(c, slot, data, NULL);
-        else if (!is_pair)
-            load_foreign(c, slot);
-        else {
-            const uint8_t *next = data + c->row_bytes;
-            ok = load_codes(c, slot, data, next) && load_codes(c, slot + 1, next, data);
-            slot++;
-            data = next;
-        }
-        if (!ok)
-            return 0;
-    }
-    return trim(c, page / c->n_pages);
+    const uint8_t *data = row_data(c, l, slot), *other = NULL;
+    row_kind kind = kind_of_row(c, data);
+    if (kind == ROW_F16)
+        return load_f16(c, slot, data);
+    if (kind == ROW_FIRST || kind == ROW_SECOND)
+        other = other_half(c, l, slot, kind);
+    if (kind == ROW_WHOLE || other)
+        return load_codes(c, slot, kind, data, other);
+    load_foreign(c, slot);
+    return 1;
 }
 
-static int load_rows(cells *c, size_t slot, size_t end, const uint8_t *data)
+static int load_all(cells *c, const loading *l)
 {
-    while (slot < end) {
-        size_t page = cells_page_of(c, slot);
-        size_t last = cells_first_slot(c, page) + cells_rows_in(c, page);
-        last = last < end ? last : end;
-        if (!load_page(c, slot, last, data))
+    for (size_t slot = l->first; slot < l->end;) {
+        size_t page = cells_page_of(c, slot), first = cells_row_of(c, slot);
+        size_t end = cells_first_slot(c, page) + cells_rows_in(c, page);
+        end = end < l->end ? end : l->end;
+        size_t n = end - slot;
+        make_room(c, page, (n == PAGE ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1) << first);
+        for (; slot < end; slot++)
+            if (!load_row(c, l, slot))
+                return 0;
+        if (!trim(c, page / c->n_pages))
             return 0;
-        data += (last - slot) * c->row_bytes;
-        slot = last;
     }
     return 1;
+}
+
+/* llama.cpp loads a tensor's rows in the order in which they were saved, but perhaps in other
+ * calls, where the cells are other ones: two halves may come apart. The first waits. */
+static int load_rows(cells *c, size_t first, size_t end, const uint8_t *data)
+{
+    loading l = {first, end, data, NULL};
+    if (c->has_half && kind_of_row(c, data) == ROW_SECOND) {
+        uint8_t *half = c->half;
+        uint64_t bit = (uint64_t)1 << cells_row_of(c, c->half_slot);
+        cell_page *p = &c->pages[cells_page_of(c, c->half_slot)];
+        l.before = half;
+        if (p->foreign & bit) {
+            p->foreign &= ~bit;
+            c->n_foreign--;
+            if (!load_codes(c, c->half_slot, ROW_FIRST, half, data))
+                return 0;
+        }
+    }
+    int ok = load_all(c, &l);
+    const uint8_t *last = data + (end - 1 - first) * c->row_bytes;
+    c->has_half = kind_of_row(c, last) == ROW_FIRST;
+    if (!c->has_half)
+        return ok;
+    c->half_slot = end - 1;
+    if (!c->half)
+        c->half = malloc(c->row_bytes);
+    c->has_half = c->half != NULL;
+    if (c->has_half)
+        memcpy(c->half, last, c->row_bytes);
+    return ok;
 }
 
 /* ---- bytes ---- */

