@@ -1,7 +1,8 @@
 #!/bin/sh
 # llama.cpp from the source of PyPI's llama-cpp-python, once:
 #   build-llama.sh FOLDER libraries   for tests: with its backends inside
-#                                     (FOLDER/static) and to be loaded (FOLDER/loadable)
+#                                     (FOLDER/static), and to be loaded, with ggml's
+#                                     assertions (FOLDER/loadable)
 #   build-llama.sh FOLDER tools       and its programs (FOLDER/static/bin)
 # FOLDER/source is the source, FOLDER/model.gguf SmolLM2-135M-Instruct (Q4_1).
 set -eu
@@ -55,6 +56,8 @@ if [ "$what" = tools ]; then
     build static "llama-bench llama-cli llama-completion llama-perplexity llama-quantize llama-server"
 else
     build static "llama"
+    what=$what-asserting
     build loadable "ggml ggml-cpu" -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF \
+        -DCMAKE_C_FLAGS_RELEASE=-O3 -DCMAKE_CXX_FLAGS_RELEASE=-O3 \
         -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF
 fi

@@ -27,7 +27,7 @@ export TQKV_LLAMA_DIR
 if [ "$all" = all ]; then
     echo "== llama.cpp, built once and kept"
     scripts/build-llama.sh "$TQKV_LLAMA_DIR" libraries
-elif [ ! -e "$TQKV_LLAMA_DIR/loadable/done-libraries" ]; then
+elif [ ! -e "$TQKV_LLAMA_DIR/loadable/done-libraries-asserting" ]; then
     echo "== llama.cpp is not built: its tests are left to 'make check-all'"
     TQKV_LLAMA_DIR=
 fi

@@ -287,8 +287,7 @@ static void shift(model *m, int32_t *by)
 
 enum { TOKENS = 330 };
 
-/* What tokens give does not depend on batches and threads. */
-static void batches_and_threads(void **state)
+static void check_batches(const char *formats)
 {
     static const struct {
         int64_t chunk;
@@ -296,9 +295,8 @@ static void batches_and_threads(void **state)
     } cases[] = {{1, 1}, {1, 4}, {MOST, 4}, {MOST, 2}, {64, 3}, {37, 4}};
     size_t bytes = (size_t)TOKENS * LAYERS * HEADS * GROUP * DIM * sizeof(float);
     float *first = malloc(bytes);
-    (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        model *m = open_model("tq4/tq3");
+        model *m = open_model(formats);
         n_threads = cases[i].threads;
         n_others = 0;
         decode_in_chunks(m, TOKENS, cases[i].chunk);
@@ -314,6 +312,90 @@ static void batches_and_threads(void **state)
         close_model(m);
     }
     free(first);
+}
+
+/* What tokens give does not depend on batches and threads. */
+static void batches_and_threads(void **state)
+{
+    (void)state;
+    check_batches("tq4/tq3");
+    setenv("TQKV_RECENT", "100", 1);
+    check_batches("tq8");
+    unsetenv("TQKV_RECENT");
+}
+
+static double distance(const float *x, const float *y, size_t n)
+{
+    double square = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        square += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        size += (double)y[i] * y[i];
+    }
+    return sqrt(square / size);
+}
+
+/* With recent tokens in f16 attention is nearer to the exact one. */
+static void recent_tokens_count(void **state)
+{
+    static const char *const recent[] = {"0", "128", "100000"};
+    size_t n = (size_t)TOKENS * LAYERS * HEADS * GROUP * DIM;
+    float *exact = malloc(n * sizeof *exact);
+    double before = 0;
+    (void)state;
+    n_threads = 2;
+    for (int i = 2; i >= 0; i--) {
+        setenv("TQKV_RECENT", recent[i], 1);
+        model *m = open_model("tq2");
+        decode_in_chunks(m, TOKENS, 50);
+        if (i == 2)
+            memcpy(exact, m->out, n * sizeof *exact);
+        double error = distance(m->out, exact, n);
+        assert_true(error >= before);
+        assert_true(i == 2 || error > before + .01);
+        before = error;
+        close_model(m);
+    }
+    unsetenv("TQKV_RECENT");
+    free(exact);
+}
+
+/* Saved states give keys and values back one after the other, and perhaps of several kinds:
+ * staged keys beside sealed values, mixed pages beside others. */
+static void keys_and_values_apart(void **state)
+{
+    size_t row = HEADS * DIM * 2, n = (size_t)HEADS * GROUP * DIM;
+    uint8_t *rows = malloc(CELLS * row);
+    (void)state;
+    n_threads = 2;
+    for (int i = 0; i < 4; i++) {
+        model *m = open_model("tq4");
+        decode_in_chunks(m, TOKENS, 64);
+        cells *c = &m->cells[0][i % 2];
+        cells_get(c, 0, rows, CELLS * row);
+        if (i < 2) { /* numbers: of rows that were codes */
+            for (size_t j = 0; j < 10 * HEADS * DIM; j++)
+                tqkv_from_f32(&m->values[j / (HEADS * DIM) * LAYERS * 2 * HEADS * DIM +
+                                         (size_t)(i % 2) * HEADS * DIM + j % (HEADS * DIM)],
+                              1, rows + 2 * j, TQKV_F16);
+            assert_null(cells_set(c, 0, rows, 10 * row));
+            assert_true(c->pages[0].is_staged);
+        } else { /* rows of page 0 beside those of page 1 */
+            assert_null(cells_set(c, 70 * row, rows + 6 * row, 20 * row));
+            assert_true(c->pages[1].is_mixed);
+        }
+        decode(m, TOKENS, 1);
+        const float *x = m->out + (size_t)TOKENS * LAYERS * n;
+        model *other = open_model("tq4");
+        decode_in_chunks(other, TOKENS, 64);
+        decode(other, TOKENS, 1);
+        double error = distance(x, other->out + (size_t)TOKENS * LAYERS * n, n);
+        assert_true(error > 0 && error < (i < 2 ? .1 : .6));
+        assert_memory_equal(m->cells[0][0].table, m->cells[0][1].table,
+                            m->cells[0][0].n_pages * sizeof(uint32_t));
+        close_model(m);
+        close_model(other);
+    }
+    free(rows);
 }
 
 /* Keys move; those that stay, and all values, keep their bytes. */
@@ -373,8 +455,9 @@ static void other_operations(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(batches_and_threads),
-                                       cmocka_unit_test(keys_move),
-                                       cmocka_unit_test(other_operations)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(batches_and_threads), cmocka_unit_test(recent_tokens_count),
+        cmocka_unit_test(keys_and_values_apart), cmocka_unit_test(keys_move),
+        cmocka_unit_test(other_operations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
