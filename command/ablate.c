@@ -72,8 +72,8 @@ static tqkv_operand coded(const tqkv_format *f, uint8_t *rows, size_t n_tokens)
 {
     tqkv_operand o = {.format = *f};
     size_t row;
-    tqkv_format_row_bytes(f, 0, &row);
-    tqkv_rows_at(f, rows, 0, 0, &o.rows);
+    tqkv_format_row_bytes(f, &row);
+    tqkv_rows_at(f, rows, 0, &o.rows);
     o.head = (tqkv_strides){.codes = n_tokens * row, .scales = n_tokens * row};
     return o;
 }
@@ -84,7 +84,7 @@ static tqkv_status round_trip_on_device(const legs *l, const tqkv_format *f, con
 {
     const capture *c = l->c;
     size_t row, n = (size_t)c->n_tokens;
-    tqkv_format_row_bytes(f, 0, &row);
+    tqkv_format_row_bytes(f, &row);
     uint8_t *made = malloc(n * c->n_kv_heads * row); /* [token][head] */
     int ok = made && device_encode(l->device, f, NULL, 0, c->n_kv_heads, x, TQKV_F32, n, made,
                                    NULL) &&
@@ -104,10 +104,10 @@ static tqkv_status round_trip(const legs *l, const tqkv_format *f, const float *
     if (l->device)
         return round_trip_on_device(l, f, x, rows, decoded);
     size_t n = (size_t)c->n_tokens, stride = (size_t)c->n_kv_heads * f->head_dim, row;
-    tqkv_status status = tqkv_format_row_bytes(f, 0, &row);
+    tqkv_status status = tqkv_format_row_bytes(f, &row);
     for (uint32_t h = 0; status == TQKV_OK && h < c->n_kv_heads; h++) {
         tqkv_rows r;
-        tqkv_rows_at(f, rows + h * n * row, 0, 0, &r);
+        tqkv_rows_at(f, rows + h * n * row, 0, &r);
         status = tqkv_encode(f, NULL, x + h * f->head_dim, TQKV_F32, stride, n, &r);
         if (status == TQKV_OK)
             status = tqkv_decode(f, NULL, &r, n, TQKV_ORIGINAL, decoded + h * f->head_dim,

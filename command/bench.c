@@ -97,7 +97,7 @@ static void report(bench *b, const char *what, const char *format, const char *i
 static void encode(bench *b, const tqkv_format *f)
 {
     tqkv_rows rows;
-    tqkv_rows_at(f, b->bytes, 0, 0, &rows);
+    tqkv_rows_at(f, b->bytes, 0, &rows);
     tqkv_encode(f, NULL, b->x, TQKV_F32, 0, (size_t)b->rows, &rows);
 }
 
@@ -116,7 +116,7 @@ static void seal(bench *b, const tqkv_format *f)
 static void decode_to(bench *b, const tqkv_format *f, tqkv_domain domain)
 {
     tqkv_rows rows;
-    tqkv_rows_at(f, b->bytes, 0, 0, &rows);
+    tqkv_rows_at(f, b->bytes, 0, &rows);
     tqkv_decode(f, NULL, &rows, (size_t)b->rows, domain, b->y, 0);
 }
 

@@ -143,7 +143,7 @@ static tqkv_status decode_to(bench *b, const job *j, int set, tqkv_domain domain
 {
     tqkv_gpu_rows rows;
     gpu_rows(b, j, set, &rows);
-    return tqkv_dispatch_decode(b->d.encoder, b->d.registry, &j->f, NULL, 0, &rows, b->rows, domain,
+    return tqkv_dispatch_decode(b->d.encoder, b->d.registry, &j->f, NULL, &rows, b->rows, domain,
                                 b->results[set], j->type, 0);
 }
 
@@ -161,7 +161,7 @@ static tqkv_status encode(bench *b, const job *j, int set)
 {
     tqkv_gpu_rows rows;
     gpu_rows(b, j, set, &rows);
-    return tqkv_dispatch_encode(b->d.encoder, b->d.registry, &j->f, NULL, 0, b->numbers[set],
+    return tqkv_dispatch_encode(b->d.encoder, b->d.registry, &j->f, NULL, b->numbers[set],
                                 TQKV_BF16, 0, b->rows, &rows);
 }
 
@@ -178,7 +178,7 @@ static tqkv_status one_position(bench *b, const job *j, int set)
 static double row_bytes(const tqkv_format *f)
 {
     size_t bytes = 0;
-    tqkv_format_row_bytes(f, 0, &bytes);
+    tqkv_format_row_bytes(f, &bytes);
     return (double)bytes;
 }
 

@@ -114,7 +114,7 @@ static int make_operand(bench_rows *r, int which, uint32_t n_heads, tqkv_operand
         .format = r->format, .type = TQKV_F16, .means = r->means[which],
         .n_means = r->has_means ? 1 : 0,
         .rows = {.codes = r->memory[which], .code_stride = s.code, .scale_stride = s.scale},
-        .head = {head, head, 0, means, 0}, .page = {s.page, s.page, 0, s.mean, 0}};
+        .head = {head, head, means, 0}, .page = {s.page, s.page, s.mean, 0}};
     if (ok && !r->is_half)
         o->rows.scales = r->memory[which] + PAGE * s.code;
     r->row_bytes = (double)(s.code + s.scale) + (r->has_means ? (double)s.mean / PAGE : 0);
@@ -126,7 +126,7 @@ static tqkv_operand staged_operand(const bench_rows *r, int which)
     size_t row = 2u * r->format.head_dim, page = PAGE * row;
     return (tqkv_operand){.format.head_dim = r->format.head_dim, .type = TQKV_F16,
                           .rows = {.codes = r->staged[which], .code_stride = row},
-                          .head = {page, 0, 0, 0, 0}};
+                          .head = {.codes = page}};
 }
 
 int bench_rows_make(bench_rows *r, uint32_t n_heads, size_t n_tokens)

@@ -5,27 +5,16 @@
 
 #include "command.h"
 
-/* Balance and centres of one layer's heads, one after the other; null without. */
-static int profile_buffers(const device *d, const tqkv_profile *profile, uint32_t layer,
-                           uint32_t n_heads, tqkv_buffer **all)
+/* The balances of one layer's heads, one after the other; null without. */
+static int balance_buffer(const device *d, const tqkv_profile *profile, uint32_t layer,
+                          uint32_t n_heads, tqkv_buffer **all)
 {
+    const float *balances;
     *all = NULL;
-    if (!profile)
-        return 1;
-    uint32_t dim = tqkv_profile_head_dim(profile), m = tqkv_profile_n_centres(profile);
-    size_t head = (size_t)(1 + m) * dim;
-    float *values = allocate(n_heads * head, sizeof *values);
-    if (!values)
-        return 0;
-    for (uint32_t h = 0; h < n_heads; h++) {
-        tqkv_key_profile p;
-        tqkv_profile_get(profile, layer, h, &p);
-        memcpy(values + h * head, p.balance, dim * sizeof *values);
-        memcpy(values + h * head + dim, p.centres, m * dim * sizeof *values);
-    }
-    *all = device_buffer(d, values, n_heads * head * sizeof *values);
-    free(values);
-    return *all != NULL;
+    if (tqkv_profile_balance(profile, layer, 0, &balances) == TQKV_OK)
+        *all = device_buffer(d, balances, n_heads * (size_t)tqkv_profile_head_dim(profile) *
+                                              sizeof *balances);
+    return !profile || *all;
 }
 
 /* One call of either direction. */
@@ -36,38 +25,37 @@ typedef struct job {
     uint32_t n_heads;
     size_t n_tokens, row;
     tqkv_type type;
-    tqkv_buffer *values, *rows, *profiles;
+    tqkv_buffer *values, *rows, *balances;
 } job;
 
-/* Rows first, first + step, ... by the profile that begins at profile_offset. */
+/* Rows head, head + step, ... by the head's balance. */
 static tqkv_status record_rows(const job *j, int is_encode, uint32_t head, uint32_t step,
                                size_t n)
 {
     const device *d = j->d;
     size_t dim = j->f->head_dim, element = j->type == TQKV_F32 ? 4 : 2;
     size_t offset = head * dim * element;
-    uint32_t m = j->profile ? tqkv_profile_n_centres(j->profile) : 0;
-    tqkv_buffer *values = NULL, *profile = NULL;
+    tqkv_buffer *values = NULL, *balance = NULL;
     tqkv_gpu_rows rows;
     tqkv_status status = tqkv_buffer_view(j->values, offset,
                                           tqkv_buffer_size(j->values) - offset, &values);
     if (status == TQKV_OK && j->profile)
-        status = tqkv_buffer_view(j->profiles, head * (1 + m) * dim * sizeof(float),
-                                  (1 + m) * dim * sizeof(float), &profile);
+        status = tqkv_buffer_view(j->balances, head * dim * sizeof(float), dim * sizeof(float),
+                                  &balance);
     if (status == TQKV_OK)
-        status = tqkv_gpu_rows_at(j->f, j->rows, head * j->row, step * j->row, m > 1, &rows);
+        status = tqkv_gpu_rows_at(j->f, j->rows, head * j->row, step * j->row, &rows);
     if (status == TQKV_OK && is_encode)
-        status = tqkv_dispatch_encode(d->encoder, d->registry, j->f, profile, m, values, j->type,
+        status = tqkv_dispatch_encode(d->encoder, d->registry, j->f, balance, values, j->type,
                                       step * dim, n, &rows);
     else if (status == TQKV_OK)
-        status = tqkv_dispatch_decode(d->encoder, d->registry, j->f, profile, m, &rows, n,
+        status = tqkv_dispatch_decode(d->encoder, d->registry, j->f, balance, &rows, n,
                                       TQKV_ORIGINAL, values, j->type, step * dim);
     tqkv_buffer_free(values);
-    tqkv_buffer_free(profile);
+    tqkv_buffer_free(balance);
     return status;
 }
 
-/* All rows in one dispatch, or with profiles one for each head. */
+/* All rows in one dispatch, or with balances one for each head. */
 static tqkv_status record(const job *j, int is_encode)
 {
     tqkv_status status = TQKV_OK;
@@ -104,18 +92,17 @@ static int run_timed(const job *j, int is_encode, double *taken)
 static int job_start(job *j, uint32_t layer, const void *values, const uint8_t *rows)
 {
     size_t n = j->n_tokens * j->n_heads, element = j->type == TQKV_F32 ? 4 : 2;
-    int centres = j->profile && tqkv_profile_n_centres(j->profile) > 1;
-    tqkv_format_row_bytes(j->f, centres, &j->row);
+    tqkv_format_row_bytes(j->f, &j->row);
     j->values = device_buffer(j->d, values, n * j->f->head_dim * element);
     j->rows = j->values ? device_buffer(j->d, rows, n * j->row) : NULL;
-    return j->rows && profile_buffers(j->d, j->profile, layer, j->n_heads, &j->profiles);
+    return j->rows && balance_buffer(j->d, j->profile, layer, j->n_heads, &j->balances);
 }
 
 static void job_end(job *j)
 {
     tqkv_buffer_free(j->values);
     tqkv_buffer_free(j->rows);
-    tqkv_buffer_free(j->profiles);
+    tqkv_buffer_free(j->balances);
 }
 
 int device_encode(const device *d, const tqkv_format *f, const tqkv_profile *profile,
@@ -148,27 +135,22 @@ int device_decode(const device *d, const tqkv_format *f, const tqkv_profile *pro
 
 /* An operand's memory, from its first code to the end of its last row. */
 static int operand_buffer(const device *d, const device_attention *a, const tqkv_operand *o,
-                          int has_centres, tqkv_gpu_operand *out, tqkv_buffer **buffer)
+                          tqkv_gpu_operand *out, tqkv_buffer **buffer)
 {
     size_t row = o->format.head_dim * (o->type == TQKV_F32 ? 4u : 2u), last = a->n_tokens - 1;
     const tqkv_rows *r = &o->rows;
     if (o->format.codebook)
-        tqkv_format_row_bytes(&o->format, has_centres, &row);
+        tqkv_format_row_bytes(&o->format, &row);
     size_t bytes = last * r->code_stride + (a->n_kv_heads - 1) * o->head.codes + row;
     *buffer = device_buffer(d, r->codes, bytes);
     *out = (tqkv_gpu_operand){.format = o->format, .type = o->type};
     out->rows = (tqkv_gpu_rows){
-        .codes = *buffer, .code_stride = r->code_stride, .scale_stride = r->scale_stride,
-        .centre_stride = r->centre_stride};
+        .codes = *buffer, .code_stride = r->code_stride, .scale_stride = r->scale_stride};
     if (o->format.codebook) {
         out->rows.scales = *buffer;
         out->rows.scale_offset = (size_t)(r->scales - r->codes);
     }
-    if (has_centres) {
-        out->rows.centres = *buffer;
-        out->rows.centre_offset = (size_t)(r->centres - r->codes);
-    }
-    out->head = (tqkv_gpu_strides){o->head.codes, o->head.scales, o->head.centres};
+    out->head = (tqkv_gpu_strides){o->head.codes, o->head.scales};
     return *buffer != NULL;
 }
 
@@ -192,24 +174,22 @@ int device_attend(const device *d, const device_attention *a)
     size_t rows = (size_t)a->n_sequences * a->n_queries * a->n_heads;
     size_t query_bytes = rows * a->keys.format.head_dim * sizeof(float);
     size_t out_bytes = rows * a->values.format.head_dim * sizeof(float);
-    uint32_t m = a->profile ? tqkv_profile_n_centres(a->profile) : 0;
     tqkv_buffer *keys = NULL, *values = NULL;
     tqkv_gpu_attention g = {
         .n_sequences = a->n_sequences, .n_queries = a->n_queries, .n_heads = a->n_heads,
         .n_kv_heads = a->n_kv_heads, .query_type = TQKV_F32, .out_type = TQKV_F32,
         .position = a->position, .n_tokens = (uint32_t)a->n_tokens, .scale = a->scale,
         .causal = 1};
-    int ok = operand_buffer(d, a, &a->keys, m > 1, &g.keys, &keys) &&
-             operand_buffer(d, a, &a->values, 0, &g.values, &values) &&
-             profile_buffers(d, a->profile, a->layer, a->n_kv_heads, &g.keys.profiles) &&
+    int ok = operand_buffer(d, a, &a->keys, &g.keys, &keys) &&
+             operand_buffer(d, a, &a->values, &g.values, &values) &&
+             balance_buffer(d, a->profile, a->layer, a->n_kv_heads, &g.keys.balances) &&
              (g.queries = device_buffer(d, a->queries, query_bytes)) != NULL &&
              (g.out = device_buffer(d, NULL, out_bytes)) != NULL;
-    g.keys.n_centres = m;
     if (ok && a->lengths)
         ok = (g.lengths = device_buffer(d, a->lengths, a->n_sequences * sizeof *a->lengths)) !=
              NULL;
     ok = ok && attend_with(d, a, &g, out_bytes);
-    tqkv_buffer *used[] = {keys, values, g.keys.profiles, g.queries, g.out, g.lengths};
+    tqkv_buffer *used[] = {keys, values, g.keys.balances, g.queries, g.out, g.lengths};
     for (int i = 0; i < 6; i++)
         tqkv_buffer_free(used[i]);
     return ok;

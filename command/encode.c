@@ -15,10 +15,9 @@ static const char help[] =
     "into a container of rows or of pages. \"-\" is standard input or output.\n"
     "\n"
     "  -f, --format F     format of the rows (default tq4); see 'tqkv formats'\n"
-    "  -p, --profile P    key profile made by 'tqkv fit' for --pages, by 'tqkv fit --no-means'\n"
+    "  -p, --profile P    profile made by 'tqkv fit' for --pages, by 'tqkv fit --no-means'\n"
     "                     for rows; the array must be keys\n"
-    "      --pages        pages: each head's mean of 64 tokens is kept apart. Of a\n"
-    "                     profile, which must have 1 centre, the balance is used\n"
+    "      --pages        pages: each head's mean of 64 tokens is kept apart\n"
     "      --bf16         uint16 in IN.npy is bfloat16\n"
     "      --device NAME  encode rows on a device (see 'tqkv devices'): the same bytes\n"
     "  -h, --help         this text\n";
@@ -63,7 +62,7 @@ static int encode_on(const device *d, npy *in, const tqkv_container_info *info,
 {
     size_t row = in->head_dim * npy_element_size(in->type), row_bytes;
     size_t per_chunk = 16 * CHUNK_BYTES / row / in->n_heads + 1;
-    tqkv_format_row_bytes(&info->format, tqkv_profile_n_centres(profile) > 1, &row_bytes);
+    tqkv_format_row_bytes(&info->format, &row_bytes);
     void *chunk = allocate(per_chunk * in->n_heads, row);
     uint8_t *rows = allocate(per_chunk * in->n_heads, row_bytes);
     int ok = chunk && rows;
@@ -116,11 +115,6 @@ static int encode_to(npy *in, const tqkv_container_info *info, const tqkv_profil
 
 static int check_profile(const options *o, const npy *in, const tqkv_profile *p)
 {
-    if (o->pages && tqkv_profile_n_centres(p) != 1) {
-        failed("%s: has %" PRIu32 " centres, for llama.cpp's slots; --pages takes what 'tqkv fit' "
-               "makes", o->profile, tqkv_profile_n_centres(p));
-        return 0;
-    }
     if (tqkv_profile_n_layers(p) == in->n_layers && tqkv_profile_n_heads(p) == in->n_heads &&
         tqkv_profile_head_dim(p) == in->head_dim)
         return 1;

@@ -96,8 +96,8 @@ static int measure_on_device(comparison *b, const tqkv_format *fk, const tqkv_fo
     const tqkv_profile *balance = r->has_balance ? b->balance[0] : NULL;
     device_span time = {0};
     size_t k_row, v_row;
-    tqkv_format_row_bytes(fk, 0, &k_row);
-    tqkv_format_row_bytes(fv, 0, &v_row);
+    tqkv_format_row_bytes(fk, &k_row);
+    tqkv_format_row_bytes(fv, &v_row);
     r->bytes = (double)(k_row + v_row) * (double)(c->n_layers * c->n_kv_heads);
     if (!device_round_trip(d, c, fk, balance, c->keys, b->keys, b->key_rows, &time) ||
         !device_round_trip(d, c, fv, NULL, c->values, b->values, b->value_rows, &time))
@@ -276,7 +276,7 @@ static int fit_balances(comparison *b)
     const capture *c = b->c;
     for (int i = 0; i < 2; i++) {
         tqkv_status status = tqkv_profile_create((uint32_t)c->n_layers, c->n_kv_heads,
-                                                 c->head_dim, 1, NULL, &b->balance[i]);
+                                                 c->head_dim, NULL, &b->balance[i]);
         if (status != TQKV_OK)
             return !failed("head_dim %u: %s", (unsigned)c->head_dim, tqkv_status_string(status));
         if (!fit_profile(c, c->n_tokens / 2, i, b->balance[i]))

@@ -7,10 +7,10 @@
 #include "command.h"
 #include "device_rows.h"
 
-static size_t row_bytes(const tqkv_format *f, const tqkv_profile *profile)
+static size_t row_bytes(const tqkv_format *f)
 {
     size_t bytes = 0;
-    tqkv_format_row_bytes(f, profile && tqkv_profile_n_centres(profile) > 1, &bytes);
+    tqkv_format_row_bytes(f, &bytes);
     return bytes;
 }
 
@@ -18,7 +18,7 @@ int device_round_trip(const device *d, const capture *c, const tqkv_format *f,
                       const tqkv_profile *profile, const float *src, float *dst, uint8_t *rows,
                       device_span *time)
 {
-    size_t layer_rows = (size_t)c->n_tokens * c->n_kv_heads, row = row_bytes(f, profile);
+    size_t layer_rows = (size_t)c->n_tokens * c->n_kv_heads, row = row_bytes(f);
     uint8_t *own = rows ? NULL : allocate(layer_rows, row);
     int ok = rows || own;
     for (uint32_t i = 0; ok && i < c->n_layers; i++) {
@@ -38,13 +38,11 @@ int device_round_trip(const device *d, const capture *c, const tqkv_format *f,
 }
 
 /* A layer's rows, [token][head]. */
-static tqkv_operand operand(const capture *c, const tqkv_format *f, const tqkv_profile *profile,
-                            uint8_t *rows)
+static tqkv_operand operand(const capture *c, const tqkv_format *f, uint8_t *rows)
 {
-    size_t row = row_bytes(f, profile);
-    tqkv_operand o = {.format = *f, .head = {.codes = row, .scales = row, .centres = row}};
-    tqkv_rows_at(f, rows, c->n_kv_heads * row, profile && tqkv_profile_n_centres(profile) > 1,
-                 &o.rows);
+    size_t row = row_bytes(f);
+    tqkv_operand o = {.format = *f, .head = {.codes = row, .scales = row}};
+    tqkv_rows_at(f, rows, c->n_kv_heads * row, &o.rows);
     return o;
 }
 
@@ -63,8 +61,8 @@ int device_eval_attention(const device *d, attention *a, const capture *c, const
         device_attention g = {
             .n_sequences = (uint32_t)n, .n_queries = 1, .n_heads = c->n_heads,
             .n_kv_heads = c->n_kv_heads, .lengths = lengths, .n_tokens = (size_t)c->n_tokens,
-            .keys = operand(c, keys, profile, key_rows + i * rows * row_bytes(keys, profile)),
-            .values = operand(c, values, NULL, value_rows + i * rows * row_bytes(values, NULL)),
+            .keys = operand(c, keys, key_rows + i * rows * row_bytes(keys)),
+            .values = operand(c, values, value_rows + i * rows * row_bytes(values)),
             .profile = profile, .layer = i, .queries = queries, .out = out,
             .scale = 1 / sqrtf((float)c->head_dim)};
         for (size_t q = 0; q < n; q++)

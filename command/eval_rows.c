@@ -41,11 +41,8 @@ int pages_round_trip(const capture *c, const tqkv_format *f, const tqkv_profile 
     tqkv_page_at(f, has_means ? 1 : 0, memory, &p.page);
     for (uint64_t i = 0; status == TQKV_OK && i < c->n_layers * c->n_kv_heads; i++) {
         uint64_t layer = i / c->n_kv_heads, head = i % c->n_kv_heads;
-        tqkv_key_profile key_profile;
-        if (balance) {
-            tqkv_profile_get(balance, (uint32_t)layer, (uint32_t)head, &key_profile);
-            p.balance = key_profile.balance;
-        }
+        if (balance)
+            tqkv_profile_balance(balance, (uint32_t)layer, (uint32_t)head, &p.balance);
         for (uint64_t t = 0; status == TQKV_OK && t < c->n_tokens; t += TQKV_PAGE_TOKENS) {
             size_t at = (size_t)((layer * c->n_tokens + t) * stride + head * dim);
             uint64_t left = c->n_tokens - t;

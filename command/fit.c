@@ -11,7 +11,7 @@ static const char help[] =
     "usage: tqkv fit [OPTION]... DIR OUT.profile\n"
     "       tqkv fit [OPTION]... Q.npy K.npy V.npy OUT.profile\n"
     "\n"
-    "Fits a key profile - for each layer and KV head a balance - to captured keys and\n"
+    "Fits a profile of keys - for each layer and KV head a balance - to captured keys and\n"
     "queries, as the cache sees them (DIR: q.npy, k.npy, v.npy). The balance is for keys in\n"
     "pages: it is fitted to what the mean of 64 consecutive keys leaves of them.\n"
     "\n"
@@ -40,8 +40,8 @@ static tqkv_status fit_head(const capture *c, uint64_t layer, uint32_t head, uin
     const float *keys = c->keys + (layer * c->n_tokens * c->n_kv_heads + head) * c->head_dim;
     size_t stride = (size_t)c->n_kv_heads * c->head_dim, n_queries = n_tokens * c->group;
     gather_queries(c, layer, head, n_tokens, queries);
-    return tqkv_profile_fit_balance(profile, (uint32_t)layer, head, has_means, keys, n_tokens,
-                                    stride, queries, n_queries, 0);
+    return tqkv_profile_fit(profile, (uint32_t)layer, head, has_means, keys, n_tokens, stride,
+                            queries, n_queries, 0);
 }
 
 int fit_profile(const capture *c, uint64_t n_tokens, int has_means, tqkv_profile *profile)
@@ -92,8 +92,8 @@ static int run(const options *o, char **paths, int n_paths, const char *out)
     if (ok) {
         uint64_t tokens = o->tokens && o->tokens < c.n_tokens ? o->tokens : c.n_tokens;
         tqkv_status status =
-            tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim,
-                                1, o->fingerprint, &profile);
+            tqkv_profile_create((uint32_t)c.n_layers, c.n_kv_heads, c.head_dim, o->fingerprint,
+                                &profile);
         ok = status == TQKV_OK ? fit_profile(&c, tokens, !o->no_means, profile)
                                : !failed("head_dim %u: %s", (unsigned)c.head_dim,
                                          tqkv_status_string(status));

@@ -35,14 +35,14 @@ static double measure(const tqkv_format *format, uint64_t samples)
     uint64_t state = 1, done = 0;
     double error = 0;
     tqkv_rows rows;
-    tqkv_format_row_bytes(format, 0, &row_bytes);
+    tqkv_format_row_bytes(format, &row_bytes);
     float *x = allocate(n, sizeof *x), *y = allocate(n, sizeof *y);
     void *bytes = allocate(ROWS, row_bytes);
     if (!x || !y || !bytes)
         error = -1;
     while (error >= 0 && done < samples) {
         sample_gaussian(&state, x, n);
-        tqkv_rows_at(format, bytes, 0, 0, &rows);
+        tqkv_rows_at(format, bytes, 0, &rows);
         tqkv_encode(format, NULL, x, TQKV_F32, 0, ROWS, &rows);
         tqkv_decode(format, NULL, &rows, ROWS, TQKV_ORIGINAL, y, 0);
         for (size_t i = 0; i < n; i++)
@@ -60,7 +60,7 @@ static void report(const tqkv_format *f, double mse, int json, table *t)
     char name[TQKV_FORMAT_NAME_SIZE];
     size_t row_bytes;
     tqkv_format_name(f, name, sizeof name);
-    tqkv_format_row_bytes(f, 0, &row_bytes);
+    tqkv_format_row_bytes(f, &row_bytes);
     if (json) {
         cJSON *object = cJSON_CreateObject();
         cJSON_AddStringToObject(object, "format", name);

@@ -45,11 +45,10 @@ static void print_text(const rows_file *in, const char *name, size_t row_bytes)
            i->has_layer_axis ? "" : " (no layer axis)");
     printf("  encoded from  %s\n", type_names[i->type]);
     if (p)
-        printf("  key profile   %s, \"%s\"\n",
-               tqkv_profile_n_centres(p) > 1 ? "balances and centres" : "balances",
+        printf("  profile       \"%s\"\n",
                tqkv_profile_fingerprint(p));
     else
-        printf("  key profile   none\n");
+        printf("  profile       none\n");
 }
 
 static void print_json(const rows_file *in, const char *name, size_t row_bytes)
@@ -67,7 +66,7 @@ static void print_json(const rows_file *in, const char *name, size_t row_bytes)
     cJSON_AddNumberToObject(object, "tokens", (double)i->n_tokens);
     cJSON_AddNumberToObject(object, "heads", (double)i->n_heads);
     cJSON_AddStringToObject(object, "type", type_names[i->type]);
-    cJSON_AddNumberToObject(object, "centres", tqkv_profile_n_centres(p));
+    cJSON_AddBoolToObject(object, "profile", p != NULL);
     cJSON_AddStringToObject(object, "fingerprint", tqkv_profile_fingerprint(p));
     json_print_line(object);
 }
@@ -79,9 +78,8 @@ static int describe(const char *path, int json)
     if (ok) {
         char name[TQKV_FORMAT_NAME_SIZE];
         size_t row_bytes;
-        int centres = tqkv_profile_n_centres(tqkv_reader_profile(in.reader)) > 1;
         tqkv_format_name(&in.info->format, name, sizeof name);
-        tqkv_format_row_bytes(&in.info->format, centres, &row_bytes);
+        tqkv_format_row_bytes(&in.info->format, &row_bytes);
         (json ? print_json : print_text)(&in, name, row_bytes);
     }
     rows_file_close(&in);

@@ -13,7 +13,7 @@ static const struct {
     {"eval", command_eval, "measure formats on captured queries, keys and values"},
     {"ablate", command_ablate, "tell kernel bugs from the error of a format"},
     {"plan", command_plan, "bytes and longest contexts of a model in each format"},
-    {"fit", command_fit, "fit a key profile to captured keys and queries"},
+    {"fit", command_fit, "fit a profile to captured keys and queries"},
     {"llama", command_llama, "run a program of llama.cpp on tqkv's cache"},
     {"profile", command_profile, "run a model once and fit its key profile"},
     {"encode", command_encode, "turn an array into a container of rows or pages"},

@@ -88,7 +88,7 @@ int rows_file_each_on(rows_file *r, const device *d, const char *what, take_rows
     const tqkv_container_info *i = r->info;
     const tqkv_profile *profile = tqkv_reader_profile(r->reader);
     size_t heads = (size_t)i->n_heads, row, tokens = (1 << 22) / i->format.head_dim / heads + 1;
-    tqkv_format_row_bytes(&i->format, tqkv_profile_n_centres(profile) > 1, &row);
+    tqkv_format_row_bytes(&i->format, &row);
     uint8_t *rows = allocate(tokens * heads, row);
     float *values = allocate(tokens * heads, i->format.head_dim * sizeof *values);
     uint64_t done = 0;

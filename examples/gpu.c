@@ -49,9 +49,9 @@ static tqkv_status make_buffers(engine *e, size_t row_bytes)
 static tqkv_status encode(engine *e, const tqkv_format *format)
 {
     tqkv_gpu_rows all;
-    tqkv_status status = tqkv_gpu_rows_at(format, e->rows, 0, 0, 0, &all);
+    tqkv_status status = tqkv_gpu_rows_at(format, e->rows, 0, 0, &all);
     if (status == TQKV_OK)
-        status = tqkv_dispatch_encode(e->encoder, e->registry, format, NULL, 0, e->numbers,
+        status = tqkv_dispatch_encode(e->encoder, e->registry, format, NULL, e->numbers,
                                       TQKV_F32, 0, 2 * TOKENS, &all);
     return status;
 }
@@ -64,9 +64,9 @@ static tqkv_status attend(engine *e, const tqkv_format *format, size_t row_bytes
         .queries = e->queries, .query_type = TQKV_F32, .out = e->out, .out_type = TQKV_F32,
         .n_tokens = TOKENS, .position = TOKENS - 1, .causal = 1, .scale = 1 / sqrtf(DIM),
         .keys = {.format = *format}, .values = {.format = *format}};
-    tqkv_status status = tqkv_gpu_rows_at(format, e->rows, 0, 0, 0, &a.keys.rows);
+    tqkv_status status = tqkv_gpu_rows_at(format, e->rows, 0, 0, &a.keys.rows);
     if (status == TQKV_OK)
-        status = tqkv_gpu_rows_at(format, e->rows, TOKENS * row_bytes, 0, 0, &a.values.rows);
+        status = tqkv_gpu_rows_at(format, e->rows, TOKENS * row_bytes, 0, &a.values.rows);
     if (status == TQKV_OK)
         status = tqkv_gpu_attend_workspace(e->device, &a, &bytes);
     if (status == TQKV_OK)
@@ -83,7 +83,7 @@ static tqkv_status run(engine *e, float *result)
     size_t row_bytes = 0;
     tqkv_status status = tqkv_format_parse("tq4", DIM, &format);
     if (status == TQKV_OK)
-        status = tqkv_format_row_bytes(&format, 0, &row_bytes);
+        status = tqkv_format_row_bytes(&format, &row_bytes);
     if (status == TQKV_OK)
         status = make_buffers(e, row_bytes);
     if (status == TQKV_OK)

@@ -18,10 +18,10 @@ int main(void)
 
     tqkv_status status = tqkv_format_parse("tq4", HEAD_DIM, &format);
     if (status == TQKV_OK)
-        status = tqkv_format_row_bytes(&format, 0, &row_bytes);
+        status = tqkv_format_row_bytes(&format, &row_bytes);
     void *memory = status == TQKV_OK ? malloc(ROWS * row_bytes) : NULL;
     if (status == TQKV_OK)
-        status = memory ? tqkv_rows_at(&format, memory, 0, 0, &rows) : TQKV_ERROR_MEMORY;
+        status = memory ? tqkv_rows_at(&format, memory, 0, &rows) : TQKV_ERROR_MEMORY;
     if (status == TQKV_OK)
         status = tqkv_encode(&format, NULL, keys, TQKV_F32, 0, ROWS, &rows);
     if (status == TQKV_OK)

@@ -27,8 +27,7 @@ static uint8_t *make_operand(input *in, uint32_t dim, size_t n_slots, tqkv_opera
     uint8_t *memory = malloc(bytes ? bytes : 1);
     for (size_t i = 0; memory && i < bytes; i++)
         memory[i] = in->size ? in->data[i % in->size] : 0;
-    o->rows = (tqkv_rows){memory, scale ? memory + n_slots * code : NULL, NULL, code, scale, 0,
-                          scale == sizeof(uint16_t) && in->size ? in->data[0] % 9 : 0};
+    o->rows = (tqkv_rows){memory, scale ? memory + n_slots * code : NULL, code, scale};
     return memory;
 }
 

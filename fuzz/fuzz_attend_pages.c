@@ -27,7 +27,7 @@ static uint8_t *make_operand(input *in, const tqkv_format *f, int kind, size_t n
         memory[i] = in->size ? in->data[i % in->size] : 0;
     if (!memory)
         return NULL;
-    o->page = (tqkv_strides){bytes, bytes, 0, bytes, bytes};
+    o->page = (tqkv_strides){bytes, bytes, bytes, bytes};
     if (kind == STAGED) {
         o->format.head_dim = f->head_dim;
         o->type = TQKV_F16;

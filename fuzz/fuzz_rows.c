@@ -36,7 +36,7 @@ static void encode_alike(const tqkv_format *f, const float *x, uint8_t *row, siz
     uint8_t *scalar = malloc(bytes);
     for (int m = 0; scalar && m < N_MASKS; m++) {
         tqkv_cpu_mask(masks[m]);
-        tqkv_rows_at(f, m ? row : scalar, 0, 0, &rows);
+        tqkv_rows_at(f, m ? row : scalar, 0, &rows);
         tqkv_encode(f, NULL, x, TQKV_F32, 0, 1, &rows);
         if (m && memcmp(row, scalar, bytes))
             abort();
@@ -61,13 +61,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     f.layout = f.codebook == TQKV_CODEBOOK_MLX ? TQKV_LAYOUT_SPLIT : TQKV_LAYOUT_ROW;
     f.rotation %= 3;
     f.reserved = 0;
-    if (tqkv_format_row_bytes(&f, 0, &bytes) != TQKV_OK || size < bytes)
+    if (tqkv_format_row_bytes(&f, &bytes) != TQKV_OK || size < bytes)
         return 0;
     uint8_t *row = malloc(bytes); /* exact, so that one byte too many is seen */
     if (!row)
         return 0;
     memcpy(row, data, bytes);
-    tqkv_rows_at(&f, row, 0, 0, &rows);
+    tqkv_rows_at(&f, row, 0, &rows);
     decode_alike(&f, &rows);
     if (size >= f.head_dim * sizeof *x) {
         memcpy(x, data, f.head_dim * sizeof *x);

@@ -7,10 +7,6 @@
  * Caches keep rows in pages of 64 that share a mean (tqkv_page.h).
  * doc/format.md specifies every byte.
  *
- * Rows outside pages can have more, which is for the slots of llama.cpp's cache types
- * and marked so: rates between whole bits, a codebook of centres that are subtracted
- * from keys, and spare bits of scales for the numbers of these.
- *
  * Conventions, for every function unless its comment says otherwise:
  *
  * - Errors are values. A call that does not return TQKV_OK has left its
@@ -19,8 +15,8 @@
  *   TQKV_ERROR_ARGUMENT; arrays of no elements may be null.
  * - Everything is re-entrant. Distinct objects may be used from distinct
  *   threads at the same time, and a const object from many.
- * - Arrays need no alignment beyond that of their C type; codes, scales and
- *   centre numbers inside rows are bytes and need none.
+ * - Arrays need no alignment beyond that of their C type; codes and scales
+ *   inside rows are bytes and need none.
  * - Sizes and strides are in bytes where their name says so, otherwise in
  *   elements. Sizes are checked for overflow.
  * - Results are the same bytes on every processor, given the default
@@ -174,43 +170,32 @@ TQKV_API tqkv_status tqkv_format_name(const tqkv_format *format, char *name,
 TQKV_API tqkv_status tqkv_format_check(const tqkv_format *format);
 
 /* Bytes of one row: its codes; its scale (f16, or f32 norms for mlx); and
- * both together, with one byte more if has_centres is not 0 (a profile with
- * more than one centre). */
+ * both together. */
 TQKV_API tqkv_status tqkv_format_code_bytes(const tqkv_format *format,
                                             size_t *bytes);
 TQKV_API tqkv_status tqkv_format_scale_bytes(const tqkv_format *format,
                                              size_t *bytes);
 TQKV_API tqkv_status tqkv_format_row_bytes(const tqkv_format *format,
-                                           int has_centres, size_t *bytes);
+                                           size_t *bytes);
 
 /* ------------------------------------------------------------------ */
-/* Key profiles                                                       */
+/* Profiles                                                           */
 /* ------------------------------------------------------------------ */
 
-/* A balance stretches the values of keys, and queries are divided by it: each value of a
- * key then has the precision that the queries need. Pages use the balance alone.
- *
- * For slots: a dot product is linear, so part of every key can stay outside its codes at
- * no loss: a row of key k stores the codes of balance * k - centre[id], element by
- * element, and id. Attention with queries q / balance then adds q / balance . centre[id]
- * to the logit. */
-typedef struct tqkv_key_profile {
-    uint32_t head_dim;
-    uint32_t n_centres;   /* 1 to 256 */
-    const float *balance; /* [head_dim], finite and positive */
-    const float *centres; /* [n_centres][head_dim], finite */
-} tqkv_key_profile;
+/* A balance, [head_dim] finite and positive numbers, stretches the values of keys, and
+ * queries are divided by it: each value of a key then has the precision that the queries
+ * need. A row of key k has the codes of balance * k, element by element. */
 
-/* The key profiles of a model: one for each layer and KV head. */
+/* The balances of a model: one for each layer and KV head. */
 typedef struct tqkv_profile tqkv_profile;
 
 enum { TQKV_MAX_FINGERPRINT = 255 };
 
-/* A profile that changes nothing: balance 1, centres 0. fingerprint says in
- * up to TQKV_MAX_FINGERPRINT bytes of UTF-8 which model it is for; null is
+/* A profile that changes nothing: balances of 1. fingerprint says in up to
+ * TQKV_MAX_FINGERPRINT bytes of UTF-8 which model it is for; null is
  * the empty text. Free it with tqkv_profile_free. */
 TQKV_API tqkv_status tqkv_profile_create(uint32_t n_layers, uint32_t n_heads,
-                                         uint32_t head_dim, uint32_t n_centres,
+                                         uint32_t head_dim,
                                          const char *fingerprint,
                                          tqkv_profile **profile);
 TQKV_API void tqkv_profile_free(tqkv_profile *profile); /* null is fine */
@@ -218,46 +203,31 @@ TQKV_API void tqkv_profile_free(tqkv_profile *profile); /* null is fine */
 TQKV_API uint32_t tqkv_profile_n_layers(const tqkv_profile *profile);
 TQKV_API uint32_t tqkv_profile_n_heads(const tqkv_profile *profile);
 TQKV_API uint32_t tqkv_profile_head_dim(const tqkv_profile *profile);
-TQKV_API uint32_t tqkv_profile_n_centres(const tqkv_profile *profile);
 TQKV_API const char *tqkv_profile_fingerprint(const tqkv_profile *profile);
 
-/* The profile of one head; its arrays belong to the profile and live as long
- * as it does. */
-TQKV_API tqkv_status tqkv_profile_get(const tqkv_profile *profile,
-                                      uint32_t layer, uint32_t head,
-                                      tqkv_key_profile *key_profile);
+/* The balance of one head, which belongs to the profile and lives as long as it
+ * does. Those of a layer's heads lie one after the other, as in tqkv_operand. */
+TQKV_API tqkv_status tqkv_profile_balance(const tqkv_profile *profile,
+                                          uint32_t layer, uint32_t head,
+                                          const float **balance);
 
-/* Sets one head's balance ([head_dim]) and centres ([n_centres][head_dim]),
- * copying them. Not while another thread reads the profile. */
+/* Sets one head's balance, copying it. Not while another thread reads the
+ * profile. */
 TQKV_API tqkv_status tqkv_profile_set(tqkv_profile *profile, uint32_t layer,
-                                      uint32_t head, const float *balance,
-                                      const float *centres);
+                                      uint32_t head, const float *balance);
 
-/* For slots: fits one head from keys as the cache sees them (after RoPE) and the queries
- * of all query heads that read it: keys[n_keys][head_dim] at a distance of
- * key_stride elements from row to row (0: head_dim), queries likewise.
- * balance_i = (E q_i^2 / Var k_i)^(1/4), bounded and normalised to leave the
- * keys' variance as it is, or 1 where n_queries is 0; centres by k-means++ and
- * Lloyd's iteration on the balanced keys, from the given seed, the same on
- * every machine. Rows that are not finite are left out. Needs at least one
- * finite key. Takes time proportional to n_keys * n_centres * head_dim and
- * allocates memory for a copy of the keys. */
+/* Fits one head's balance from keys as the cache sees them (after RoPE) and the queries
+ * of all query heads that read it: keys[n_keys][head_dim] at a distance of key_stride
+ * elements from row to row (0: head_dim), at consecutive positions, 64 a page; queries
+ * likewise. balance_i = (E q_i^2 / E r_i^2)^(1/4), bounded and normalised to leave the keys'
+ * mean square as it is, or 1 where n_queries is 0, and the same on every machine. r is what
+ * will be coded: the key, or if has_means is not 0 what the mean of its page (tqkv_page.h)
+ * leaves of it. Rows that are not finite are left out. Needs at least one finite key. */
 TQKV_API tqkv_status tqkv_profile_fit(tqkv_profile *profile, uint32_t layer,
-                                      uint32_t head, const float *keys,
-                                      size_t n_keys, size_t key_stride,
-                                      const float *queries, size_t n_queries,
-                                      size_t query_stride, uint64_t seed);
-
-/* Fits one head's balance to keys that will lie in pages (tqkv_page.h), with means or
- * without: balance_i = (E q_i^2 / E r_i^2)^(1/4), bounded and normalised as above, where r is
- * what will be coded: the key, or if has_means is not 0 what the mean of its page leaves of
- * it. keys[n_keys] are at consecutive positions, 64 a page. Centres become 0. Other arguments
- * and errors are those of tqkv_profile_fit. */
-TQKV_API tqkv_status tqkv_profile_fit_balance(tqkv_profile *profile, uint32_t layer,
-                                              uint32_t head, int has_means, const float *keys,
-                                              size_t n_keys, size_t key_stride,
-                                              const float *queries, size_t n_queries,
-                                              size_t query_stride);
+                                      uint32_t head, int has_means,
+                                      const float *keys, size_t n_keys,
+                                      size_t key_stride, const float *queries,
+                                      size_t n_queries, size_t query_stride);
 
 /* The file form (doc/format.md), checksummed. _size says how many bytes
  * _write needs; _read refuses damaged, foreign and contradictory data. */
@@ -272,55 +242,43 @@ TQKV_API tqkv_status tqkv_profile_read(const void *data, size_t size,
 /* Rows                                                               */
 /* ------------------------------------------------------------------ */
 
-/* Where rows lie. Row r has its codes at codes + r * code_stride, and so on;
- * strides are in bytes. centres is null unless the profile has more than one
- * centre. */
+/* Where rows lie. Row r has its codes at codes + r * code_stride, its scale at
+ * scales + r * scale_stride; strides are in bytes. */
 typedef struct tqkv_rows {
-    uint8_t *codes, *scales, *centres;
-    size_t code_stride, scale_stride, centre_stride;
-    /* For slots: so many bits of each half-precision scale, 0 to 8, are not the scale's:
-     * its sign, and the lowest of its mantissa. With a profile and centres
-     * null they hold the centre's number, the sign bit its highest; otherwise
-     * tqkv_encode leaves 0 there, for the caller's own use. Whoever reads the
-     * scale ignores them. What they cost: 5 low bits less add .9% to the error
-     * of 4-bit codes. Not for mlx. */
-    unsigned spare_bits;
+    uint8_t *codes, *scales;
+    size_t code_stride, scale_stride;
 } tqkv_rows;
 
 /* Rows one after the other from base, stride bytes apart (0: row_bytes):
- * codes, then scale, then the centre's number if has_centres is not 0; no
- * spare bits. */
+ * codes, then scale. */
 TQKV_API tqkv_status tqkv_rows_at(const tqkv_format *format, void *base,
-                                  size_t stride, int has_centres,
-                                  tqkv_rows *rows);
+                                  size_t stride, tqkv_rows *rows);
 
 /* Encodes n_rows rows of head_dim values of the given type, src_stride
- * elements from row to row (0: head_dim). key_profile may be null.
+ * elements from row to row (0: head_dim). balance is [head_dim], finite and
+ * positive (TQKV_ERROR_PROFILE otherwise), or null for 1.
  *
  * Every input has a defined result: NaN counts as 0 and magnitudes beyond
  * 2^40 as 2^40; a row whose scale is beyond f16 gets the largest f16; a row
- * whose scale rounds to 0 becomes all zero bits, which decode to 0 (to the
- * centre, with a profile).
+ * whose scale rounds to 0 becomes all zero bits, which decode to 0.
  *
  * src and the rows must not overlap. */
 TQKV_API tqkv_status tqkv_encode(const tqkv_format *format,
-                                 const tqkv_key_profile *key_profile,
-                                 const void *src, tqkv_type type,
+                                 const float *balance, const void *src, tqkv_type type,
                                  size_t src_stride, size_t n_rows,
                                  const tqkv_rows *rows);
 
 typedef enum tqkv_domain {
     TQKV_ORIGINAL = 0, /* as given to tqkv_encode */
-    TQKV_ROTATED = 1   /* before the inverse rotation, centre and balance:
+    TQKV_ROTATED = 1   /* before the inverse rotation and balance:
                           what attention multiplies with rotated queries */
 } tqkv_domain;
 
 /* Decodes n_rows rows to f32, dst_stride elements from row to row (0:
- * head_dim). A centre number beyond the profile's last counts as the last;
- * any other bytes are some row, whatever they are. */
+ * head_dim), with the balance that they were encoded with. Any bytes are some
+ * row, whatever they are. */
 TQKV_API tqkv_status tqkv_decode(const tqkv_format *format,
-                                 const tqkv_key_profile *key_profile,
-                                 const tqkv_rows *rows, size_t n_rows,
+                                 const float *balance, const tqkv_rows *rows, size_t n_rows,
                                  tqkv_domain domain, float *dst,
                                  size_t dst_stride);
 
@@ -382,7 +340,7 @@ typedef size_t (*tqkv_read_function)(void *context, void *data, size_t size);
 /* Rows in the order [n_layers][n_tokens][n_heads], also where the file has them in pages
  * (tqkv_page.h): of each layer and head, 64 tokens a page, fewer in the last. One section
  * has the pages of all heads and at most 16 MiB; TQKV_ERROR_OVERFLOW where it would not
- * suffice. A profile for pages has 1 centre, which is ignored: its balance is used. */
+ * suffice. */
 typedef struct tqkv_container_info {
     tqkv_format format;
     uint64_t n_layers, n_tokens, n_heads; /* each at least 1 */
@@ -409,8 +367,7 @@ TQKV_API tqkv_status tqkv_writer_create(const tqkv_container_info *info,
 TQKV_API tqkv_status tqkv_writer_append(tqkv_writer *writer, const void *src,
                                         tqkv_type type, size_t n_rows);
 /* The same of rows that are encoded already (on a device, say), one after the other
- * as in the container: codes, scale and, if the profile has more than one centre,
- * its number. TQKV_ERROR_STATE for pages. */
+ * as in the container: codes, then scale. TQKV_ERROR_STATE for pages. */
 TQKV_API tqkv_status tqkv_writer_append_rows(tqkv_writer *writer, const void *rows,
                                              size_t n_rows);
 /* Writes the end. Fewer rows than announced: TQKV_ERROR_STATE. */

@@ -44,11 +44,11 @@ extern "C" {
 
 /* Bytes from one head, or one page, to the next. */
 typedef struct tqkv_strides {
-    size_t codes, scales, centres, means, numbers;
+    size_t codes, scales, means, numbers;
 } tqkv_strides;
 
 /* The keys, or the values, of all KV heads. The row of head h in slot s begins
- * at rows.codes + s * rows.code_stride + h * head.codes, its scale and centre
+ * at rows.codes + s * rows.code_stride + h * head.codes, its scale
  * likewise; with pages at
  *   rows.codes + pages[s / page_size] * page.codes
  *              + s % page_size * rows.code_stride + h * head.codes. */
@@ -71,19 +71,15 @@ typedef struct tqkv_operand {
      * stride of `head` is bytes, every one of `page` n_kv_heads * bytes. */
     const uint8_t *means, *numbers;
     uint32_t n_means;
-    /* For keys: the balance that each head's rows were sealed with, [n_kv_heads][head_dim],
-     * finite and positive (which is not checked), or null. */
+    /* For keys in codes: the balance that each head's rows were encoded or sealed with,
+     * [n_kv_heads][head_dim], finite and positive (which is not checked), or null. */
     const float *balances;
-    /* For keys in the slots of llama.cpp's cache types, which have no pages: the profile
-     * each head's rows were encoded with, [n_kv_heads], or null. Not beside means or
-     * balances. */
-    const tqkv_key_profile *profiles;
 } tqkv_operand;
 
 /* Pages of another kind than most: their keys and values, laid out as an operand's, and
- * the bound of their numbers. They have no balances or profiles: the set's hold. Mixed
- * pages have the set's formats, and means where the set's have; staged ones have the set's
- * type where that is plain, too. Not beside profiles, centres or spare bits. */
+ * the bound of their numbers. They have no balances: the set's hold. Mixed pages have the
+ * set's formats, and means where the set's have; staged ones have the set's type where that
+ * is plain, too. */
 typedef struct tqkv_page_kind {
     tqkv_operand keys, values;
     uint32_t n_pages;
@@ -201,8 +197,7 @@ typedef struct tqkv_executor {
 /* Bytes of workspace that tqkv_attend needs for these shapes, and for any with
  * fewer queries or tokens, in whichever set they are: some hundred KiB a thread, and
  * for long contexts some rows of partial results. A mask for each head takes more than
- * one for all: mask_head_stride counts. Pointers to data in `a` may be null here, but
- * not to profiles. */
+ * one for all: mask_head_stride counts. Pointers to data in `a` may be null here. */
 TQKV_API tqkv_status tqkv_attend_workspace(const tqkv_attention *a,
                                            const tqkv_executor *executor,
                                            size_t *bytes);

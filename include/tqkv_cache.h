@@ -44,7 +44,7 @@ typedef struct tqkv_layer {
      * layers; older tokens' pages are used again. 0: all. */
     uint64_t window;
     /* The balances of keys: those of layer profile_layer of this profile, which are copied.
-     * Its centres are not used. Null for none. */
+     * Null for none. */
     const tqkv_profile *profile;
     uint32_t profile_layer;
 } tqkv_layer;

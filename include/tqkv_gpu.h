@@ -316,37 +316,34 @@ TQKV_API tqkv_status tqkv_dispatch_flash_attn_vec_hb(
 enum { TQKV_GPU_MAX_HEAD_DIM = 512 };
 
 /* Where rows lie: row r has its codes at code_offset + r * code_stride of the buffer
- * `codes`, and so on. The three may be one buffer. Rows whose code offset and
- * strides are multiples of 4 are faster. centres: null unless there is a profile of
- * more than one centre. */
+ * `codes`, its scale at scale_offset + r * scale_stride of `scales`, which may be the
+ * same buffer. Rows whose code offset and strides are multiples of 4 are faster. */
 typedef struct tqkv_gpu_rows {
-    tqkv_buffer *codes, *scales, *centres;
-    size_t code_offset, scale_offset, centre_offset;
-    size_t code_stride, scale_stride, centre_stride;
+    tqkv_buffer *codes, *scales;
+    size_t code_offset, scale_offset;
+    size_t code_stride, scale_stride;
 } tqkv_gpu_rows;
 
 /* tqkv_rows_at for a buffer. */
 TQKV_API tqkv_status tqkv_gpu_rows_at(const tqkv_format *format, tqkv_buffer *buffer,
-                                      size_t offset, size_t stride, int has_centres,
-                                      tqkv_gpu_rows *rows);
+                                      size_t offset, size_t stride, tqkv_gpu_rows *rows);
 
-/* tqkv_encode and tqkv_decode, bit for bit. profile: null, or balance and
- * n_centres centres, [1 + n_centres][head_dim] f32. Strides of numbers are in
- * elements (0: head_dim). */
+/* tqkv_encode and tqkv_decode, bit for bit. balance: null, or [head_dim] f32, which are
+ * not checked. Strides of numbers are in elements (0: head_dim). */
 TQKV_API tqkv_status tqkv_dispatch_encode(tqkv_encoder *encoder, tqkv_registry *registry,
-                                          const tqkv_format *format, tqkv_buffer *profile,
-                                          uint32_t n_centres, tqkv_buffer *src, tqkv_type src_type,
+                                          const tqkv_format *format, tqkv_buffer *balance,
+                                          tqkv_buffer *src, tqkv_type src_type,
                                           size_t src_stride, size_t n_rows,
                                           const tqkv_gpu_rows *rows);
 TQKV_API tqkv_status tqkv_dispatch_decode(tqkv_encoder *encoder, tqkv_registry *registry,
-                                          const tqkv_format *format, tqkv_buffer *profile,
-                                          uint32_t n_centres, const tqkv_gpu_rows *rows,
-                                          size_t n_rows, tqkv_domain domain, tqkv_buffer *dst,
+                                          const tqkv_format *format, tqkv_buffer *balance,
+                                          const tqkv_gpu_rows *rows, size_t n_rows,
+                                          tqkv_domain domain, tqkv_buffer *dst,
                                           tqkv_type dst_type, size_t dst_stride);
 
 /* Bytes from one head, page or sequence to the next. */
 typedef struct tqkv_gpu_strides {
-    size_t codes, scales, centres;
+    size_t codes, scales;
 } tqkv_gpu_strides;
 
 /* Keys or values: the row of head h, slot s, sequence b begins at
@@ -359,14 +356,13 @@ typedef struct tqkv_gpu_operand {
     uint8_t type; /* tqkv_type, for plain numbers */
     tqkv_gpu_rows rows;
     tqkv_gpu_strides head, page, sequence;
-    tqkv_buffer *profiles; /* keys: [n_kv_heads][1 + n_centres][head_dim] f32, or null */
-    uint32_t n_centres;
+    tqkv_buffer *balances; /* keys: [n_kv_heads][head_dim] f32, or null */
     float scale_factor_d512; /* mlx over 256 values; 0 counts as 1 */
     int is_rotated; /* queries and outputs are in the rows' domain: rotate nothing */
 } tqkv_gpu_operand;
 
 /* Attention as tqkv_attention.h defines it, for several sequences at a time, each one set of
- * tokens; without masks, slopes, means of pages and spare bits, with head_dims up to
+ * tokens; without masks, slopes and means of pages, with head_dims up to
  * TQKV_GPU_MAX_HEAD_DIM, and scale, softcap and plain keys and values that are finite where they
  * are seen: they are not cut to a range here. */
 typedef struct tqkv_gpu_attention {
@@ -411,7 +407,7 @@ TQKV_API tqkv_status tqkv_dispatch_merge(tqkv_encoder *encoder, tqkv_registry *r
  * one launch (two where their codebooks, head sizes or rotations differ): keys[n_sequences]
  * [n_positions][n_kv_heads][head_dim] of `type`, and values likewise, to the last
  * n_positions tokens of each sequence. n_tokens, or lengths, count them; what a shorter
- * sequence has too many of is left out. Keys go by their profiles. Queries, outputs and what
+ * sequence has too many of is left out. Keys go by their balances. Queries, outputs and what
  * else concerns only attention are not looked at. */
 TQKV_API tqkv_status tqkv_dispatch_append(tqkv_encoder *encoder, tqkv_registry *registry,
                                           const tqkv_gpu_attention *a, uint32_t n_positions,
@@ -419,7 +415,7 @@ TQKV_API tqkv_status tqkv_dispatch_append(tqkv_encoder *encoder, tqkv_registry *
                                           tqkv_type type);
 
 /* Bytes of workspace for these shapes: buffers need not be there yet, but whether there are
- * pages and profiles counts. */
+ * pages and balances counts. */
 TQKV_API tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *device,
                                                const tqkv_gpu_attention *a, size_t *bytes);
 TQKV_API tqkv_status tqkv_dispatch_attend(tqkv_encoder *encoder, tqkv_registry *registry,

@@ -49,8 +49,7 @@ enum {
  * tqkv_page_at, or by hand where an engine lays out its memory itself. */
 typedef struct tqkv_page {
     tqkv_format format;
-    /* 64 rows. Their centres are null and their spare_bits 0. */
-    tqkv_rows rows;
+    tqkv_rows rows; /* 64 of them */
     /* n_means means, head_dim + 2 bytes each, one after the other: head_dim signed
      * bytes, then a half-precision scale that all of them are multiplied with. A scale
      * that is negative, infinite or NaN counts as 0. */

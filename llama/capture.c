@@ -146,8 +146,7 @@ static tqkv_status fit_head(const capture *c, tqkv_profile *p, uint32_t layer_nu
     /* One query whose squares are the mean squares of all. */
     for (size_t d = 0; d < dim; d++)
         query[d] = (float)sqrt(l->squares[head * dim + d] / l->n_queries);
-    tqkv_status status = tqkv_profile_fit_balance(p, layer_number, head, 1, keys, n, 0, query, 1,
-                                                  0);
+    tqkv_status status = tqkv_profile_fit(p, layer_number, head, 1, keys, n, 0, query, 1, 0);
     free(keys);
     return status;
 }
@@ -244,7 +243,7 @@ static const char *fit_and_write(const capture *c)
     tqkv_profile *p = NULL;
     if (!shape_of(c, &n_heads, &head_dim))
         return "no keys were seen";
-    tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, 1, c->fingerprint, &p);
+    tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, c->fingerprint, &p);
     if (status == TQKV_OK)
         status = fit(c, p, head_dim);
     const char *problem = status == TQKV_OK ? write_profile(p, c->path)

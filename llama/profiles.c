@@ -174,9 +174,9 @@ float *profile_balances(model_profile *m, uint32_t layer, uint32_t n_heads, uint
     }
     float *all = malloc((size_t)n_heads * head_dim * sizeof *all);
     for (uint32_t h = 0; all && h < n_heads; h++) {
-        tqkv_key_profile key;
-        tqkv_profile_get(p, layer, h, &key);
-        memcpy(all + (size_t)h * head_dim, key.balance, head_dim * sizeof *all);
+        const float *balance = NULL;
+        tqkv_profile_balance(p, layer, h, &balance);
+        memcpy(all + (size_t)h * head_dim, balance, head_dim * sizeof *all);
     }
     *id = all ? m->id : 0;
     return all;

@@ -14,7 +14,7 @@ typedef struct shape {
     size_t first_slot; /* in a ring of n_tokens + 5 slots, or pages for them */
     int is_ring;
     size_t slots_multiple; /* slots of a head are a multiple of it; 0: of 1 */
-    int centres;       /* a profile with so many */
+    int is_balanced;   /* keys */
     float key_size, value_size; /* factors of N(0,1); 0 is 1 */
     int scales_vary;   /* over 6 orders of magnitude, from token to token */
     uint64_t seed;
@@ -28,8 +28,7 @@ typedef struct attend_case {
     uint64_t *positions;
     uint8_t *key_memory, *value_memory;
     uint32_t *pages;
-    float *profile_floats;
-    tqkv_key_profile *profiles;
+    float *balances;
     float *out, *max, *sum;
 } attend_case;
 
@@ -55,11 +54,11 @@ static inline size_t slot_of(const shape *s, size_t token)
     return s->is_ring && slot >= slots_of(s) ? slot - slots_of(s) : slot;
 }
 
-/* Lays out an operand: [page or 1][head][slot], codes, scales and centres apart. */
-static inline void make_operand(const shape *s, const char *name, uint32_t dim, int has_centres,
-                                tqkv_operand *o, uint8_t **memory)
+/* Lays out an operand: [page or 1][head][slot], codes and scales apart. */
+static inline void make_operand(const shape *s, const char *name, uint32_t dim, tqkv_operand *o,
+                                uint8_t **memory)
 {
-    size_t code = dim * 4, scale = 0, centre = !!has_centres, slots = slots_of(s);
+    size_t code = dim * 4, scale = 0, slots = slots_of(s);
     int type = plain_type(name);
     memset(o, 0, sizeof *o);
     if (type < 0) {
@@ -75,17 +74,13 @@ static inline void make_operand(const shape *s, const char *name, uint32_t dim, 
     size_t n_pages = s->page_size ? slots / s->page_size : 1;
     size_t rows = n_pages * s->n_kv_heads * per_head;
     /* exactly as long as it has to be, so that sanitizers see what reads on */
-    *memory = malloc(rows * (code + scale + centre));
+    *memory = malloc(rows * (code + scale));
     assert_non_null(*memory);
-    o->rows = (tqkv_rows){*memory, *memory + rows * code, *memory + rows * (code + scale),
-                          code, scale, centre, 0};
+    o->rows = (tqkv_rows){*memory, *memory + rows * code, code, scale};
     if (!scale)
         o->rows.scales = NULL;
-    if (!centre)
-        o->rows.centres = NULL;
-    o->head = (tqkv_strides){per_head * code, per_head * scale, per_head * centre, 0, 0};
-    o->page = (tqkv_strides){s->n_kv_heads * o->head.codes, s->n_kv_heads * o->head.scales,
-                             s->n_kv_heads * o->head.centres, 0, 0};
+    o->head = (tqkv_strides){per_head * code, per_head * scale, 0, 0};
+    o->page = (tqkv_strides){s->n_kv_heads * o->head.codes, s->n_kv_heads * o->head.scales, 0, 0};
 }
 
 /* One row of one head. */
@@ -101,13 +96,11 @@ static inline tqkv_rows row_at(const shape *s, const attend_case *c, const tqkv_
     r.codes += page * o->page.codes + head * o->head.codes + place * r.code_stride;
     if (r.scales)
         r.scales += page * o->page.scales + head * o->head.scales + place * r.scale_stride;
-    if (r.centres)
-        r.centres += page * o->page.centres + head * o->head.centres + place * r.centre_stride;
     return r;
 }
 
 static inline void store_row(const shape *s, const attend_case *c, const tqkv_operand *o,
-                             const tqkv_key_profile *p, size_t head, size_t token, float *x)
+                             const float *balance, size_t head, size_t token, float *x)
 {
     tqkv_rows r = row_at(s, c, o, head, token);
     size_t dim = o->format.head_dim;
@@ -116,30 +109,23 @@ static inline void store_row(const shape *s, const attend_case *c, const tqkv_op
         assert_int_equal(tqkv_to_f32(r.codes, (tqkv_type)o->type, dim, x), TQKV_OK);
         return;
     }
-    assert_int_equal(tqkv_encode(&o->format, p, x, TQKV_F32, 0, 1, &r), TQKV_OK);
-    assert_int_equal(tqkv_decode(&o->format, p, &r, 1, TQKV_ORIGINAL, x, 0), TQKV_OK);
+    assert_int_equal(tqkv_encode(&o->format, balance, x, TQKV_F32, 0, 1, &r), TQKV_OK);
+    assert_int_equal(tqkv_decode(&o->format, balance, &r, 1, TQKV_ORIGINAL, x, 0), TQKV_OK);
 }
 
-static inline void make_profiles(const shape *s, attend_case *c, uint64_t *seed)
+static inline void make_balances(const shape *s, attend_case *c, uint64_t *seed)
 {
-    size_t per_head = (1 + (size_t)s->centres) * s->key_dim;
-    c->profile_floats = malloc(per_head * s->n_kv_heads * sizeof(float));
-    c->profiles = malloc(s->n_kv_heads * sizeof *c->profiles);
-    for (uint32_t h = 0; h < s->n_kv_heads; h++) {
-        float *f = c->profile_floats + h * per_head;
-        for (uint32_t i = 0; i < s->key_dim; i++)
-            f[i] = expf(.5f * test_gaussian(seed));
-        for (size_t i = s->key_dim; i < per_head; i++)
-            f[i] = 2 * test_gaussian(seed);
-        c->profiles[h] = (tqkv_key_profile){s->key_dim, (uint32_t)s->centres, f, f + s->key_dim};
-    }
+    size_t n = (size_t)s->n_kv_heads * s->key_dim;
+    c->balances = malloc(n * sizeof(float));
+    for (size_t i = 0; i < n; i++)
+        c->balances[i] = expf(.5f * test_gaussian(seed));
 }
 
 static inline void store_keys(const shape *s, attend_case *c)
 {
     for (size_t h = 0; h < s->n_kv_heads; h++)
         for (size_t t = 0; t < s->n_tokens; t++)
-            store_row(s, c, &c->set.keys, c->profiles ? &c->profiles[h] : NULL, h, t,
+            store_row(s, c, &c->set.keys, c->balances ? c->balances + h * s->key_dim : NULL, h, t,
                       c->keys + (t * s->n_kv_heads + h) * s->key_dim);
 }
 
@@ -189,13 +175,13 @@ static inline void case_make(attend_case *c, const shape *s)
         make_pages(s, c, &seed);
     else
         c->set.capacity = s->is_ring ? slots_of(s) : 0;
-    if (s->centres)
-        make_profiles(s, c, &seed);
+    if (s->is_balanced)
+        make_balances(s, c, &seed);
     c->set.n_tokens = s->n_tokens;
     c->set.first_slot = s->first_slot;
-    make_operand(s, s->keys, s->key_dim, s->centres > 1, &c->set.keys, &c->key_memory);
-    make_operand(s, s->values, s->value_dim, 0, &c->set.values, &c->value_memory);
-    c->set.keys.profiles = c->profiles;
+    make_operand(s, s->keys, s->key_dim, &c->set.keys, &c->key_memory);
+    make_operand(s, s->values, s->value_dim, &c->set.values, &c->value_memory);
+    c->set.keys.balances = c->balances;
     c->a = (tqkv_attention){
         .n_queries = s->n_queries, .n_heads = s->n_kv_heads * s->group,
         .n_kv_heads = s->n_kv_heads, .queries = c->queries,
@@ -217,8 +203,7 @@ static inline void case_store(attend_case *c, const shape *s)
 static inline void case_free(attend_case *c)
 {
     void *memory[] = {c->queries, c->keys, c->values, c->positions, c->key_memory,
-                      c->value_memory, c->pages, c->profile_floats, c->profiles,
-                      c->out, c->max, c->sum};
+                      c->value_memory, c->pages, c->balances, c->out, c->max, c->sum};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         free(memory[i]);
 }

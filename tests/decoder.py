@@ -149,11 +149,11 @@ class Container:
         assert bool(has_profile) == (self.profile is not None)
 
     def read_profile(self, data):
-        magic, version, endian, layers, heads, d, m, text = struct.unpack_from("<8sHHIIIII", data)
-        assert (magic, version, endian) == (b"TQKVPROF", 1, 0x1234)
+        magic, version, endian, layers, heads, d, text = struct.unpack_from("<8sHHIIII", data)
+        assert (magic, version, endian) == (b"TQKVPROF", 2, 0x1234)
         assert xxhash.xxh64(data[:-8]).intdigest() == struct.unpack("<Q", data[-8:])[0]
-        values = np.frombuffer(data, "<f4", offset=32 + text, count=layers * heads * (1 + m) * d)
-        self.profile = values.reshape(layers, heads, 1 + m, d)
+        values = np.frombuffer(data, "<f4", offset=28 + text, count=layers * heads * d)
+        self.profile = values.reshape(layers, heads, d)
 
     def decode_own(self, row, code_bytes):
         """Original domain of codes and scale, without profile and mean."""
@@ -175,9 +175,7 @@ class Container:
     def decode_row(self, row, code_bytes, layer, head):
         x = self.decode_own(row, code_bytes)
         if self.profile is not None:
-            balance, centres = self.profile[layer, head, 0], self.profile[layer, head, 1:]
-            centre = min(row[-1], len(centres) - 1) if len(centres) > 1 else 0
-            x = (x + centres[centre]) / balance
+            x = x / self.profile[layer, head]
         return x
 
     def decode_mlx(self, row, code_bytes):
@@ -226,8 +224,7 @@ class Container:
                         codes = page[row * code_bytes:(row + 1) * code_bytes]
                         x = self.decode_own(codes + bytes(scale), code_bytes)
                         if self.profile is not None:
-                            assert self.profile.shape[2] == 2
-                            x = x / self.profile[layer, head, 0]
+                            x = x / self.profile[layer, head]
                         out[layer, first + row, head] = x + mean if relative else x
         assert next(sections, None) is None
         return out
@@ -235,8 +232,6 @@ class Container:
     def decode_rows(self, code_bytes, row_bytes):
         layers, tokens, heads = self.shape
         rows, at = b"".join(self.sections), 0
-        if self.profile is not None and self.profile.shape[2] > 2:
-            row_bytes += 1
         out = np.empty((layers, tokens, heads, self.d), np.float32)
         for layer in range(layers):
             for token in range(tokens):

@@ -11,17 +11,15 @@ static inline tqkv_gpu_operand operand(const gpu_case *g, const tqkv_operand *o,
     const tqkv_rows *r = &o->rows;
     *buffer = gpu_buffer(g, memory, bytes ? bytes : 1);
     tqkv_gpu_operand out = {.format = o->format, .type = o->type};
-    out.rows = (tqkv_gpu_rows){
-        *buffer, r->scales ? *buffer : NULL, r->centres ? *buffer : NULL, 0,
-        r->scales ? (size_t)(r->scales - r->codes) : 0,
-        r->centres ? (size_t)(r->centres - r->codes) : 0,
-        r->code_stride, r->scale_stride, r->centre_stride};
-    out.head = (tqkv_gpu_strides){o->head.codes, o->head.scales, o->head.centres};
-    out.page = (tqkv_gpu_strides){o->page.codes, o->page.scales, o->page.centres};
+    out.rows = (tqkv_gpu_rows){*buffer, r->scales ? *buffer : NULL, 0,
+                               r->scales ? (size_t)(r->scales - r->codes) : 0, r->code_stride,
+                               r->scale_stride};
+    out.head = (tqkv_gpu_strides){o->head.codes, o->head.scales};
+    out.page = (tqkv_gpu_strides){o->page.codes, o->page.scales};
     return out;
 }
 
-static inline size_t operand_bytes(const shape *s, const tqkv_operand *o, uint32_t dim, int centres)
+static inline size_t operand_bytes(const shape *s, const tqkv_operand *o, uint32_t dim)
 {
     size_t code = dim * 4, scale = 0, rows = slots_of(s) * s->n_kv_heads;
     if (o->format.codebook) {
@@ -30,15 +28,14 @@ static inline size_t operand_bytes(const shape *s, const tqkv_operand *o, uint32
     } else {
         code = dim * (o->type == TQKV_F32 ? 4u : 2u);
     }
-    return rows * (code + scale + (size_t)!!centres);
+    return rows * (code + scale);
 }
 
-static inline tqkv_buffer *profiles_buffer(const gpu_case *g, const shape *s, const attend_case *c)
+static inline tqkv_buffer *balances_buffer(const gpu_case *g, const shape *s, const attend_case *c)
 {
-    if (!s->centres)
+    if (!c->balances)
         return NULL;
-    return gpu_buffer(g, c->profile_floats,
-                      (1 + (size_t)s->centres) * s->key_dim * s->n_kv_heads * sizeof(float));
+    return gpu_buffer(g, c->balances, (size_t)s->key_dim * s->n_kv_heads * sizeof(float));
 }
 
 /* Runs the case on the device; the result is in c->out, max and sum. */
@@ -56,14 +53,13 @@ static inline void run_case(const gpu_case *g, attend_case *c, const shape *s,
         .capacity = (uint32_t)c->set.capacity, .scale = a->scale, .softcap = a->softcap,
         .causal = a->causal, .window = a->window, .is_portable = is_portable};
     ga.keys = operand(g, &c->set.keys, c->key_memory,
-                      operand_bytes(s, &c->set.keys, s->key_dim, s->centres > 1), &buffers[0]);
+                      operand_bytes(s, &c->set.keys, s->key_dim), &buffers[0]);
     ga.values = operand(g, &c->set.values, c->value_memory,
-                        operand_bytes(s, &c->set.values, s->value_dim, 0), &buffers[1]);
+                        operand_bytes(s, &c->set.values, s->value_dim), &buffers[1]);
     ga.queries = buffers[2] = gpu_buffer(g, c->queries, rows * s->key_dim * 4);
     ga.out = gpu_buffer(g, NULL, rows * s->value_dim * 4);
     ga.state = gpu_buffer(g, NULL, rows * 8);
-    ga.keys.profiles = buffers[3] = profiles_buffer(g, s, c);
-    ga.keys.n_centres = (uint32_t)s->centres;
+    ga.keys.balances = buffers[3] = balances_buffer(g, s, c);
     if (c->set.pages) {
         ga.pages = buffers[4] = gpu_buffer(g, c->pages, c->set.n_pages * 4u);
         ga.page_size = (uint32_t)c->set.page_size;
@@ -158,8 +154,6 @@ static inline void spoil_unseen(const attend_case *c, const shape *s, const tqkv
             r.codes[i] = (uint8_t)test_random(seed);
         for (size_t i = 0; i < scale; i++)
             r.scales[i] = (uint8_t)test_random(seed);
-        if (r.centres)
-            r.centres[0] = (uint8_t)test_random(seed);
     }
 }
 

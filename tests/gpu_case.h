@@ -103,13 +103,12 @@ static inline void *gpu_take(const gpu_case *g, tqkv_buffer *b)
 
 /* Rows in device memory as test_encode makes them on the host. */
 static inline tqkv_buffer *gpu_rows_buffer(const gpu_case *g, const tqkv_format *f,
-                                           const void *data, size_t n, int centres,
-                                           tqkv_gpu_rows *rows)
+                                           const void *data, size_t n, tqkv_gpu_rows *rows)
 {
     size_t bytes;
-    assert_int_equal(tqkv_format_row_bytes(f, centres, &bytes), TQKV_OK);
+    assert_int_equal(tqkv_format_row_bytes(f, &bytes), TQKV_OK);
     tqkv_buffer *b = gpu_buffer(g, data, n * bytes);
-    gpu_ok(g, tqkv_gpu_rows_at(f, b, 0, 0, centres, rows));
+    gpu_ok(g, tqkv_gpu_rows_at(f, b, 0, 0, rows));
     return b;
 }
 

@@ -141,12 +141,6 @@ static output_shape mlx_row(const input *in)
                           sizeof(float)};
 }
 
-static output_shape eight_floats(const input *in)
-{
-    (void)in;
-    return (output_shape){8 * sizeof(float), sizeof(float)};
-}
-
 static void run_hadamard(const codec_kernels *k, const input *in, void *out)
 {
     memcpy(out, in->x, in->n * sizeof(float));
@@ -157,20 +151,6 @@ static void run_moments(const codec_kernels *k, const input *in, void *out)
 {
     float *o = out;
     k->moments(in->x, in->n, o, o + 1);
-}
-
-/* The row against some of itself moved along. */
-static void run_centres(const codec_kernels *k, const input *in, void *out)
-{
-    enum { COUNT = 7 };
-    static float x[MAX_DIM], rows[COUNT * MAX_DIM];
-    float *products = out;
-    for (unsigned i = 0; i < in->n; i++)
-        x[i] = fabsf(in->x[i]) < 1e15f ? in->x[i] : 1;
-    for (unsigned i = 0; i < COUNT * in->n; i++)
-        rows[i] = x[(i % in->n + 5 + 3 * (i / in->n)) % in->n];
-    k->dots(x, rows, in->n, COUNT, products);
-    products[COUNT] = (float)k->nearest(x, rows, in->n, COUNT);
 }
 
 static void run_quantize(const codec_kernels *k, const input *in, void *out)
@@ -240,7 +220,6 @@ static void run_mlx_decode(const codec_kernels *k, const input *in, void *out)
 static const check checks[] = {
     {"hadamard", floats, run_hadamard, always},
     {"moments", two_floats, run_moments, always},
-    {"centres", eight_floats, run_centres, always},
     {"quantize", words, run_quantize, is_stream},
     {"viterbi", bytes, run_viterbi, has_search},
     {"levels", bytes, run_levels, is_stream},

@@ -59,7 +59,7 @@ static inline tqkv_operand page_operand(const page_shape *s, const page_case *c,
     size_t keys = head_part(s->keys, s->key_dim, kind);
     size_t head = keys + head_part(s->values, s->value_dim, kind), page = head * s->n_kv_heads;
     uint8_t *base = c->memory[kind] + (is_value ? keys : 0);
-    tqkv_operand o = {.head = {head, head, 0, head, head}, .page = {page, page, 0, page, page}};
+    tqkv_operand o = {.head = {head, head, head, head}, .page = {page, page, page, page}};
     if (kind == 2) {
         o.format.head_dim = (uint16_t)dim;
         o.type = TQKV_F16;

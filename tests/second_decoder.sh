@@ -15,11 +15,9 @@ for d in (64, 96, 128): # pages: 64 tokens and 5
     x[:, 0] *= .01
     np.save(f"{sys.argv[1]}/p{d}.npy", x.astype("f4"))
 import struct, xxhash
-for m in 1, 5: # profiles with centres, which slots have
-    floats = rng.standard_normal((2, 3, 1 + m, 64)).astype("f4")
-    floats[:, :, 0] = np.exp(floats[:, :, 0])
-    data = b"TQKVPROF" + struct.pack("<HHIIIII", 1, 0x1234, 2, 3, 64, m, 0) + floats.tobytes()
-    open(f"{sys.argv[1]}/p{m}", "wb").write(data + struct.pack("<Q", xxhash.xxh64(data).intdigest()))
+balances = np.exp(rng.standard_normal((2, 3, 64))).astype("f4")
+data = b"TQKVPROF" + struct.pack("<HHIIII", 2, 0x1234, 2, 3, 64, 0) + balances.tobytes()
+open(f"{sys.argv[1]}/profile", "wb").write(data + struct.pack("<Q", xxhash.xxh64(data).intdigest()))
 np.save(f"{sys.argv[1]}/x3.npy", rng.standard_normal((4, 3, 64)).astype("f4"))
 END
 cat > "$dir/compare.py" <<'END'
@@ -54,10 +52,8 @@ for d in 16 64 128 512; do
         compare "$dir/x.tqkv" close
     done
 done
-for m in 1 5; do
-    "$tqkv" encode -p "$dir/p$m" "$dir/x64.npy" "$dir/x.tqkv"
-    compare "$dir/x.tqkv" exact
-done
+"$tqkv" encode -p "$dir/profile" "$dir/x64.npy" "$dir/x.tqkv"
+compare "$dir/x.tqkv" exact
 for d in 64 96 128; do
     "$tqkv" fit "$dir/p$d.npy" "$dir/p$d.npy" "$dir/p$d.npy" "$dir/p"
     for f in tq2 tq3 tq4 tq8 tq4s tq4n lm4 mlx4; do

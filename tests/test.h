@@ -49,16 +49,15 @@ static inline tqkv_format test_format(const char *name, uint32_t head_dim)
 }
 
 /* Encodes n rows into fresh memory that the caller frees. */
-static inline uint8_t *test_encode(const tqkv_format *f, const tqkv_key_profile *p,
-                                   const float *x, size_t n, tqkv_rows *rows)
+static inline uint8_t *test_encode(const tqkv_format *f, const float *balance, const float *x,
+                                   size_t n, tqkv_rows *rows)
 {
     size_t bytes;
-    int centres = p && p->n_centres > 1;
-    assert_int_equal(tqkv_format_row_bytes(f, centres, &bytes), TQKV_OK);
+    assert_int_equal(tqkv_format_row_bytes(f, &bytes), TQKV_OK);
     uint8_t *memory = calloc(n, bytes);
     assert_non_null(memory);
-    assert_int_equal(tqkv_rows_at(f, memory, 0, centres, rows), TQKV_OK);
-    assert_int_equal(tqkv_encode(f, p, x, TQKV_F32, 0, n, rows), TQKV_OK);
+    assert_int_equal(tqkv_rows_at(f, memory, 0, rows), TQKV_OK);
+    assert_int_equal(tqkv_encode(f, balance, x, TQKV_F32, 0, n, rows), TQKV_OK);
     return memory;
 }
 

@@ -138,13 +138,13 @@ static void pages_and_rings(void **state)
             }
 }
 
-static void profiles(void **state)
+static void balances(void **state)
 {
     (void)state;
-    for (int centres = 1; centres <= 64; centres *= 8) {
+    for (int paged = 0; paged < 2; paged++) {
         shape s = {.keys = "tq4", .values = "tq4", .key_dim = 128, .value_dim = 128,
                    .n_kv_heads = 2, .group = 4, .n_queries = 2, .n_tokens = 300,
-                   .page_size = centres == 8 ? 64 : 0, .centres = centres, .seed = 3};
+                   .page_size = paged ? 64 : 0, .is_balanced = 1, .seed = 3};
         check_shape_causal(&s);
         s.keys = "mlx8";
         check_shape_causal(&s);
@@ -310,11 +310,11 @@ static void any_bytes(void **state)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         shape s = {.keys = names[i], .values = names[i], .key_dim = 64, .value_dim = 64,
                    .n_kv_heads = 1, .group = 3, .n_queries = 2, .n_tokens = 200,
-                   .centres = plain_type(names[i]) < 0 ? 3 : 0};
+                   .is_balanced = plain_type(names[i]) < 0};
         attend_case c;
         case_make(&c, &s);
-        size_t bytes = s.n_tokens * (c.set.keys.rows.code_stride +
-                                     c.set.keys.rows.scale_stride + (s.centres > 1));
+        size_t bytes =
+            s.n_tokens * (c.set.keys.rows.code_stride + c.set.keys.rows.scale_stride);
         for (size_t b = 0; b < bytes; b++)
             c.key_memory[b] = (uint8_t)test_random(&random_state);
         bytes = s.n_tokens * (c.set.values.rows.code_stride + c.set.values.rows.scale_stride);
@@ -488,7 +488,7 @@ static void bad_arguments(void **state)
 {
     (void)state;
     shape s = {.keys = "tq4", .values = "tq4", .key_dim = 64, .value_dim = 64, .n_kv_heads = 2,
-               .group = 2, .n_queries = 1, .n_tokens = 64, .page_size = 16, .centres = 2};
+               .group = 2, .n_queries = 1, .n_tokens = 64, .page_size = 16, .is_balanced = 1};
     attend_case good, c;
     float bad[4] = {0, 0, NAN, 0};
     case_make(&good, &s);
@@ -524,8 +524,7 @@ static void bad_arguments(void **state)
     REFUSED((c.set.capacity = 64, c.set.first_slot = 64), TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.rows.codes = NULL, TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.values.rows.scales = NULL, TQKV_ERROR_ARGUMENT);
-    REFUSED(c.set.keys.rows.centres = NULL, TQKV_ERROR_ARGUMENT);
-    REFUSED(c.set.values.profiles = c.profiles, TQKV_ERROR_ARGUMENT);
+    REFUSED(c.set.values.balances = c.balances, TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.rows.code_stride = SIZE_MAX / 4, TQKV_ERROR_OVERFLOW);
     REFUSED(c.set.keys.head.scales = SIZE_MAX, TQKV_ERROR_OVERFLOW);
     const size_t too_far = SIZE_MAX / 2 + 2; /* twice it, in bytes, is 4 */
@@ -589,7 +588,7 @@ int main(void)
         cmocka_unit_test(query_heads_a_kv_head),
         cmocka_unit_test(speculative_and_prefill),
         cmocka_unit_test(pages_and_rings),
-        cmocka_unit_test(profiles),
+        cmocka_unit_test(balances),
         cmocka_unit_test(features),
         cmocka_unit_test(nothing_to_see),
         cmocka_unit_test(one_dominating_key),

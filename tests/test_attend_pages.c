@@ -347,10 +347,6 @@ static void bad_calls(void **state)
     REFUSED(c.set.values.balances = c.balances, TQKV_ERROR_ARGUMENT);
     REFUSED(c.staged.keys.balances = c.balances, TQKV_ERROR_ARGUMENT);
     REFUSED(c.mixed.keys.balances = c.balances, TQKV_ERROR_ARGUMENT);
-    REFUSED(c.set.keys.rows.spare_bits = 1, TQKV_ERROR_ARGUMENT);
-    REFUSED(c.mixed.keys.rows.spare_bits = 1, TQKV_ERROR_ARGUMENT);
-    REFUSED(c.set.keys.rows.centres = c.memory[0], TQKV_ERROR_ARGUMENT);
-    REFUSED(c.set.keys.profiles = &(tqkv_key_profile){.n_centres = 1}, TQKV_ERROR_ARGUMENT);
     REFUSED((c.set.mixed = NULL, c.set.keys = c.staged.keys, c.set.values = c.staged.values,
              c.set.keys.type = TQKV_F32), TQKV_ERROR_ARGUMENT);
     REFUSED(c.set.keys.head.means = SIZE_MAX, TQKV_ERROR_OVERFLOW);

@@ -146,9 +146,9 @@ static void balances_are_used(void **state)
         k[i] *= i % 64 < 32 ? .1f : 10;
     for (size_t i = 0; i < (size_t)TOKENS * 256; i++)
         q[i] *= i % 64 < 32 ? 10 : .1f;
-    assert_int_equal(tqkv_profile_create(1, 2, 64, 1, NULL, &p), TQKV_OK);
+    assert_int_equal(tqkv_profile_create(1, 2, 64, NULL, &p), TQKV_OK);
     for (uint32_t h = 0; h < 2; h++)
-        assert_int_equal(tqkv_profile_fit_balance(p, 0, h, 1, k + h * 64, TOKENS, 128, q, TOKENS, 256),
+        assert_int_equal(tqkv_profile_fit(p, 0, h, 1, k + h * 64, TOKENS, 128, q, TOKENS, 256),
                          TQKV_OK);
     for (int kind = 0; kind < 3; kind++) {
         tqkv_layer l = layers[0];
@@ -303,7 +303,7 @@ static void bad_configurations(void **state)
     tqkv_cache_config config;
     tqkv_layer l[LAYERS];
     tqkv_profile *p;
-    assert_int_equal(tqkv_profile_create(1, 3, 64, 1, NULL, &p), TQKV_OK);
+    assert_int_equal(tqkv_profile_create(1, 3, 64, NULL, &p), TQKV_OK);
 #define REFUSED(change, expected)                                              \
     do {                                                                       \
         config = plain();                                                      \

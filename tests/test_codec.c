@@ -114,7 +114,7 @@ static void edge_rows_are_defined(void **state)
         float zero[DIM] = {0}, x[DIM], y[DIM];
         tqkv_rows rows;
         size_t bytes;
-        tqkv_format_row_bytes(&f, 0, &bytes);
+        tqkv_format_row_bytes(&f, &bytes);
         uint8_t *memory = test_encode(&f, NULL, zero, 1, &rows);
         for (size_t b = 0; b < bytes; b++)
             assert_int_equal(memory[b], 0);
@@ -135,7 +135,7 @@ static void edge_rows_are_defined(void **state)
         for (int k = 0; k < DIM; k += 5)
             x[k] = NAN;
         uint8_t *expected = test_encode(&f, NULL, clean, 1, &rows);
-        tqkv_rows_at(&f, memory, 0, 0, &rows);
+        tqkv_rows_at(&f, memory, 0, &rows);
         tqkv_encode(&f, NULL, x, TQKV_F32, 0, 1, &rows);
         assert_memory_equal(memory, expected, bytes);
         free(expected);
@@ -242,7 +242,7 @@ static void instruction_sets_agree(void **state)
             tqkv_format f = test_format(test_names[i], dim);
             float *x = test_rows(dim * 31 + (unsigned)i, n), *y = malloc(n * 4), *z = malloc(n * 4);
             tqkv_rows a, b;
-            tqkv_format_row_bytes(&f, 0, &bytes);
+            tqkv_format_row_bytes(&f, &bytes);
             tqkv_cpu_mask(0);
             uint8_t *expected = test_encode(&f, NULL, x, ROWS, &a);
             tqkv_decode(&f, NULL, &a, ROWS, TQKV_ORIGINAL, y, 0);
@@ -271,12 +271,12 @@ static void any_bytes_decode(void **state)
             tqkv_format f = test_format(test_names[i], test_dims[d]);
             size_t bytes;
             tqkv_rows rows;
-            tqkv_format_row_bytes(&f, 0, &bytes);
+            tqkv_format_row_bytes(&f, &bytes);
             uint8_t *memory = malloc(bytes); /* exact, for AddressSanitizer */
             float *y = malloc(test_dims[d] * sizeof *y);
             for (size_t k = 0; k < bytes; k++)
                 memory[k] = (uint8_t)test_random(&seed);
-            tqkv_rows_at(&f, memory, 0, 0, &rows);
+            tqkv_rows_at(&f, memory, 0, &rows);
             assert_int_equal(tqkv_decode(&f, NULL, &rows, 1, TQKV_ORIGINAL, y, 0), TQKV_OK);
             free(memory);
             free(y);
@@ -295,7 +295,7 @@ static void wrong_calls_leave_outputs_alone(void **state)
     memcpy(before, memory, sizeof memory);
     for (int i = 0; i < 2 * DIM; i++)
         y[i] = 5;
-    tqkv_rows_at(&f, memory, 0, 0, &rows);
+    tqkv_rows_at(&f, memory, 0, &rows);
     bad.head_dim = 65;
     assert_int_equal(tqkv_encode(&bad, NULL, x, TQKV_F32, 0, 2, &rows), TQKV_ERROR_HEAD_DIM_STEP);
     assert_int_equal(tqkv_encode(&f, NULL, NULL, TQKV_F32, 0, 2, &rows), TQKV_ERROR_ARGUMENT);
@@ -323,8 +323,8 @@ static void wrong_calls_leave_outputs_alone(void **state)
         assert_true(y[i] == 5);
     assert_int_equal(tqkv_encode(&f, NULL, NULL, TQKV_F32, 0, 0, &rows), TQKV_OK);
     assert_int_equal(tqkv_decode(&f, NULL, &none, 0, TQKV_ORIGINAL, NULL, 0), TQKV_OK);
-    assert_int_equal(tqkv_rows_at(&f, memory, 33, 0, &rows), TQKV_ERROR_BUFFER);
-    assert_int_equal(tqkv_rows_at(&f, NULL, 0, 0, &rows), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_rows_at(&f, memory, 33, &rows), TQKV_ERROR_BUFFER);
+    assert_int_equal(tqkv_rows_at(&f, NULL, 0, &rows), TQKV_ERROR_ARGUMENT);
 }
 
 int main(void)

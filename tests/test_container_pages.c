@@ -44,17 +44,16 @@ static float *some_rows(void)
     return x;
 }
 
-static tqkv_profile *profile_of(uint32_t centres)
+static tqkv_profile *profile_of(void)
 {
     tqkv_profile *p;
-    assert_int_equal(tqkv_profile_create(LAYERS, HEADS, DIM, centres, "m", &p), TQKV_OK);
+    assert_int_equal(tqkv_profile_create(LAYERS, HEADS, DIM, "m", &p), TQKV_OK);
     for (uint32_t l = 0; l < LAYERS; l++)
         for (uint32_t h = 0; h < HEADS; h++) {
-            float balance[DIM], *centre = test_rows(70 + l * HEADS + h, centres * DIM);
+            float balance[DIM];
             for (uint32_t i = 0; i < DIM; i++)
                 balance[i] = .5f + (float)((l * 31 + h * 17 + i * 7) % 16) / 8;
-            assert_int_equal(tqkv_profile_set(p, l, h, balance, centre), TQKV_OK);
-            free(centre);
+            assert_int_equal(tqkv_profile_set(p, l, h, balance), TQKV_OK);
         }
     return p;
 }
@@ -116,13 +115,13 @@ static size_t seal_by_hand(const tqkv_format *f, const tqkv_profile *p, const fl
         for (size_t token = 0, n = FULL; token < TOKENS; token += FULL, n = LAST) {
             at += 16;
             for (uint32_t head = 0; head < HEADS; head++) {
-                tqkv_key_profile k = {0};
+                const float *balance = NULL;
                 size_t row = (layer * TOKENS + token) * HEADS + head;
                 if (p)
-                    tqkv_profile_get(p, layer, head, &k);
-                assert_int_equal(tqkv_page_seal(&page, k.balance, x + row * DIM, TQKV_F32,
+                    tqkv_profile_balance(p, layer, head, &balance);
+                assert_int_equal(tqkv_page_seal(&page, balance, x + row * DIM, TQKV_F32,
                                                 HEADS * DIM, ~(uint64_t)0 >> (FULL - n)), TQKV_OK);
-                assert_int_equal(tqkv_page_read(&page, k.balance, 0, n, TQKV_ORIGINAL,
+                assert_int_equal(tqkv_page_read(&page, balance, 0, n, TQKV_ORIGINAL,
                                                 y + row * DIM, HEADS * DIM), TQKV_OK);
                 assert_memory_equal(file + at, page.rows.codes, n * code);
                 at += n * code;
@@ -144,7 +143,7 @@ static void files_are_pages_sealed_one_by_one(void **state)
     float *z = malloc(ROWS * DIM * sizeof *z);
     for (uint32_t with = 0; with < 2; with++)
         for (int i = 0; i < N_NAMES; i++) {
-            tqkv_profile *p = with ? profile_of(1) : NULL;
+            tqkv_profile *p = with ? profile_of() : NULL;
             tqkv_container_info info = info_of(names[i]);
             memory m = write_container(&info, p, x, 100);
             size_t n, profile = 0;
@@ -212,7 +211,7 @@ static void pieces_do_not_matter(void **state)
     (void)state;
     float *x = some_rows(), *y = malloc(ROWS * DIM * sizeof *y);
     float *z = malloc(ROWS * DIM * sizeof *z);
-    tqkv_profile *p = profile_of(1);
+    tqkv_profile *p = profile_of();
     tqkv_container_info info = info_of("tq3");
     memory whole = write_container(&info, p, x, ROWS);
     size_t n;
@@ -269,7 +268,7 @@ static void every_truncation_is_noticed(void **state)
 {
     (void)state;
     float *x = some_rows(), *y = malloc(ROWS * DIM * sizeof *y);
-    tqkv_profile *p = profile_of(1);
+    tqkv_profile *p = profile_of();
     tqkv_container_info info = info_of("tq2");
     memory m = write_container(&info, p, x, ROWS);
     size_t whole = m.size, n;
@@ -477,7 +476,7 @@ static void failing_sinks(void **state)
 {
     (void)state;
     float *x = some_rows();
-    tqkv_profile *p = profile_of(1);
+    tqkv_profile *p = profile_of();
     tqkv_container_info info = info_of("tq2");
     memory whole = write_container(&info, p, x, ROWS);
     for (size_t limit = 0; limit < whole.size; limit += 37) {
@@ -508,12 +507,10 @@ static void wrong_calls(void **state)
     (void)state;
     float *x = some_rows(), *y = malloc(ROWS * DIM * sizeof *y);
     tqkv_container_info info = info_of("tq4");
-    tqkv_profile *p = profile_of(2);
     memory m = {.fail_at = SIZE_MAX};
     tqkv_writer *w;
     tqkv_reader *r;
     size_t n;
-    assert_int_equal(create(&info, p), TQKV_ERROR_PROFILE);
     info.is_paged = 2;
     assert_int_equal(create(&info, NULL), TQKV_ERROR_ARGUMENT);
     info.is_paged = 1;
@@ -549,16 +546,8 @@ static void wrong_calls(void **state)
     assert_int_equal(n, 0);
     tqkv_reader_free(r);
 
-    /* a profile of two centres in the file */
-    info.is_paged = 0;
-    memory two = write_container(&info, p, x, ROWS);
-    two.data[8] = 2, two.data[22] = 1;
-    repair(&two);
-    assert_int_equal(read_container(&two, y, &n, ROWS), TQKV_ERROR_PROFILE);
-    free(two.data);
     free(m.data);
     free(good.data);
-    tqkv_profile_free(p);
     free(x);
     free(y);
 }

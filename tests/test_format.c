@@ -75,7 +75,7 @@ static void fields_are_checked(void **state)
     f = good, f.layout = TQKV_LAYOUT_SPLIT;
     assert_int_equal(tqkv_format_check(&f), TQKV_ERROR_FORMAT);
     f = good, f.reserved = 1;
-    assert_int_equal(tqkv_format_row_bytes(&f, 0, &bytes), TQKV_ERROR_FORMAT);
+    assert_int_equal(tqkv_format_row_bytes(&f, &bytes), TQKV_ERROR_FORMAT);
     f = good, f.rate = 31;
     assert_int_equal(tqkv_format_code_bytes(&f, &bytes), TQKV_ERROR_FORMAT);
     f = test_format("mlx4", 128), f.rate = 112;
@@ -96,15 +96,13 @@ static void sizes(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         tqkv_format f = test_format(cases[i].name, cases[i].dim);
-        size_t codes, scale, row, with_centre;
+        size_t codes, scale, row;
         tqkv_format_code_bytes(&f, &codes);
         tqkv_format_scale_bytes(&f, &scale);
-        tqkv_format_row_bytes(&f, 0, &row);
-        tqkv_format_row_bytes(&f, 1, &with_centre);
+        tqkv_format_row_bytes(&f, &row);
         assert_int_equal(codes, cases[i].codes);
         assert_int_equal(scale, cases[i].scale);
         assert_int_equal(row, codes + scale);
-        assert_int_equal(with_centre, row + 1);
     }
 }
 

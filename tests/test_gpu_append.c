@@ -6,15 +6,15 @@ enum { SEQUENCES = 3, HEADS = 2, MOST = 50, PAGE = 16, PAGES = 5 };
 
 typedef struct layout {
     const char *keys, *values;
-    uint32_t key_dim, value_dim, n_positions, n_centres;
-    int has_lengths, has_pages, is_ring;
+    uint32_t key_dim, value_dim, n_positions;
+    int is_balanced, has_lengths, has_pages, is_ring;
     tqkv_type type;
 } layout;
 
 typedef struct side {
     tqkv_format f;
-    size_t code, scale, centre, rows, bytes;
-    uint8_t *memory; /* codes of all rows, scales, numbers of centres */
+    size_t code, scale, rows, bytes;
+    uint8_t *memory; /* codes of all rows, then scales */
     float *x;
     tqkv_buffer *buffer, *numbers;
 } side;
@@ -25,15 +25,14 @@ static size_t slots_of(const layout *l)
 }
 
 static void side_make(const gpu_case *g, const layout *l, side *s, const char *name, uint32_t dim,
-                      int has_centres, uint64_t seed, tqkv_gpu_operand *o)
+                      uint64_t seed, tqkv_gpu_operand *o)
 {
     size_t n = (size_t)SEQUENCES * l->n_positions * HEADS * dim, slots = slots_of(l);
     s->f = test_format(name, dim);
     tqkv_format_code_bytes(&s->f, &s->code);
     tqkv_format_scale_bytes(&s->f, &s->scale);
-    s->centre = (size_t)has_centres;
     s->rows = (l->has_pages ? (size_t)SEQUENCES * PAGES : SEQUENCES) * HEADS * slots;
-    s->bytes = s->rows * (s->code + s->scale + s->centre);
+    s->bytes = s->rows * (s->code + s->scale);
     s->memory = malloc(s->bytes);
     memset(s->memory, 0xA5, s->bytes);
     s->buffer = gpu_buffer(g, s->memory, s->bytes);
@@ -44,16 +43,14 @@ static void side_make(const gpu_case *g, const layout *l, side *s, const char *n
     s->numbers = gpu_buffer(g, numbers, n * (l->type == TQKV_F32 ? 4 : 2));
     free(numbers);
     *o = (tqkv_gpu_operand){.format = s->f};
-    o->rows = (tqkv_gpu_rows){s->buffer, s->buffer, s->buffer, 0, s->rows * s->code,
-                              s->rows * (s->code + s->scale), s->code, s->scale, s->centre};
-    o->head = (tqkv_gpu_strides){slots * s->code, slots * s->scale, slots * s->centre};
-    o->page = (tqkv_gpu_strides){HEADS * o->head.codes, HEADS * o->head.scales,
-                                 HEADS * o->head.centres};
+    o->rows = (tqkv_gpu_rows){s->buffer, s->buffer, 0, s->rows * s->code, s->code, s->scale};
+    o->head = (tqkv_gpu_strides){slots * s->code, slots * s->scale};
+    o->page = (tqkv_gpu_strides){HEADS * o->head.codes, HEADS * o->head.scales};
     o->sequence = o->page;
 }
 
 /* What the row of a token of a sequence and head has to be, into s->memory. */
-static void expect(const layout *l, side *s, const tqkv_key_profile *p, const uint32_t *pages,
+static void expect(const layout *l, side *s, const float *balance, const uint32_t *pages,
                    uint32_t sequence, uint32_t token, uint32_t head, const float *x)
 {
     size_t slot = token + (l->is_ring ? 44 : 0), slots = slots_of(l), group = sequence;
@@ -65,23 +62,20 @@ static void expect(const layout *l, side *s, const tqkv_key_profile *p, const ui
     }
     size_t row = (group * HEADS + head) * slots + slot;
     uint8_t *scales = s->memory + s->rows * s->code;
-    tqkv_rows r = {s->memory + row * s->code, scales + row * s->scale,
-                   scales + s->rows * s->scale + row, s->code, s->scale, s->centre, 0};
-    if (!s->centre)
-        r.centres = NULL;
-    assert_int_equal(tqkv_encode(&s->f, p, x, TQKV_F32, 0, 1, &r), TQKV_OK);
+    tqkv_rows r = {s->memory + row * s->code, scales + row * s->scale, s->code, s->scale};
+    assert_int_equal(tqkv_encode(&s->f, balance, x, TQKV_F32, 0, 1, &r), TQKV_OK);
 }
 
 static void check_layout(const gpu_case *g, const layout *l)
 {
     static const uint32_t lengths[SEQUENCES] = {MOST, 2, 33};
     side k, v;
-    uint32_t pages[SEQUENCES * PAGES], n_centres = l->n_centres;
-    tqkv_buffer *page_buffer = NULL, *length_buffer = NULL, *profile_buffer = NULL;
+    uint32_t pages[SEQUENCES * PAGES];
+    tqkv_buffer *page_buffer = NULL, *length_buffer = NULL, *balances = NULL;
     tqkv_gpu_attention a = {.n_sequences = SEQUENCES, .n_kv_heads = HEADS, .n_tokens = MOST,
                             .capacity = l->is_ring ? 56 : 0, .first_slot = l->is_ring ? 44 : 0};
-    side_make(g, l, &k, l->keys, l->key_dim, n_centres > 1, 1, &a.keys);
-    side_make(g, l, &v, l->values, l->value_dim, 0, 2, &a.values);
+    side_make(g, l, &k, l->keys, l->key_dim, 1, &a.keys);
+    side_make(g, l, &v, l->values, l->value_dim, 2, &a.values);
     for (uint32_t i = 0; i < SEQUENCES * PAGES; i++)
         pages[i] = (i * 7 + 3) % (SEQUENCES * PAGES);
     if (l->has_pages) {
@@ -92,15 +86,11 @@ static void check_layout(const gpu_case *g, const layout *l)
     }
     if (l->has_lengths)
         a.lengths = length_buffer = gpu_buffer(g, lengths, sizeof lengths);
-    size_t per_head = (1 + (size_t)n_centres) * l->key_dim;
-    float *profile = test_rows(5, per_head * HEADS);
-    for (size_t h = 0; h < HEADS; h++)
-        for (size_t i = 0; i < l->key_dim; i++)
-            profile[h * per_head + i] = 0.5f + fabsf(profile[h * per_head + i]);
-    if (n_centres) {
-        a.keys.profiles = profile_buffer = gpu_buffer(g, profile, per_head * HEADS * 4);
-        a.keys.n_centres = n_centres;
-    }
+    float *balance = test_rows(5, (size_t)HEADS * l->key_dim);
+    for (size_t i = 0; i < (size_t)HEADS * l->key_dim; i++)
+        balance[i] = 0.5f + fabsf(balance[i]);
+    if (l->is_balanced)
+        a.keys.balances = balances = gpu_buffer(g, balance, (size_t)HEADS * l->key_dim * 4);
     gpu_ok(g, tqkv_dispatch_append(g->encoder, g->registry, &a, l->n_positions, k.numbers,
                                    v.numbers, l->type));
     gpu_run(g);
@@ -109,12 +99,11 @@ static void check_layout(const gpu_case *g, const layout *l)
             for (uint32_t h = 0; h < HEADS; h++) {
                 uint32_t length = l->has_lengths ? lengths[b] : MOST;
                 size_t n = ((size_t)b * l->n_positions + i) * HEADS + h;
-                const float *head = profile + h * per_head;
-                tqkv_key_profile p = {l->key_dim, n_centres, head, head + l->key_dim};
                 if (length + i < l->n_positions)
                     continue;
                 uint32_t token = length + i - l->n_positions;
-                expect(l, &k, n_centres ? &p : NULL, pages, b, token, h, k.x + n * l->key_dim);
+                expect(l, &k, l->is_balanced ? balance + (size_t)h * l->key_dim : NULL, pages, b, token,
+                       h, k.x + n * l->key_dim);
                 expect(l, &v, NULL, pages, b, token, h, v.x + n * l->value_dim);
             }
     side *sides[] = {&k, &v};
@@ -129,8 +118,8 @@ static void check_layout(const gpu_case *g, const layout *l)
     }
     tqkv_buffer_free(page_buffer);
     tqkv_buffer_free(length_buffer);
-    tqkv_buffer_free(profile_buffer);
-    free(profile);
+    tqkv_buffer_free(balances);
+    free(balance);
 }
 
 static void every_codebook(void **state)
@@ -152,7 +141,7 @@ static void every_place(void **state)
 {
     for (int i = 0; i < 16; i++) {
         layout l = {"tq4", i % 2 ? "lm4" : "tq4", 64, 64, 1 + (uint32_t)i % 4,
-                    i % 5 == 0 ? 9 : i % 5 == 3, i & 4, i & 8, i % 3 == 1, TQKV_F32};
+                    i % 5 == 0 || i % 5 == 3, i & 4, i & 8, i % 3 == 1, TQKV_F32};
         check_layout(*state, &l);
     }
 }
@@ -163,7 +152,7 @@ static void bad_calls_are_refused(void **state)
     enum { DIM = 64, TOKENS = 20 };
     tqkv_format f = test_format("tq4", DIM);
     tqkv_gpu_rows rows;
-    tqkv_buffer *codes = gpu_rows_buffer(g, &f, NULL, TOKENS, 0, &rows);
+    tqkv_buffer *codes = gpu_rows_buffer(g, &f, NULL, TOKENS, &rows);
     tqkv_buffer *x = gpu_buffer(g, NULL, 2 * DIM * 4);
     tqkv_gpu_attention good = {.n_sequences = 1, .n_kv_heads = 1, .n_tokens = TOKENS,
                                .keys = {.format = f, .rows = rows},
@@ -188,7 +177,7 @@ static void bad_calls_are_refused(void **state)
     BAD(a.values.format.rate = 7, 1, x);
     BAD(a.values.rows.codes = NULL, 1, x);
     BAD(a.lengths = x, UINT32_MAX, x);
-    BAD((a.keys.profiles = x, a.keys.n_centres = 2), 1, x);
+    BAD((a.keys.balances = x, a.keys.is_rotated = 1), 1, x);
     BAD(a.capacity = TOKENS - 1, 1, x);
     assert_int_equal(tqkv_dispatch_append(g->encoder, g->registry, NULL, 1, x, x, TQKV_F32),
                      TQKV_ERROR_ARGUMENT);

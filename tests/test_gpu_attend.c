@@ -54,7 +54,7 @@ static void what_models_need(void **state)
         float sinks[8] = {0, 1, -INFINITY, 3, 8, -4, 0, 2};
         attend_case c;
         s.group = i == 1 ? 1 : i == 2 ? 7 : 4;
-        s.centres = i == 3 ? 1 : i == 4 ? 9 : 0;
+        s.is_balanced = i == 3 || i == 4;
         s.page_size = i == 5 || i == 6 ? 32 : 0;
         s.is_ring = i == 6 || i == 7;
         s.first_slot = s.is_ring ? 77 : 0;
@@ -104,7 +104,7 @@ static void nothing_unseen_counts(void **state)
         shape s = {.keys = names[i], .values = names[(i + 3) % N_NAMES], .key_dim = 64,
                    .value_dim = 64, .n_kv_heads = 2, .group = 2, .n_queries = 1 + (uint32_t)i % 3,
                    .n_tokens = 700, .slots_multiple = 64, .seed = (uint64_t)i};
-        s.centres = i % 4 == 0 ? 5 : 0;
+        s.is_balanced = i % 4 == 0;
         s.page_size = i % 5 == 1 ? 32 : 0;
         check_unseen(*state, &s, 3 + (uint64_t)i * 37, i % 2 ? 100 : 0, 1);
     }
@@ -128,9 +128,9 @@ static void bad_calls_are_refused(void **state)
     enum { DIM = 64, TOKENS = 20 };
     tqkv_format f = test_format("tq4", DIM);
     size_t row, bytes;
-    tqkv_format_row_bytes(&f, 0, &row);
+    tqkv_format_row_bytes(&f, &row);
     tqkv_gpu_rows rows;
-    tqkv_buffer *codes = gpu_rows_buffer(g, &f, NULL, TOKENS, 0, &rows);
+    tqkv_buffer *codes = gpu_rows_buffer(g, &f, NULL, TOKENS, &rows);
     tqkv_gpu_attention good = {
         .n_sequences = 1, .n_queries = 1, .n_heads = 2, .n_kv_heads = 1,
         .query_type = TQKV_F32, .out_type = TQKV_F16, .n_tokens = TOKENS, .position = 19,
@@ -172,8 +172,7 @@ static void bad_calls_are_refused(void **state)
     BAD(a.keys.scale_factor_d512 = NAN, workspace);
     BAD(a.keys.rows.codes = NULL, workspace);
     BAD(a.values.rows.scale_offset = SIZE_MAX, workspace);
-    BAD((a.keys.profiles = workspace, a.keys.n_centres = 0), workspace);
-    BAD((a.keys.profiles = workspace, a.keys.n_centres = 257), workspace);
+    BAD((a.keys.balances = workspace, a.keys.is_rotated = 1), workspace);
     BAD((a.pages = good.queries, a.page_size = 0, a.n_pages = 1, a.pages_stride = 1), workspace);
     BAD((a.pages = good.queries, a.page_size = 16, a.n_pages = 2, a.pages_stride = 1), workspace);
     BAD((a.pages = good.queries, a.page_size = 16, a.n_pages = 2, a.pages_stride = 2,
@@ -208,7 +207,7 @@ static void sequences_of_all_lengths(void **state)
     tqkv_format f = test_format("tq4", DIM);
     size_t row, bytes, page_rows = KV * PAGE;
     uint32_t table[N * PAGES], seed_page = 0;
-    tqkv_format_row_bytes(&f, 0, &row);
+    tqkv_format_row_bytes(&f, &row);
     float *x = test_rows(5, (size_t)N * PAGES * page_rows * DIM), *q = test_rows(6, N * HEADS * DIM);
     tqkv_rows rows;
     uint8_t *memory = test_encode(&f, NULL, x, (size_t)N * PAGES * page_rows, &rows);
@@ -221,11 +220,11 @@ static void sequences_of_all_lengths(void **state)
         .query_type = TQKV_F32, .out_type = TQKV_F32, .n_tokens = MOST, .page_size = PAGE,
         .pages_stride = PAGES, .n_pages = N * PAGES, .scale = 0.125f, .causal = 1};
     tqkv_gpu_rows gpu_rows;
-    tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * PAGES * page_rows, 0, &gpu_rows);
+    tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * PAGES * page_rows, &gpu_rows);
     a.keys.format = a.values.format = f;
     a.keys.rows = a.values.rows = gpu_rows;
-    a.keys.head = a.values.head = (tqkv_gpu_strides){PAGE * row, PAGE * row, 0};
-    a.keys.page = a.values.page = (tqkv_gpu_strides){page_rows * row, page_rows * row, 0};
+    a.keys.head = a.values.head = (tqkv_gpu_strides){PAGE * row, PAGE * row};
+    a.keys.page = a.values.page = (tqkv_gpu_strides){page_rows * row, page_rows * row};
     a.queries = gpu_buffer(g, q, N * HEADS * DIM * 4);
     a.out = gpu_buffer(g, NULL, N * HEADS * DIM * 4);
     a.lengths = gpu_buffer(g, lengths, sizeof lengths);
@@ -296,7 +295,7 @@ static void sequences_are_apart(void **state)
     static const uint32_t lengths[N] = {2600, 1, 129, 128, 1000, 2000, 640, 77, 2599};
     tqkv_format f = test_format("tq4", DIM);
     size_t row, bytes;
-    tqkv_format_row_bytes(&f, 0, &row);
+    tqkv_format_row_bytes(&f, &row);
     float *x = test_rows(5, (size_t)N * MOST * DIM), *q = test_rows(6, N * ROW), alone[ROW];
     tqkv_rows rows;
     uint8_t *memory = test_encode(&f, NULL, x, (size_t)N * MOST, &rows);
@@ -304,9 +303,9 @@ static void sequences_are_apart(void **state)
         .n_sequences = N, .n_queries = 1, .n_heads = HEADS, .n_kv_heads = 1,
         .query_type = TQKV_F32, .out_type = TQKV_F32, .n_tokens = MOST, .scale = 0.5f,
         .causal = 1, .is_portable = 1};
-    tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * MOST, 0, &a.keys.rows);
+    tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * MOST, &a.keys.rows);
     a.keys.format = f;
-    a.keys.sequence = (tqkv_gpu_strides){MOST * row, MOST * row, 0};
+    a.keys.sequence = (tqkv_gpu_strides){MOST * row, MOST * row};
     a.values = a.keys;
     a.queries = gpu_buffer(g, q, N * ROW * 4);
     a.out = gpu_buffer(g, NULL, N * ROW * 4);

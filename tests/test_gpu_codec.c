@@ -43,7 +43,7 @@ static float *edge_rows(uint64_t seed, size_t n, uint32_t dim)
 }
 
 /* test_encode, by all processors. */
-static uint8_t *encode_all(const tqkv_format *f, const tqkv_key_profile *p, const float *x,
+static uint8_t *encode_all(const tqkv_format *f, const float *balance, const float *x,
                            size_t n, size_t row)
 {
     enum { CHUNK = 256 };
@@ -52,8 +52,8 @@ static uint8_t *encode_all(const tqkv_format *f, const tqkv_key_profile *p, cons
 #pragma omp parallel for schedule(dynamic)
     for (size_t first = 0; first < n; first += CHUNK) {
         tqkv_rows rows;
-        tqkv_rows_at(f, memory + first * row, 0, p && p->n_centres > 1, &rows);
-        tqkv_encode(f, p, x + first * f->head_dim, TQKV_F32, 0,
+        tqkv_rows_at(f, memory + first * row, 0, &rows);
+        tqkv_encode(f, balance, x + first * f->head_dim, TQKV_F32, 0,
                     n - first < CHUNK ? n - first : CHUNK, &rows);
     }
     return memory;
@@ -68,29 +68,28 @@ static void compare(const uint8_t *want, const uint8_t *got, size_t n, size_t ro
 }
 
 static void check_encode(const gpu_case *g, const char *name, uint32_t dim, size_t n,
-                         const tqkv_key_profile *p, tqkv_type type)
+                         const float *balance, tqkv_type type)
 {
     tqkv_format f = test_format(name, dim);
     float *x = edge_rows(dim + n, n, dim);
     size_t bytes, element = type == TQKV_F32 ? 4 : 2;
-    int centres = p && p->n_centres > 1;
     tqkv_gpu_rows gpu_rows;
     void *src = malloc(n * dim * element);
     tqkv_from_f32(x, n * dim, src, type);
     tqkv_to_f32(src, type, n * dim, x);
-    tqkv_format_row_bytes(&f, centres, &bytes);
-    uint8_t *want = encode_all(&f, p, x, n, bytes);
-    tqkv_buffer *in = gpu_buffer(g, src, n * dim * element), *profile = NULL;
-    tqkv_buffer *out = gpu_rows_buffer(g, &f, NULL, n, centres, &gpu_rows);
-    if (p)
-        profile = gpu_buffer(g, p->balance, (1 + p->n_centres) * dim * sizeof(float));
-    gpu_ok(g, tqkv_dispatch_encode(g->encoder, g->registry, &f, profile, p ? p->n_centres : 0, in,
-                                   type, 0, n, &gpu_rows));
+    tqkv_format_row_bytes(&f, &bytes);
+    uint8_t *want = encode_all(&f, balance, x, n, bytes);
+    tqkv_buffer *in = gpu_buffer(g, src, n * dim * element), *balances = NULL;
+    tqkv_buffer *out = gpu_rows_buffer(g, &f, NULL, n, &gpu_rows);
+    if (balance)
+        balances = gpu_buffer(g, balance, dim * sizeof(float));
+    gpu_ok(g, tqkv_dispatch_encode(g->encoder, g->registry, &f, balances, in, type, 0, n,
+                                   &gpu_rows));
     gpu_run(g);
     uint8_t *got = gpu_take(g, out);
     compare(want, got, n, bytes, name, dim, "encoding");
     tqkv_buffer_free(in);
-    tqkv_buffer_free(profile);
+    tqkv_buffer_free(balances);
     free(want);
     free(got);
     free(src);
@@ -119,49 +118,51 @@ static void encoding_is_the_codecs(void **state)
                              (tqkv_type)(d % 3));
 }
 
-static void profiles_are_applied(void **state)
+static float *some_balance(size_t dim)
 {
-    enum { DIM = 64, CENTRES = 5 };
-    float *profile = test_rows(3, (1 + CENTRES) * DIM);
-    for (int i = 0; i < DIM; i++)
-        profile[i] = expf(profile[i]);
-    for (uint32_t m = 1; m <= CENTRES; m += CENTRES - 1) {
-        tqkv_key_profile p = {DIM, m, profile, profile + DIM};
-        check_encode(*state, "tq4", DIM, 24, &p, TQKV_F32);
-        check_encode(*state, "lm3", DIM, 24, &p, TQKV_F16);
-        check_encode(*state, "mlx5", DIM, 24, &p, TQKV_F32);
-    }
-    free(profile);
+    float *balance = test_rows(3, dim);
+    for (size_t i = 0; i < dim; i++)
+        balance[i] = expf(balance[i]);
+    return balance;
+}
+
+static void balances_are_applied(void **state)
+{
+    enum { DIM = 64 };
+    float *balance = some_balance(DIM);
+    check_encode(*state, "tq4", DIM, 24, balance, TQKV_F32);
+    check_encode(*state, "lm3", DIM, 24, balance, TQKV_F16);
+    check_encode(*state, "mlx5", DIM, 24, balance, TQKV_F32);
+    free(balance);
 }
 
 static void check_decode(const gpu_case *g, const char *name, uint32_t dim, size_t n,
-                         tqkv_domain domain, tqkv_type type, const tqkv_key_profile *p,
+                         tqkv_domain domain, tqkv_type type, const float *balance,
                          int any_bytes)
 {
     tqkv_format f = test_format(name, dim);
     float *x = edge_rows(dim, n, dim), *y = malloc(n * dim * sizeof *y);
     size_t bytes, element = type == TQKV_F32 ? 4 : 2;
-    int centres = p && p->n_centres > 1;
     uint64_t seed = dim;
     tqkv_rows rows;
     tqkv_gpu_rows gpu_rows;
-    tqkv_format_row_bytes(&f, centres, &bytes);
-    uint8_t *memory = encode_all(&f, p, x, n, bytes);
-    tqkv_rows_at(&f, memory, 0, centres, &rows);
+    tqkv_format_row_bytes(&f, &bytes);
+    uint8_t *memory = encode_all(&f, balance, x, n, bytes);
+    tqkv_rows_at(&f, memory, 0, &rows);
     for (size_t i = 0; any_bytes && i < n * bytes; i++)
         memory[i] = (uint8_t)test_random(&seed);
-    tqkv_decode(&f, p, &rows, n, domain, y, 0);
+    tqkv_decode(&f, balance, &rows, n, domain, y, 0);
     void *want = malloc(n * dim * element);
     tqkv_from_f32(y, n * dim, want, type);
-    tqkv_buffer *in = gpu_rows_buffer(g, &f, memory, n, centres, &gpu_rows), *profile = NULL;
+    tqkv_buffer *in = gpu_rows_buffer(g, &f, memory, n, &gpu_rows), *balances = NULL;
     tqkv_buffer *out = gpu_buffer(g, NULL, n * dim * element);
-    if (p)
-        profile = gpu_buffer(g, p->balance, (1 + p->n_centres) * dim * sizeof(float));
-    gpu_ok(g, tqkv_dispatch_decode(g->encoder, g->registry, &f, profile, p ? p->n_centres : 0,
-                                   &gpu_rows, n, domain, out, type, 0));
+    if (balance)
+        balances = gpu_buffer(g, balance, dim * sizeof(float));
+    gpu_ok(g, tqkv_dispatch_decode(g->encoder, g->registry, &f, balances, &gpu_rows, n, domain,
+                                   out, type, 0));
     gpu_run(g);
     tqkv_buffer_free(in);
-    tqkv_buffer_free(profile);
+    tqkv_buffer_free(balances);
     uint8_t *got = gpu_take(g, out);
     if (any_bytes) { /* NaN has many forms */
         float *a = malloc(n * dim * sizeof *a);
@@ -196,28 +197,23 @@ static void decoding_is_the_codecs(void **state)
             }
 }
 
-static void profiles_are_undone(void **state)
+static void balances_are_undone(void **state)
 {
-    enum { DIM = 80, CENTRES = 3 };
-    float *profile = test_rows(3, (1 + CENTRES) * DIM);
-    for (int i = 0; i < DIM; i++)
-        profile[i] = expf(profile[i]);
-    for (uint32_t m = 1; m <= CENTRES; m += CENTRES - 1) {
-        tqkv_key_profile p = {DIM, m, profile, profile + DIM};
-        check_decode(*state, "tq4.25", DIM, 24, TQKV_ORIGINAL, TQKV_F32, &p, 0);
-        check_decode(*state, "lm3", DIM, 24, TQKV_ORIGINAL, TQKV_F32, &p, 1);
-        check_decode(*state, "tq8", DIM, 24, TQKV_ROTATED, TQKV_F16, &p, 0);
-    }
-    free(profile);
+    enum { DIM = 80 };
+    float *balance = some_balance(DIM);
+    check_decode(*state, "tq4.25", DIM, 24, TQKV_ORIGINAL, TQKV_F32, balance, 0);
+    check_decode(*state, "lm3", DIM, 24, TQKV_ORIGINAL, TQKV_F32, balance, 1);
+    check_decode(*state, "tq8", DIM, 24, TQKV_ROTATED, TQKV_F16, balance, 0);
+    free(balance);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(encoding_is_the_codecs),
-        cmocka_unit_test(profiles_are_applied),
+        cmocka_unit_test(balances_are_applied),
         cmocka_unit_test(decoding_is_the_codecs),
-        cmocka_unit_test(profiles_are_undone),
+        cmocka_unit_test(balances_are_undone),
     };
     return cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);
 }

@@ -51,7 +51,7 @@ static tqkv_status play(scenario *s, const char *cache, const float *x, float *y
     size_t row, bytes;
     void *map;
     double seconds;
-    tqkv_format_row_bytes(&f, 0, &row);
+    tqkv_format_row_bytes(&f, &row);
     TRY(tqkv_device_open(gpu_device_name(), NULL, &s->device, s->message, sizeof s->message));
     TRY(tqkv_registry_create(&config, &s->registry));
     TRY(tqkv_encoder_create(s->device, NULL, &s->encoder));
@@ -61,15 +61,15 @@ static tqkv_status play(scenario *s, const char *cache, const float *x, float *y
     TRY(tqkv_event_create(s->device, &s->from));
     TRY(tqkv_event_create(s->device, &s->to));
     TRY(tqkv_buffer_upload(s->src, 0, x, ROWS * DIM * 4));
-    TRY(tqkv_gpu_rows_at(&f, s->rows, 0, 0, 0, &rows));
+    TRY(tqkv_gpu_rows_at(&f, s->rows, 0, 0, &rows));
     TRY(tqkv_encoder_record(s->encoder, s->from));
-    TRY(tqkv_dispatch_encode(s->encoder, s->registry, &f, NULL, 0, s->src, TQKV_F32, 0, ROWS,
+    TRY(tqkv_dispatch_encode(s->encoder, s->registry, &f, NULL, s->src, TQKV_F32, 0, ROWS,
                              &rows));
     TRY(tqkv_encoder_record(s->encoder, s->to));
     TRY(tqkv_encoder_submit(s->encoder));
     TRY(tqkv_encoder_wait(s->encoder));
     TRY(tqkv_event_elapsed(s->from, s->to, &seconds));
-    TRY(tqkv_dispatch_decode(s->encoder, s->registry, &f, NULL, 0, &rows, ROWS, TQKV_ORIGINAL,
+    TRY(tqkv_dispatch_decode(s->encoder, s->registry, &f, NULL, &rows, ROWS, TQKV_ORIGINAL,
                              s->out, TQKV_F32, 0));
     TRY(tqkv_encoder_finish_graph(s->encoder, &s->graph));
     TRY(tqkv_graph_launch(s->graph, s->encoder));
@@ -205,15 +205,15 @@ static void a_failed_call_leaves_the_handles_usable(void **state)
     decoded(x, want);
     assert_int_equal(play(&s, NULL, x, y), TQKV_OK);
     tqkv_gpu_rows rows;
-    tqkv_gpu_rows_at(&f, s.rows, 0, 0, 0, &rows);
+    tqkv_gpu_rows_at(&f, s.rows, 0, 0, &rows);
     for (long n = 1; n < 30; n++) {
         standin_fail(n, 0);
-        if (tqkv_dispatch_decode(s.encoder, s.registry, &f, NULL, 0, &rows, ROWS, TQKV_ORIGINAL,
+        if (tqkv_dispatch_decode(s.encoder, s.registry, &f, NULL, &rows, ROWS, TQKV_ORIGINAL,
                                  s.out, TQKV_F32, 0) == TQKV_OK &&
             tqkv_encoder_submit(s.encoder) == TQKV_OK)
             tqkv_encoder_wait(s.encoder);
         standin_fail(0, 0);
-        assert_int_equal(tqkv_dispatch_decode(s.encoder, s.registry, &f, NULL, 0, &rows, ROWS,
+        assert_int_equal(tqkv_dispatch_decode(s.encoder, s.registry, &f, NULL, &rows, ROWS,
                                               TQKV_ORIGINAL, s.out, TQKV_F32, 0), TQKV_OK);
         assert_int_equal(tqkv_encoder_submit(s.encoder), TQKV_OK);
         if (strncmp(gpu_device_name(), "metal", 5)) /* a failed command buffer stays so */

@@ -350,9 +350,9 @@ static void devices_say_why(void **state)
     DEVICE_SAYS(tqkv_event_elapsed(v, NULL, &seconds));
     DEVICE_SAYS(tqkv_event_elapsed(v, v, NULL));
     DEVICE_SAYS(tqkv_event_elapsed(v, v, &seconds));
-    DEVICE_SAYS(tqkv_gpu_rows_at(NULL, b, 0, 0, 0, &rows));
-    DEVICE_SAYS(tqkv_gpu_rows_at(&f, b, 0, 0, 0, NULL));
-    DEVICE_SAYS(tqkv_gpu_rows_at(&f, b, 0, 1, 0, &rows));
+    DEVICE_SAYS(tqkv_gpu_rows_at(NULL, b, 0, 0, &rows));
+    DEVICE_SAYS(tqkv_gpu_rows_at(&f, b, 0, 0, NULL));
+    DEVICE_SAYS(tqkv_gpu_rows_at(&f, b, 0, 1, &rows));
     DEVICE_SAYS(tqkv_gpu_attend_workspace(d, NULL, &bytes));
     DEVICE_SAYS(tqkv_gpu_attend_workspace(d, &a, &bytes));
     DEVICE_SAYS(tqkv_flash_attn_vec_workspace(d, &vec, &bytes));
@@ -387,8 +387,8 @@ static void encoders_and_registries_say_why(void **state)
     ENCODER_SAYS(tqkv_dispatch_append(e, r, NULL, 1, b, b, TQKV_F32));
     ENCODER_SAYS(tqkv_dispatch_merge(e, r, 0, 1, 64, b, b, b, TQKV_F32, NULL));
     ENCODER_SAYS(tqkv_dispatch_merge(e, r, 2, 1, 64, b, b, b, TQKV_F32, NULL));
-    ENCODER_SAYS(tqkv_dispatch_encode(e, r, NULL, NULL, 0, b, TQKV_F32, 0, 1, NULL));
-    ENCODER_SAYS(tqkv_dispatch_decode(e, r, &f, NULL, 0, NULL, 1, TQKV_ORIGINAL, b, TQKV_F32, 0));
+    ENCODER_SAYS(tqkv_dispatch_encode(e, r, NULL, NULL, b, TQKV_F32, 0, 1, NULL));
+    ENCODER_SAYS(tqkv_dispatch_decode(e, r, &f, NULL, NULL, 1, TQKV_ORIGINAL, b, TQKV_F32, 0));
     ENCODER_SAYS(tqkv_dispatch_requantize(e, r, d, b, b, 16, 7));
     ENCODER_SAYS(tqkv_dispatch_requantize(e, r, NULL, b, b, 16, 8));
     ENCODER_SAYS(tqkv_dispatch_flash_attn_vec_tq(e, r, d, b, b, b, b, b, b, b, &vec));

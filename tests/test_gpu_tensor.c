@@ -107,7 +107,7 @@ static void what_models_need(void **state)
                    .slots_multiple = 16, .seed = (uint64_t)i};
         float sinks[8] = {0, 1, -INFINITY, 3, 8, -4, 0, 2};
         attend_case c;
-        s.centres = i == 3 ? 1 : i == 4 ? 9 : i == 5 ? 64 : 0;
+        s.is_balanced = i >= 3 && i <= 5;
         s.page_size = i == 5 || i == 6 ? 16 : i == 9 ? 48 : i == 10 ? 256 : 0;
         s.is_ring = i == 6 || i == 7 || i == 11;
         s.first_slot = s.is_ring ? 500 : i == 12 ? 1000 : 0;
@@ -176,14 +176,14 @@ static void small_make(const gpu_case *g, small_cache *s)
     tqkv_format_scale_bytes(&f, &scale);
     float *x = test_rows(3, (size_t)KV * TOKENS * DIM), *q = test_rows(4, HEADS * DIM);
     uint8_t *memory = malloc(KV * TOKENS * (code + scale));
-    tqkv_rows rows = {memory, memory + KV * TOKENS * code, NULL, code, scale, 0, 0};
+    tqkv_rows rows = {memory, memory + KV * TOKENS * code, code, scale};
     assert_int_equal(tqkv_encode(&f, NULL, x, TQKV_F32, 0, KV * TOKENS, &rows), TQKV_OK);
     s->cache = gpu_buffer(g, memory, KV * TOKENS * (code + scale));
     tqkv_gpu_operand o = {.format = f};
     o.rows = (tqkv_gpu_rows){.codes = s->cache, .scales = s->cache,
                              .scale_offset = KV * TOKENS * code, .code_stride = code,
                              .scale_stride = scale};
-    o.head = (tqkv_gpu_strides){TOKENS * code, TOKENS * scale, 0};
+    o.head = (tqkv_gpu_strides){TOKENS * code, TOKENS * scale};
     s->a = (tqkv_gpu_attention){.n_sequences = 1, .n_queries = 1, .n_heads = HEADS,
                                 .n_kv_heads = KV, .query_type = TQKV_F32, .out_type = TQKV_F32,
                                 .n_tokens = TOKENS, .keys = o, .values = o, .scale = 0.1f};
@@ -312,7 +312,7 @@ static void nothing_unseen_counts(void **state)
                    .seed = (uint64_t)i};
         s.keys = i % 4 == 3 ? "tq4" : s.keys; /* others have no whole words with 80 */
         s.values = i % 4 == 3 ? "tq4" : s.values;
-        s.centres = i % 4 == 0 ? 5 : 0;
+        s.is_balanced = i % 4 == 0;
         s.page_size = i % 5 == 1 ? 32 : 0;
         check_unseen(*state, &s, 3 + (uint64_t)i * 83, i % 2 ? 100 : 0, 0);
     }

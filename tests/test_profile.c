@@ -2,17 +2,23 @@
 
 enum { LAYERS = 2, HEADS = 3, DIM = 48, KEYS = 200 };
 
-static tqkv_profile *make(uint32_t centres)
+/* Keys whose values grow along the row. */
+static float *some_keys(uint64_t seed)
+{
+    float *keys = test_rows(seed, KEYS * DIM);
+    for (int i = 0; i < KEYS * DIM; i++)
+        keys[i] *= (float)(1 + i % DIM);
+    return keys;
+}
+
+static tqkv_profile *make(void)
 {
     tqkv_profile *p;
-    assert_int_equal(tqkv_profile_create(LAYERS, HEADS, DIM, centres, "model α", &p), TQKV_OK);
+    assert_int_equal(tqkv_profile_create(LAYERS, HEADS, DIM, "model α", &p), TQKV_OK);
     for (uint32_t l = 0; l < LAYERS; l++)
         for (uint32_t h = 0; h < HEADS; h++) {
-            float *keys = test_rows(l * 10 + h, KEYS * DIM), *queries = test_rows(99, KEYS * DIM);
-            for (int i = 0; i < KEYS; i++)
-                for (int d = 0; d < DIM; d++)
-                    keys[i * DIM + d] = keys[i * DIM + d] * (1 + d) + 50 * (i % 4);
-            assert_int_equal(tqkv_profile_fit(p, l, h, keys, KEYS, 0, queries, KEYS, 0, 1),
+            float *keys = some_keys(l * 10 + h), *queries = test_rows(99, KEYS * DIM);
+            assert_int_equal(tqkv_profile_fit(p, l, h, 0, keys, KEYS, 0, queries, KEYS, 0),
                              TQKV_OK);
             free(keys);
             free(queries);
@@ -24,14 +30,14 @@ static void a_new_profile_changes_nothing(void **state)
 {
     (void)state;
     tqkv_profile *p;
-    tqkv_key_profile k;
+    const float *balance;
     tqkv_format f = test_format("tq4", DIM);
     tqkv_rows a, b;
-    assert_int_equal(tqkv_profile_create(1, 1, DIM, 1, NULL, &p), TQKV_OK);
+    assert_int_equal(tqkv_profile_create(1, 1, DIM, NULL, &p), TQKV_OK);
     assert_string_equal(tqkv_profile_fingerprint(p), "");
-    assert_int_equal(tqkv_profile_get(p, 0, 0, &k), TQKV_OK);
+    assert_int_equal(tqkv_profile_balance(p, 0, 0, &balance), TQKV_OK);
     float *x = test_rows(4, 5 * DIM);
-    uint8_t *without = test_encode(&f, NULL, x, 5, &a), *with = test_encode(&f, &k, x, 5, &b);
+    uint8_t *without = test_encode(&f, NULL, x, 5, &a), *with = test_encode(&f, balance, x, 5, &b);
     assert_memory_equal(without, with, 5 * 26);
     free(x);
     free(without);
@@ -39,79 +45,64 @@ static void a_new_profile_changes_nothing(void **state)
     tqkv_profile_free(p);
 }
 
-/* Decoding is (code + centre) / balance, so that keys with large means lose
- * no more than their deviations. */
-static void fitted_profiles_help_and_invert(void **state)
+/* Queries are alike in all directions here, so that the error of their products is that of
+ * keys; decoding divides by the balance again. */
+static void fitted_balances_help_and_invert(void **state)
 {
     (void)state;
-    static const uint32_t all_centres[] = {1, 4, 256};
-    double previous = INFINITY;
-    for (int i = 0; i < 3; i++) {
-        tqkv_profile *p = make(all_centres[i]);
-        tqkv_key_profile k;
-        tqkv_format f = test_format("tq4", DIM);
-        tqkv_rows rows;
-        float *keys = test_rows(12, KEYS * DIM), *y = malloc(KEYS * DIM * sizeof *y);
-        float *rotated = malloc(KEYS * DIM * sizeof *y);
-        for (int r = 0; r < KEYS; r++)
-            for (int d = 0; d < DIM; d++)
-                keys[r * DIM + d] = keys[r * DIM + d] * (1 + d) + 50 * (r % 4);
-        tqkv_profile_get(p, 1, 2, &k);
-        assert_int_equal(k.n_centres, all_centres[i]);
-        uint8_t *memory = test_encode(&f, &k, keys, KEYS, &rows);
-        tqkv_decode(&f, &k, &rows, KEYS, TQKV_ORIGINAL, y, 0);
-        double error = test_error(keys, y, KEYS * DIM);
-        assert_true(error < previous * 1.05);
-        if (i < 2)
-            previous = error;
-        /* rotated domain: without centre and balance */
-        tqkv_decode(&f, &k, &rows, KEYS, TQKV_ROTATED, rotated, 0);
-        for (int r = 0; r < KEYS; r++) {
-            float z[DIM];
-            unsigned id = rows.centres ? rows.centres[(size_t)r * rows.centre_stride] : 0;
-            for (int d = 0; d < DIM; d++)
-                z[d] = y[r * DIM + d] * k.balance[d] - k.centres[id * DIM + (unsigned)d];
-            tqkv_rotate(&f, z, 0, 1, z, 0);
-            for (int d = 0; d < DIM; d++)
-                assert_true(fabsf(z[d] - rotated[r * DIM + d]) < 1e-2f);
-        }
-        free(memory);
-        free(keys);
-        free(y);
-        free(rotated);
-        tqkv_profile_free(p);
-    }
-}
-
-static void centre_numbers_out_of_range_are_the_last(void **state)
-{
-    (void)state;
-    tqkv_profile *p = make(4);
-    tqkv_key_profile k;
+    tqkv_profile *p = make();
     tqkv_format f = test_format("tq4", DIM);
     tqkv_rows rows;
-    float *x = test_rows(1, DIM), y[DIM], z[DIM];
-    tqkv_profile_get(p, 0, 0, &k);
-    uint8_t *memory = test_encode(&f, &k, x, 1, &rows);
-    rows.centres[0] = 3;
-    tqkv_decode(&f, &k, &rows, 1, TQKV_ORIGINAL, y, 0);
-    rows.centres[0] = 255;
-    tqkv_decode(&f, &k, &rows, 1, TQKV_ORIGINAL, z, 0);
-    assert_memory_equal(y, z, sizeof y);
-    tqkv_rows without = rows;
-    without.centres = NULL;
-    assert_int_equal(tqkv_encode(&f, &k, x, TQKV_F32, 0, 1, &without), TQKV_ERROR_ARGUMENT);
-    k.head_dim = 64;
-    assert_int_equal(tqkv_encode(&f, &k, x, TQKV_F32, 0, 1, &rows), TQKV_ERROR_PROFILE);
+    const float *balance;
+    float *keys = some_keys(12), *y = malloc(KEYS * DIM * sizeof *y);
+    float *rotated = malloc(KEYS * DIM * sizeof *y);
+    assert_int_equal(tqkv_profile_balance(p, 1, 2, &balance), TQKV_OK);
+    uint8_t *plain = test_encode(&f, NULL, keys, KEYS, &rows);
+    tqkv_decode(&f, NULL, &rows, KEYS, TQKV_ORIGINAL, y, 0);
+    double before = test_error(keys, y, KEYS * DIM);
+    uint8_t *memory = test_encode(&f, balance, keys, KEYS, &rows);
+    assert_int_equal(tqkv_decode(&f, balance, &rows, KEYS, TQKV_ORIGINAL, y, 0), TQKV_OK);
+    assert_true(test_error(keys, y, KEYS * DIM) < .85 * before);
+    tqkv_decode(&f, balance, &rows, KEYS, TQKV_ROTATED, rotated, 0);
+    for (int r = 0; r < KEYS; r++) {
+        float z[DIM];
+        for (int d = 0; d < DIM; d++)
+            z[d] = y[r * DIM + d] * balance[d];
+        tqkv_rotate(&f, z, 0, 1, z, 0);
+        for (int d = 0; d < DIM; d++)
+            assert_true(fabsf(z[d] - rotated[r * DIM + d]) < 1e-2f);
+    }
+    free(plain);
+    free(memory);
+    free(keys);
+    free(y);
+    free(rotated);
+    tqkv_profile_free(p);
+}
+
+static void balances_are_finite_and_positive(void **state)
+{
+    (void)state;
+    static const float values[] = {0, -1, NAN, INFINITY};
+    tqkv_format f = test_format("tq4", DIM);
+    tqkv_rows rows;
+    float *x = test_rows(1, DIM), y[DIM], balance[DIM];
+    uint8_t *memory = test_encode(&f, NULL, x, 1, &rows);
+    for (int i = 0; i < 4; i++) {
+        for (int d = 0; d < DIM; d++)
+            balance[d] = d == 9 ? values[i] : 1;
+        assert_int_equal(tqkv_encode(&f, balance, x, TQKV_F32, 0, 1, &rows), TQKV_ERROR_PROFILE);
+        assert_int_equal(tqkv_decode(&f, balance, &rows, 1, TQKV_ORIGINAL, y, 0),
+                         TQKV_ERROR_PROFILE);
+    }
     free(memory);
     free(x);
-    tqkv_profile_free(p);
 }
 
 static void files_round_trip(void **state)
 {
     (void)state;
-    tqkv_profile *p = make(4), *again = make(4), *q;
+    tqkv_profile *p = make(), *again = make(), *q;
     size_t size;
     assert_int_equal(tqkv_profile_size(p, &size), TQKV_OK);
     uint8_t *a = malloc(size), *b = malloc(size);
@@ -137,7 +128,7 @@ static void files_round_trip(void **state)
 static void damaged_files_are_refused(void **state)
 {
     (void)state;
-    tqkv_profile *p = make(2), *q = NULL;
+    tqkv_profile *p = make(), *q = NULL;
     size_t size;
     tqkv_profile_size(p, &size);
     uint8_t *good = malloc(size), *bad = malloc(size);
@@ -154,7 +145,7 @@ static void damaged_files_are_refused(void **state)
         assert_int_not_equal(tqkv_profile_read(bad, size, &q), TQKV_OK);
     }
     memcpy(bad, good, size);
-    bad[8] = 2;
+    bad[8] = 1; /* which had centres */
     assert_int_equal(tqkv_profile_read(bad, size, &q), TQKV_ERROR_VERSION);
     memcpy(bad, good, size);
     bad[10] = 0x12, bad[11] = 0x34;
@@ -173,23 +164,23 @@ static void wrong_calls(void **state)
     float x[DIM] = {0}, ones[DIM];
     for (int d = 0; d < DIM; d++)
         ones[d] = 1;
-    assert_int_equal(tqkv_profile_create(1, 1, 100, 1, "", &p), TQKV_ERROR_HEAD_DIM_STEP);
-    assert_int_equal(tqkv_profile_create(1, 1, 64, 257, "", &p), TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_create(0, 1, 64, 1, "", &p), TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_create(UINT32_MAX, UINT32_MAX, 1024, 256, "", &p),
+    assert_int_equal(tqkv_profile_create(1, 1, 100, "", &p), TQKV_ERROR_HEAD_DIM_STEP);
+    assert_int_equal(tqkv_profile_create(1, 0, 64, "", &p), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_create(0, 1, 64, "", &p), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_create(UINT32_MAX, UINT32_MAX, 1024, "", &p),
                      TQKV_ERROR_OVERFLOW);
     assert_null(p);
-    p = make(1);
-    assert_int_equal(tqkv_profile_set(p, 0, 0, x, x), TQKV_ERROR_ARGUMENT); /* balance 0 */
+    p = make();
+    assert_int_equal(tqkv_profile_set(p, 0, 0, x), TQKV_ERROR_ARGUMENT); /* balance 0 */
     ones[3] = INFINITY;
-    assert_int_equal(tqkv_profile_set(p, 0, 0, ones, x), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_set(p, 0, 0, ones), TQKV_ERROR_ARGUMENT);
     ones[3] = 1;
-    assert_int_equal(tqkv_profile_set(p, LAYERS, 0, ones, x), TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_set(p, 0, 0, ones, x), TQKV_OK);
+    assert_int_equal(tqkv_profile_set(p, LAYERS, 0, ones), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_set(p, 0, 0, ones), TQKV_OK);
     for (int d = 0; d < DIM; d++)
         x[d] = NAN;
-    assert_int_equal(tqkv_profile_fit(p, 0, 0, x, 1, 0, NULL, 0, 0, 1), TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_fit(p, 0, 0, x, 0, 0, NULL, 0, 0, 1), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 0, x, 1, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 0, x, 0, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
     tqkv_profile_free(p);
     tqkv_profile_free(NULL);
 }
@@ -200,8 +191,8 @@ static void balances_for_pages(void **state)
 {
     enum { N = 150 };
     (void)state;
-    tqkv_profile *p = make(1);
-    tqkv_key_profile k;
+    tqkv_profile *p = make();
+    const float *balance;
     float *keys = test_rows(3, N * DIM), *queries = test_rows(4, N * DIM);
     double want[DIM], left[DIM] = {0}, square[DIM] = {0}, ratio = 0;
     for (int t = 0; t < N; t++)
@@ -227,30 +218,28 @@ static void balances_for_pages(void **state)
             square[d] += pow(queries[t * DIM + d], 2);
         want[d] = pow(square[d] / left[d], .25);
     }
-    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, N, 0, queries, N, 0), TQKV_OK);
-    assert_int_equal(tqkv_profile_get(p, 0, 0, &k), TQKV_OK);
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 1, keys, N, 0, queries, N, 0), TQKV_OK);
+    assert_int_equal(tqkv_profile_balance(p, 0, 0, &balance), TQKV_OK);
     for (int d = 0; d < DIM; d++)
-        ratio += k.balance[d] / want[d] / DIM;
-    for (int d = 0; d < DIM; d++) {
-        assert_true(fabs(k.balance[d] / want[d] / ratio - 1) < 1e-3);
-        assert_true(k.centres[d] == 0);
-    }
+        ratio += balance[d] / want[d] / DIM;
+    for (int d = 0; d < DIM; d++)
+        assert_true(fabs(balance[d] / want[d] / ratio - 1) < 1e-3);
     /* without means it is the keys themselves that count, and here they are large */
-    float with_means = k.balance[0] / k.balance[DIM - 1];
-    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 0, keys, N, 0, queries, N, 0), TQKV_OK);
-    assert_int_equal(tqkv_profile_get(p, 0, 0, &k), TQKV_OK);
-    assert_true(fabsf(k.balance[0] / k.balance[DIM - 1] / with_means - 1) > .2f);
+    float with_means = balance[0] / balance[DIM - 1];
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 0, keys, N, 0, queries, N, 0), TQKV_OK);
+    assert_int_equal(tqkv_profile_balance(p, 0, 0, &balance), TQKV_OK);
+    assert_true(fabsf(balance[0] / balance[DIM - 1] / with_means - 1) > .2f);
     for (int i = 0; i < N * DIM; i++)
         keys[i] = NAN;
-    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, N, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, NULL, N, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_fit_balance(p, LAYERS, 0, 1, keys, N, 0, NULL, 0, 0),
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 1, keys, N, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 1, NULL, N, 0, NULL, 0, 0), TQKV_ERROR_ARGUMENT);
+    assert_int_equal(tqkv_profile_fit(p, LAYERS, 0, 1, keys, N, 0, NULL, 0, 0),
                      TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, N, DIM - 1, NULL, 0, 0),
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 1, keys, N, DIM - 1, NULL, 0, 0),
                      TQKV_ERROR_ARGUMENT);
-    assert_int_equal(tqkv_profile_fit_balance(p, 0, 0, 1, keys, SIZE_MAX / 2, 0, NULL, 0, 0),
+    assert_int_equal(tqkv_profile_fit(p, 0, 0, 1, keys, SIZE_MAX / 2, 0, NULL, 0, 0),
                      TQKV_ERROR_OVERFLOW);
-    assert_int_equal(tqkv_profile_fit_balance(NULL, 0, 0, 1, keys, N, 0, NULL, 0, 0),
+    assert_int_equal(tqkv_profile_fit(NULL, 0, 0, 1, keys, N, 0, NULL, 0, 0),
                      TQKV_ERROR_ARGUMENT);
     tqkv_profile_free(p);
     free(keys);
@@ -261,8 +250,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_new_profile_changes_nothing),
-        cmocka_unit_test(fitted_profiles_help_and_invert),
-        cmocka_unit_test(centre_numbers_out_of_range_are_the_last),
+        cmocka_unit_test(fitted_balances_help_and_invert),
+        cmocka_unit_test(balances_are_finite_and_positive),
         cmocka_unit_test(files_round_trip),
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(balances_for_pages),

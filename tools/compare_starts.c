@@ -79,7 +79,7 @@ int main(void)
             for (size_t i = 0; i < (size_t)ROWS * n; i++)
                 x[i] = (float)gaussian();
             if (tqkv_format_parse(name, n, &f) != TQKV_OK ||
-                tqkv_rows_at(&f, memory, 0, 0, &rows) != TQKV_OK ||
+                tqkv_rows_at(&f, memory, 0, &rows) != TQKV_OK ||
                 tqkv_encode(&f, NULL, x, TQKV_F32, 0, ROWS, &rows) != TQKV_OK ||
                 tqkv_decode(&f, NULL, &rows, ROWS, TQKV_ORIGINAL, y, 0) != TQKV_OK)
                 return 1;

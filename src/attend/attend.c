@@ -73,7 +73,6 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
     c->n_blocks = (uint32_t)n_blocks;
     c->block_rows = rows < BLOCK ? rows : BLOCK;
     c->part_dim = c->value_dim;
-    c->max_centres = 1;
     for (size_t i = 0; i < a->n_sets; i++) {
         const tqkv_tokens *set = &a->sets[i];
         c->n_tokens += set->n_tokens; /* checked */
@@ -82,9 +81,6 @@ static tqkv_status divide(attend_call *c, const tqkv_attention *a, const tqkv_ex
         kinds_of_values(set, &has_coded, &has_plain);
         if (has_coded && has_plain)
             c->part_dim = 2 * c->value_dim;
-        for (uint32_t h = 0; set->keys.profiles && h < a->n_kv_heads; h++)
-            if (set->keys.profiles[h].n_centres > c->max_centres)
-                c->max_centres = set->keys.profiles[h].n_centres;
     }
     set_groups(c);
     size_t threads = e && e->n_threads ? e->n_threads : (size_t)omp_get_max_threads();

@@ -56,7 +56,6 @@ typedef struct attend_call {
     size_t fold_depth;        /* of the ranges, were all tokens of one set */
     size_t n_tasks, max_tasks; /* at work; there is scratch for */
     size_t items_at_once; /* divides the number of items */
-    unsigned max_centres;
     int has_floats;           /* some rows become floats, not levels */
     /* Parts of the workspace: */
     set_plans *plans;          /* [n_sets] */
@@ -85,7 +84,6 @@ typedef struct attend_scratch {
     /* [rows] Root mean square errors of a logit, for a key of scale 1: from
      * narrow queries, and from levels that are rounded. */
     float *narrow_error, *level_error;
-    float *centre_logits;             /* [rows][max_centres] */
     int32_t (*score)[TILE], (*rest)[TILE];
     uint8_t *has_rest;                /* [rows] rest[r] belongs to the logits */
     float (*logit)[TILE], (*mask)[TILE], (*p)[TILE];

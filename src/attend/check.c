@@ -4,7 +4,6 @@
 
 #include "common/checked.h"
 #include "format/format.h"
-#include "format/spare.h"
 #include "page/page.h"
 
 /* Positions are differences of signed numbers. */
@@ -45,9 +44,6 @@ static tqkv_status check_kind(const tqkv_tokens *set, const tqkv_page_kind *kind
     const tqkv_operand *mine[] = {&kind->keys, &kind->values};
     const tqkv_operand *others[] = {&set->keys, &set->values};
     for (int i = 0; i < 2; i++) {
-        const tqkv_rows *r = &mine[i]->rows, *q = &others[i]->rows;
-        if (r->centres || r->spare_bits || q->centres || q->spare_bits || others[i]->profiles)
-            return TQKV_ERROR_ARGUMENT; /* slots have no such pages */
         const tqkv_format *f = &mine[i]->format, *g = &others[i]->format;
         tqkv_status status = check_format(mine[i]);
         if (status != TQKV_OK)
@@ -56,7 +52,7 @@ static tqkv_status check_kind(const tqkv_tokens *set, const tqkv_page_kind *kind
             return TQKV_ERROR_ARGUMENT;
         if (is_plain && !g->codebook && mine[i]->type != others[i]->type)
             return TQKV_ERROR_ARGUMENT;
-        if (mine[i]->balances || mine[i]->profiles) /* the set's are meant */
+        if (mine[i]->balances) /* the set's are meant */
             return TQKV_ERROR_ARGUMENT;
         if (!is_plain && (f->rate != g->rate || f->codebook != g->codebook ||
                           f->rotation != g->rotation ||
@@ -86,12 +82,7 @@ static tqkv_status check_set(const tqkv_attention *a, const tqkv_tokens *set)
         status = check_kind(set, set->staged, 1);
     if (status == TQKV_OK && set->mixed)
         status = check_kind(set, set->mixed, 0);
-    if (status != TQKV_OK)
-        return status;
-    for (uint32_t h = 0; set->keys.profiles && h < a->n_kv_heads; h++)
-        if (set->keys.profiles[h].n_centres < 1 || set->keys.profiles[h].n_centres > 256)
-            return TQKV_ERROR_ARGUMENT;
-    return TQKV_OK;
+    return status;
 }
 
 static int is_factor(float x)
@@ -153,8 +144,7 @@ static tqkv_status check_means(const tqkv_attention *a, const tqkv_tokens *set,
     if (!o->means)
         return o->n_means || o->numbers ? TQKV_ERROR_ARGUMENT : TQKV_OK;
     if (!set->pages || set->page_size != TQKV_PAGE_TOKENS || !o->format.codebook || !o->n_means ||
-        o->n_means > TQKV_MAX_MEANS || o->rows.spare_bits || o->profiles ||
-        (o->n_means > 1 && !o->numbers))
+        o->n_means > TQKV_MAX_MEANS || (o->n_means > 1 && !o->numbers))
         return TQKV_ERROR_ARGUMENT;
     int fit = fits(bytes, 0, 0, o->head.means, a->n_kv_heads, o->page.means, n_pages) &&
               fits(NUMBER_BYTES, 0, 0, o->head.numbers, a->n_kv_heads, o->page.numbers, n_pages);
@@ -173,7 +163,7 @@ static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
     } else {
         codes = (size_t)o->format.head_dim * (o->type == TQKV_F32 ? 4 : 2);
     }
-    if (!r->codes || (scales && !r->scales) || !spare_allowed(&o->format, r->spare_bits))
+    if (!r->codes || (scales && !r->scales))
         return TQKV_ERROR_ARGUMENT;
     if (!size_add(set->first_slot, set->n_tokens, &slots))
         return TQKV_ERROR_OVERFLOW;
@@ -185,8 +175,7 @@ static tqkv_status check_extent(const tqkv_attention *a, const tqkv_tokens *set,
     }
     if (!fits(codes, r->code_stride, slots, o->head.codes, a->n_kv_heads, o->page.codes, pages) ||
         !fits(scales, r->scale_stride, slots, o->head.scales, a->n_kv_heads, o->page.scales,
-              pages) ||
-        !fits(1, r->centre_stride, slots, o->head.centres, a->n_kv_heads, o->page.centres, pages))
+              pages))
         return TQKV_ERROR_OVERFLOW;
     return check_means(a, set, o, pages);
 }
@@ -240,20 +229,6 @@ static tqkv_status check_pages(const tqkv_tokens *set)
                : TQKV_ERROR_ARGUMENT;
 }
 
-static tqkv_status check_profiles(const tqkv_attention *a, const tqkv_operand *o)
-{
-    if ((o->profiles || o->balances) && (!o->format.codebook || (o->profiles && o->balances)))
-        return TQKV_ERROR_ARGUMENT;
-    for (uint32_t h = 0; o->profiles && h < a->n_kv_heads; h++) {
-        const tqkv_key_profile *p = &o->profiles[h];
-        if (p->head_dim != o->format.head_dim)
-            return TQKV_ERROR_PROFILE;
-        if (!p->balance || !p->centres || p->n_centres > spare_numbers(&o->rows))
-            return TQKV_ERROR_ARGUMENT;
-    }
-    return TQKV_OK;
-}
-
 static tqkv_status check_numbers(const float *x, uint32_t n, float limit, int may_be_absent)
 {
     for (uint32_t i = 0; x && i < n; i++)
@@ -266,12 +241,10 @@ static tqkv_status check_operands(const tqkv_attention *a, const tqkv_tokens *se
                                   const tqkv_operand *keys, const tqkv_operand *values,
                                   uint32_t n_pages)
 {
-    if (values->profiles || values->balances)
+    if (values->balances || (keys->balances && !keys->format.codebook))
         return TQKV_ERROR_ARGUMENT;
     tqkv_status status = check_extent(a, set, keys, n_pages);
-    if (status == TQKV_OK)
-        status = check_extent(a, set, values, n_pages);
-    return status == TQKV_OK ? check_profiles(a, keys) : status;
+    return status == TQKV_OK ? check_extent(a, set, values, n_pages) : status;
 }
 
 static tqkv_status check_tokens(const tqkv_attention *a, const tqkv_tokens *set)

@@ -8,7 +8,7 @@
  * numbers of tokens add up without overflow. */
 tqkv_status check_shape(const tqkv_attention *a);
 
-/* Pointers, extents, page numbers, profiles and the numbers behind them. */
+/* Pointers, extents, page numbers and the numbers behind them. */
 tqkv_status check_data(const tqkv_attention *a);
 
 /* Whether tiles of this format are floats. */

@@ -51,17 +51,6 @@ static void add_rest(const attend_call *c, const attend_scratch *s, unsigned r)
         s->logit[r][t] += rest[t];
 }
 
-/* What the key's centre adds, by its number. */
-static void add_centres(const attend_call *c, const attend_scratch *s, unsigned n_centres,
-                        unsigned r)
-{
-    const float *by_number = s->centre_logits + r * c->max_centres;
-    for (unsigned t = s->low[r]; t < s->high[r]; t++) {
-        unsigned id = s->keys->centres[t];
-        s->logit[r][t] += by_number[id < n_centres ? id : n_centres - 1];
-    }
-}
-
 static void add_slopes(const attend_call *c, const attend_scratch *s, const attend_block *b,
                        const tqkv_tokens *set, unsigned r)
 {
@@ -103,19 +92,6 @@ static void finish_row(const attend_call *c, const attend_scratch *s, const atte
         logit[t] = -INFINITY;
 }
 
-/* What the profiles of slots add. */
-static void add_profile(const attend_call *c, const attend_scratch *s, const attend_block *b,
-                        const tqkv_key_profile *profile)
-{
-    for (unsigned r = 0; r < b->rows; r++) {
-        if (profile->n_centres > 1)
-            add_centres(c, s, profile->n_centres, r);
-        else
-            for (unsigned t = 0; t < TILE; t++)
-                s->logit[r][t] += s->centre_logits[r * c->max_centres];
-    }
-}
-
 static void scale_floats(const attend_call *c, const attend_scratch *s, const attend_block *b)
 {
     for (unsigned r = 0; r < b->rows; r++)
@@ -146,15 +122,12 @@ static unsigned scale_scores(const attend_call *c, const attend_scratch *s, cons
 void attend_logits(const attend_call *c, const attend_scratch *s, const attend_block *b,
                    size_t set, unsigned n, unsigned n_means)
 {
-    const tqkv_operand *o = &c->a->sets[set].keys;
     if (tile_is_plain(s->keys, n))
         ; /* plain.c has the scores */
     else if (s->key_plan->source == TILE_FLOAT)
         scale_floats(c, s, b);
     else
         n_means -= scale_scores(c, s, b, n_means);
-    if (o->profiles)
-        add_profile(c, s, b, &o->profiles[b->head]);
     add_means(c, s, b, s->means, n_means);
     if (s->keys->plain)
         plain_keys(c, s, b, n);

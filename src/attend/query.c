@@ -23,16 +23,6 @@ static void apply_balance(const attend_call *c, const float *balance, float *x)
         x[i] = made_finite(x[i] / balance[i], LARGEST_INPUT);
 }
 
-/* What each centre adds to a logit of the balanced query. */
-static void multiply_centres(const attend_call *c, const attend_scratch *s,
-                             const tqkv_key_profile *profile, unsigned r, const float *x)
-{
-    float *logits = s->centre_logits + r * c->max_centres;
-    s->key_plan->codec->dots(x, profile->centres, c->key_dim, profile->n_centres, logits);
-    for (unsigned m = 0; m < profile->n_centres; m++)
-        logits[m] = made_finite(c->a->scale * logits[m], LARGEST_LOGIT);
-}
-
 /* Where the errors of a query's upper digits all have one sign, as those of equal
  * small values beside a large one, they add up instead: for keys of that sign.
  * They count by a share with which chance alone seldom exceeds their deviation. */
@@ -85,10 +75,6 @@ void attend_prepare(const attend_call *c, const attend_scratch *s, const tqkv_op
         memcpy(x, original, c->key_dim * sizeof *x);
         if (keys->balances)
             apply_balance(c, keys->balances + (size_t)b->head * c->key_dim, x);
-        if (keys->profiles) {
-            apply_balance(c, keys->profiles[b->head].balance, x);
-            multiply_centres(c, s, &keys->profiles[b->head], r, x);
-        }
         rotate_row(s->key_plan->codec, &rotate, x);
         if (s->key_plan->source != TILE_FLOAT)
             quantise(c, s, x, r);

@@ -31,7 +31,6 @@ size_t attend_scratch_place(const attend_call *c, uint8_t *at, attend_scratch *s
     TAKE(key_unit, rows);
     TAKE(narrow_error, rows);
     TAKE(level_error, rows);
-    TAKE(centre_logits, rows * c->max_centres);
     TAKE(score, rows);
     TAKE(rest, rows);
     TAKE(has_rest, rows);

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "common/finite.h"
-#include "format/spare.h"
 #include "page/mean.h"
 
 /* Codebook 0: numbers as they are. */
@@ -55,8 +54,6 @@ static unsigned run_at(const tqkv_tokens *set, tile_operand operand, uint32_t he
         return (unsigned)left;
     run->scales = at(r->scales, page * o->page.scales + place * r->scale_stride +
                                     head * o->head.scales);
-    run->centres = at(r->centres, page * o->page.centres + place * r->centre_stride +
-                                      head * o->head.centres);
     run->means = at(o->means, page * o->page.means + head * o->head.means);
     run->numbers = at(o->numbers, page * o->page.numbers + head * o->head.numbers);
     return (unsigned)left;
@@ -132,22 +129,6 @@ static int are_together(const tile_rows *t, size_t bytes)
     return run->scales && run->operand->rows.scale_stride == bytes && run->end == TILE;
 }
 
-/* For slots: the bits of a scale that are not its own hold the centres' numbers unless those
- * have their own place. */
-static void read_spared(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
-{
-    uint16_t half[TILE];
-    unsigned bits = o->rows.spare_bits;
-    gather(t, sizeof *half, (uint8_t *)half);
-    if (o->profiles && !o->rows.centres)
-        for (unsigned i = 0; i < TILE; i++)
-            t->centres[i] = (uint8_t)spare_number(half[i], bits);
-    uint16_t mask = (uint16_t)~spare_mask(bits);
-    for (unsigned i = 0; i < TILE; i++)
-        half[i] &= mask;
-    t->largest_scale = k->scales((const uint8_t *)half, NULL, t->scales);
-}
-
 static void read_halves(const tqkv_operand *o, const attend_kernels *k, tile_rows *t)
 {
     uint16_t half[TILE];
@@ -196,15 +177,9 @@ void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels
         read_signs(o, t);
     } else if (p->scale_bytes != sizeof(uint16_t)) {
         read_norms(o, k, t);
-    } else if (o->rows.spare_bits) {
-        read_spared(o, k, t);
     } else {
         read_halves(o, k, t);
     }
-    unsigned i = 0;
-    for (const tile_run *run = t->runs; run < t->runs + t->n_runs && run->centres; run++)
-        for (const uint8_t *from = run->centres; i < run->end; i++, from += o->rows.centre_stride)
-            t->centres[i] = *from;
 }
 
 /* ---- floats ---- */

@@ -10,7 +10,7 @@
 typedef struct tile_run {
     const tqkv_operand *operand; /* that they are rows of */
     /* Of the first of them; null where the operand has none. */
-    const uint8_t *scales, *centres;
+    const uint8_t *scales;
     const uint8_t *means, *numbers; /* of their page */
     uint8_t place;               /* of the first of them in its page */
     uint8_t end;
@@ -24,7 +24,6 @@ typedef struct tile_rows {
     uint64_t chosen;           /* its row has chosen a mean */
     float scales[TILE];        /* 0 beyond the last token and of plain ones; 1 if TILE_FLOAT */
     float largest_scale;
-    uint8_t centres[TILE];     /* numbers, if the operand has them */
 } tile_rows;
 
 /* Bits [from, to). */
@@ -47,7 +46,7 @@ typedef enum tile_operand { TILE_KEYS, TILE_VALUES } tile_operand;
 void tile_locate(const tqkv_tokens *set, tile_operand operand, const attend_kernels *k,
                  uint32_t head, const token_runs *tokens, tile_rows *rows);
 
-/* Reads the scales, choices and centres of a tile that has been located. */
+/* Reads the scales and choices of a tile that has been located. */
 void tile_scales(const tqkv_operand *o, const tile_plan *p, const attend_kernels *k,
                  tile_rows *rows);
 

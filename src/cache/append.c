@@ -119,8 +119,8 @@ static tqkv_status fit_head(const cache_layer *l, const sequence_layer *s, int h
     for (uint32_t i = 0; i < dim; i++)
         root[i] = (float)sqrt(l->n_queries > 0 ? l->query_squares[head * dim + i] / l->n_queries
                                                : 0);
-    return tqkv_profile_fit_balance(p, 0, head, has_means, keys, l->fit_tokens, 0, root,
-                                    l->n_queries > 0, 0);
+    return tqkv_profile_fit(p, 0, head, has_means, keys, l->fit_tokens, 0, root, l->n_queries > 0,
+                            0);
 }
 
 /* With the cache's lock held: fits a layer's balances once. */
@@ -129,15 +129,15 @@ static tqkv_status fit(tqkv_cache *c, cache_layer *l, const sequence_layer *s)
     uint32_t heads = l->shape.n_kv_heads, dim = l->shape.keys.head_dim;
     tqkv_profile *p = NULL;
     float *keys = cache_allocate(c, l->fit_tokens * dim, sizeof *keys);
-    tqkv_status status = keys ? tqkv_profile_create(1, heads, dim, 1, NULL, &p)
+    tqkv_status status = keys ? tqkv_profile_create(1, heads, dim, NULL, &p)
                               : TQKV_ERROR_MEMORY;
     for (uint32_t h = 0; status == TQKV_OK && h < heads; h++)
         status = fit_head(l, s, c->has_means, h, keys, p);
-    for (uint32_t h = 0; status == TQKV_OK && h < heads; h++) {
-        tqkv_key_profile fitted;
-        tqkv_profile_get(p, 0, h, &fitted);
-        memcpy(l->balances + (size_t)h * dim, fitted.balance, dim * sizeof *l->balances);
-    }
+    const float *fitted;
+    if (status == TQKV_OK)
+        status = tqkv_profile_balance(p, 0, 0, &fitted);
+    if (status == TQKV_OK)
+        memcpy(l->balances, fitted, (size_t)heads * dim * sizeof *fitted);
     tqkv_profile_free(p);
     cache_release(c, keys, l->fit_tokens * dim, sizeof *keys);
     if (status == TQKV_OK)

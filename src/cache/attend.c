@@ -10,8 +10,8 @@ static tqkv_operand operand_of(const cache_layer *l, page_kind which, operand_ki
     const page_memory *body = &l->pools[which].part[BODY], *means = &l->pools[which].part[MEANS];
     const tqkv_format *f = format_of(l, kind);
     size_t head = p->head_bytes[BODY], head_means = p->head_bytes[MEANS];
-    tqkv_operand o = {.head = {head, head, 0, head_means, head_means},
-                      .page = {body->page_bytes, body->page_bytes, 0, means->page_bytes,
+    tqkv_operand o = {.head = {head, head, head_means, head_means},
+                      .page = {body->page_bytes, body->page_bytes, means->page_bytes,
                                means->page_bytes}};
     o.rows.codes = body->base + p->codes[kind];
     if (which == STAGED) {

@@ -122,11 +122,9 @@ static tqkv_status create_balances(tqkv_cache *c, cache_layer *l, const tqkv_lay
         return TQKV_ERROR_MEMORY;
     for (size_t i = 0; i < (size_t)heads * dim; i++)
         l->balances[i] = 1;
-    for (uint32_t h = 0; shape->profile && h < heads; h++) {
-        tqkv_key_profile p;
-        tqkv_profile_get(shape->profile, shape->profile_layer, h, &p);
-        memcpy(l->balances + (size_t)h * dim, p.balance, dim * sizeof *l->balances);
-    }
+    const float *given;
+    if (tqkv_profile_balance(shape->profile, shape->profile_layer, 0, &given) == TQKV_OK)
+        memcpy(l->balances, given, (size_t)heads * dim * sizeof *given);
     return TQKV_OK;
 }
 

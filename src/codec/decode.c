@@ -2,7 +2,6 @@
 
 #include "codec/row.h"
 #include "common/f16.h"
-#include "format/spare.h"
 
 static void decode_mlx(const row_codec *c, const uint8_t *codes,
                        const uint8_t *scale, tqkv_domain domain, float *dst)
@@ -43,23 +42,11 @@ void row_decode(const row_codec *c, const uint8_t *codes, const uint8_t *scale, 
         decode_stream(c, codes, (uint16_t)(scale[0] | scale[1] << 8), domain, x);
 }
 
-static void add_centre(const tqkv_key_profile *profile, unsigned id, float *x)
-{
-    unsigned n = profile->head_dim;
-    if (id >= profile->n_centres)
-        id = profile->n_centres - 1;
-    const float *c = profile->centres + (size_t)id * n;
-    for (unsigned i = 0; i < n; i++)
-        x[i] = (x[i] + c[i]) / profile->balance[i];
-}
-
-tqkv_status tqkv_decode(const tqkv_format *format,
-                        const tqkv_key_profile *profile, const tqkv_rows *rows,
-                        size_t n_rows, tqkv_domain domain, float *dst,
-                        size_t dst_stride)
+tqkv_status tqkv_decode(const tqkv_format *format, const float *balance, const tqkv_rows *rows,
+                        size_t n_rows, tqkv_domain domain, float *dst, size_t dst_stride)
 {
     row_codec c;
-    tqkv_status status = row_codec_init(&c, format, profile, rows, n_rows);
+    tqkv_status status = row_codec_init(&c, format, balance, rows, n_rows);
     if (status != TQKV_OK)
         return status;
     if (domain != TQKV_ORIGINAL && domain != TQKV_ROTATED)
@@ -71,19 +58,11 @@ tqkv_status tqkv_decode(const tqkv_format *format,
     if (!dst)
         return TQKV_ERROR_ARGUMENT;
     for (size_t r = 0; r < n_rows; r++) {
-        const uint8_t *codes = rows->codes + r * rows->code_stride;
-        const uint8_t *scale = rows->scales + r * rows->scale_stride;
         float *x = dst + r * (stride / sizeof *dst);
-        uint16_t half = (uint16_t)(scale[0] | scale[1] << 8);
-        if (c.mlx_codebook)
-            decode_mlx(&c, codes, scale, domain, x);
-        else
-            decode_stream(&c, codes, half & ~spare_mask(rows->spare_bits), domain, x);
-        if (profile && domain == TQKV_ORIGINAL)
-            add_centre(profile,
-                       rows->centres ? rows->centres[r * rows->centre_stride]
-                                     : spare_number(half, rows->spare_bits),
-                       x);
+        row_decode(&c, rows->codes + r * rows->code_stride, rows->scales + r * rows->scale_stride,
+                   domain, x);
+        if (domain == TQKV_ORIGINAL)
+            unbalance_row(balance, format->head_dim, x);
     }
     return TQKV_OK;
 }

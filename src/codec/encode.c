@@ -5,7 +5,6 @@
 #include "codec/row.h"
 #include "common/f16.h"
 #include "common/finite.h"
-#include "format/spare.h"
 
 /* Levels for a row's root mean square, up to 5.25 bits, and for its largest
  * magnitude, above: finer codes lose more to overload than to a coarser step.
@@ -27,20 +26,6 @@ float row_clean(const codec_kernels *k, unsigned n, float *x)
         x[i] = made_finite(x[i], LARGEST_INPUT);
     k->moments(x, n, &square, &peak);
     return square;
-}
-
-/* The number of the centre nearest to the balanced key, and what remains. */
-static unsigned subtract_centre(const codec_kernels *k, const tqkv_key_profile *profile, float *x)
-{
-    unsigned n = profile->head_dim, nearest = 0;
-    for (unsigned i = 0; i < n; i++)
-        x[i] *= profile->balance[i];
-    if (profile->n_centres > 1)
-        nearest = k->nearest(x, profile->centres, n, profile->n_centres);
-    const float *centre = profile->centres + (size_t)nearest * n;
-    for (unsigned i = 0; i < n; i++)
-        x[i] -= centre[i];
-    return nearest;
 }
 
 /* The least-squares scale xl / ll, times the unit of x, in f16. 0 makes a row
@@ -97,19 +82,13 @@ static uint16_t encode_lloyd(row_encoder *e, const float *x, float root, float u
     return scale_of((float)tv * units, (float)vv, root * unit);
 }
 
-tqkv_status row_encoder_init(row_encoder *e, const tqkv_format *format,
-                             const tqkv_key_profile *profile, const tqkv_rows *rows, size_t n_rows)
+tqkv_status row_encoder_init(row_encoder *e, const tqkv_format *format, const float *balance,
+                             const tqkv_rows *rows, size_t n_rows)
 {
-    tqkv_status status = row_codec_init(&e->codec, format, profile, rows, n_rows);
+    tqkv_status status = row_codec_init(&e->codec, format, balance, rows, n_rows);
     if (status == TQKV_OK && format->codebook == TQKV_CODEBOOK_TRELLIS)
         trellis_plan_init(&e->trellis, format);
     return status;
-}
-
-static void put_half(uint8_t *scale, uint16_t half)
-{
-    scale[0] = (uint8_t)half;
-    scale[1] = (uint8_t)(half >> 8);
 }
 
 /* The rotation is left unnormalised, sqrt(n) too large, which gain and scale make up
@@ -134,22 +113,15 @@ static uint16_t encode_stream(row_encoder *e, float *x, float square, uint8_t *c
                     : encode_trellis(e, x, root, unit, codes);
 }
 
-/* As row_encode, of a format that is not mlx; the scale is rounded so that it leaves
- * `spare` bits free. */
-static uint16_t encode_spared(row_encoder *e, float *x, float square, uint8_t *codes,
-                              unsigned spare)
-{
-    uint16_t half = spare_round(encode_stream(e, x, square, codes), spare);
-    if (half == 0)
-        memset(codes, 0, e->codec.code_bytes);
-    return half;
-}
-
 void row_encode(row_encoder *e, float *x, float square, uint8_t *codes, uint8_t *scale)
 {
     const row_codec *c = &e->codec;
     if (!c->mlx_codebook) {
-        put_half(scale, encode_spared(e, x, square, codes, 0));
+        uint16_t half = encode_stream(e, x, square, codes);
+        if (half == 0)
+            memset(codes, 0, c->code_bytes);
+        scale[0] = (uint8_t)half;
+        scale[1] = (uint8_t)(half >> 8);
         return;
     }
     float norms[MAX_DIM / 256];
@@ -158,35 +130,11 @@ void row_encode(row_encoder *e, float *x, float square, uint8_t *codes, uint8_t 
     memcpy(scale, norms, c->scale_bytes);
 }
 
-/* A row with a centre, whose number goes to *centre or into the scale's spare bits: for
- * the slots of llama.cpp's cache types, which have no room for pages. */
-static void encode_slot(row_encoder *e, const tqkv_key_profile *profile, float *x,
-                        uint8_t *codes, uint8_t *scale, uint8_t *centre, unsigned spare)
-{
-    const row_codec *c = &e->codec;
-    unsigned nearest = 0, n = c->format.head_dim;
-    float square = row_clean(c->kernels, n, x);
-    if (profile) {
-        nearest = subtract_centre(c->kernels, profile, x);
-        square = row_clean(c->kernels, n, x);
-    }
-    if (centre) {
-        *centre = (uint8_t)nearest;
-        nearest = 0;
-    }
-    if (spare)
-        put_half(scale, encode_spared(e, x, square, codes, spare) | spare_bits_of(nearest, spare));
-    else
-        row_encode(e, x, square, codes, scale);
-}
-
-tqkv_status tqkv_encode(const tqkv_format *format,
-                        const tqkv_key_profile *profile, const void *src,
-                        tqkv_type type, size_t src_stride, size_t n_rows,
-                        const tqkv_rows *rows)
+tqkv_status tqkv_encode(const tqkv_format *format, const float *balance, const void *src,
+                        tqkv_type type, size_t src_stride, size_t n_rows, const tqkv_rows *rows)
 {
     row_encoder e;
-    tqkv_status status = row_encoder_init(&e, format, profile, rows, n_rows);
+    tqkv_status status = row_encoder_init(&e, format, balance, rows, n_rows);
     if (status != TQKV_OK)
         return status;
     if (type != TQKV_F32 && type != TQKV_F16 && type != TQKV_BF16)
@@ -199,13 +147,17 @@ tqkv_status tqkv_encode(const tqkv_format *format,
         return status;
     if (!src)
         return TQKV_ERROR_ARGUMENT;
+    const codec_kernels *k = e.codec.kernels;
     for (size_t r = 0; r < n_rows; r++) {
         float x[MAX_DIM];
         tqkv_to_f32((const uint8_t *)src + r * stride, type, format->head_dim, x);
-        encode_slot(&e, profile, x, rows->codes + r * rows->code_stride,
-                   rows->scales + r * rows->scale_stride,
-                   rows->centres ? rows->centres + r * rows->centre_stride : NULL,
-                   rows->spare_bits);
+        float square = row_clean(k, format->head_dim, x);
+        if (balance) {
+            balance_row(balance, format->head_dim, x);
+            square = row_clean(k, format->head_dim, x);
+        }
+        row_encode(&e, x, square, rows->codes + r * rows->code_stride,
+                   rows->scales + r * rows->scale_stride);
     }
     return TQKV_OK;
 }

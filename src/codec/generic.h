@@ -105,53 +105,6 @@ TARGET static void hadamard(float *x, const rotation *r, int transposed,
 }
 #endif
 
-/* ---- centres ---- */
-
-/* 16 lanes at any address, in whatever vectors there are. */
-typedef float lanes_16 __attribute__((vector_size(64), aligned(4), may_alias));
-typedef float lanes_8 __attribute__((vector_size(32)));
-typedef float lanes_4 __attribute__((vector_size(16)));
-
-/* As lanes_sum. */
-TARGET static inline float lanes_add(const lanes_16 *lane)
-{
-    lanes_8 eight = __builtin_shufflevector(*lane, *lane, 0, 1, 2, 3, 4, 5, 6, 7) +
-                    __builtin_shufflevector(*lane, *lane, 8, 9, 10, 11, 12, 13, 14, 15);
-    lanes_4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
-                   __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-    return (four[0] + four[2]) + (four[1] + four[3]);
-}
-
-TARGET static void dots(const float *x, const float *rows, unsigned n, unsigned count,
-                        float *product)
-{
-    for (unsigned r = 0; r < count; r++, rows += n) {
-        lanes_16 sum = {0};
-        for (unsigned i = 0; i < n; i += 16)
-            sum += *(const lanes_16 *)(x + i) * *(const lanes_16 *)(rows + i);
-        product[r] = lanes_add(&sum);
-    }
-}
-
-TARGET static unsigned nearest(const float *x, const float *centres, unsigned n, unsigned count)
-{
-    float least = INFINITY;
-    unsigned at = 0;
-    for (unsigned c = 0; c < count; c++, centres += n) {
-        lanes_16 sum = {0};
-        for (unsigned i = 0; i < n; i += 16) {
-            lanes_16 difference = *(const lanes_16 *)(x + i) - *(const lanes_16 *)(centres + i);
-            sum += difference * difference;
-        }
-        float distance = lanes_add(&sum);
-        if (distance < least) {
-            least = distance;
-            at = c;
-        }
-    }
-    return at;
-}
-
 /* ---- the reference's layout ----
  *
  * Double precision inside, because the layout's codes are defined by real

@@ -29,13 +29,6 @@ typedef struct codec_kernels {
     void (*moments)(const float *x, unsigned n, float *sum_of_squares,
                     float *peak);
 
-    /* The first of count centres, [count][n], whose squared distance from x is
-     * least; 0 if none is below infinity. */
-    unsigned (*nearest)(const float *x, const float *centres, unsigned n, unsigned count);
-
-    /* product[r] = x . row r, for count rows, [count][n]. */
-    void (*dots)(const float *x, const float *rows, unsigned n, unsigned count, float *product);
-
     /* t = x * gain, to nearest even, clamped to +-limit (below 2^15); x * gain
      * is below 2^31 in magnitude. */
     void (*quantize)(const float *x, unsigned n, float gain, int limit,

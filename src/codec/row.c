@@ -4,8 +4,8 @@
 
 #include "common/checked.h"
 #include "format/format.h"
-#include "format/spare.h"
 #include "format/mlx.h"
+#include "format/profile.h"
 
 static tqkv_status check_extent(size_t stride, size_t n_rows, size_t row)
 {
@@ -27,32 +27,13 @@ static tqkv_status check_rows(const row_codec *c, const tqkv_rows *rows,
         return TQKV_OK;
     if (!rows->codes || !rows->scales)
         return TQKV_ERROR_ARGUMENT;
-    if (!spare_allowed(&c->format, rows->spare_bits))
-        return TQKV_ERROR_ARGUMENT;
     tqkv_status status = check_extent(rows->code_stride, n_rows, c->code_bytes);
     if (status == TQKV_OK)
         status = check_extent(rows->scale_stride, n_rows, c->scale_bytes);
-    if (status == TQKV_OK && rows->centres)
-        status = check_extent(rows->centre_stride, n_rows, 1);
     return status;
 }
 
-static tqkv_status check_profile(const tqkv_format *format,
-                                 const tqkv_key_profile *profile,
-                                 const tqkv_rows *rows, size_t n_rows)
-{
-    if (!profile)
-        return TQKV_OK;
-    if (profile->head_dim != format->head_dim)
-        return TQKV_ERROR_PROFILE;
-    if (!profile->balance || !profile->centres || profile->n_centres < 1 ||
-        profile->n_centres > 256)
-        return TQKV_ERROR_ARGUMENT;
-    return n_rows && profile->n_centres > spare_numbers(rows) ? TQKV_ERROR_ARGUMENT : TQKV_OK;
-}
-
-tqkv_status row_codec_init(row_codec *c, const tqkv_format *format,
-                           const tqkv_key_profile *profile,
+tqkv_status row_codec_init(row_codec *c, const tqkv_format *format, const float *balance,
                            const tqkv_rows *rows, size_t n_rows)
 {
     tqkv_status status = tqkv_format_check(format);
@@ -62,8 +43,8 @@ tqkv_status row_codec_init(row_codec *c, const tqkv_format *format,
     c->code_bytes = format_code_bytes(format);
     c->scale_bytes = format_scale_bytes(format);
     status = check_rows(c, rows, n_rows);
-    if (status == TQKV_OK)
-        status = check_profile(format, profile, rows, n_rows);
+    if (status == TQKV_OK && balance && !balance_is_valid(balance, format->head_dim))
+        status = TQKV_ERROR_PROFILE;
     if (status != TQKV_OK)
         return status;
     c->kernels = codec_kernels_get();
@@ -74,6 +55,18 @@ tqkv_status row_codec_init(row_codec *c, const tqkv_format *format,
     if (!c->mlx_codebook)
         stream_plan_init(&c->stream, format);
     return TQKV_OK;
+}
+
+void balance_row(const float *balance, unsigned n, float *x)
+{
+    for (unsigned i = 0; balance && i < n; i++)
+        x[i] *= balance[i];
+}
+
+void unbalance_row(const float *balance, unsigned n, float *x)
+{
+    for (unsigned i = 0; balance && i < n; i++)
+        x[i] /= balance[i];
 }
 
 tqkv_status row_extent(const tqkv_format *format, size_t stride_elements,

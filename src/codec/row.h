@@ -15,10 +15,9 @@ typedef struct row_codec {
     const float *mlx_codebook; /* for mlx, else null */
 } row_codec;
 
-/* Checks format, profile and rows of a call over n_rows rows and fills the
+/* Checks format, balance (or null) and rows of a call over n_rows rows and fills the
  * codec. */
-tqkv_status row_codec_init(row_codec *codec, const tqkv_format *format,
-                           const tqkv_key_profile *profile,
+tqkv_status row_codec_init(row_codec *codec, const tqkv_format *format, const float *balance,
                            const tqkv_rows *rows, size_t n_rows);
 
 /* A row_codec that encodes. */
@@ -29,8 +28,7 @@ typedef struct row_encoder {
 } row_encoder;
 
 tqkv_status row_encoder_init(row_encoder *encoder, const tqkv_format *format,
-                             const tqkv_key_profile *profile, const tqkv_rows *rows,
-                             size_t n_rows);
+                             const float *balance, const tqkv_rows *rows, size_t n_rows);
 
 /* One row's codes and scale (a half, or norms); x is finite, with this sum of squares as
  * row_clean gives it, and is overwritten. */
@@ -43,6 +41,10 @@ float row_clean(const codec_kernels *k, unsigned n, float *x);
 /* One row from codes and scale, in the original or rotated domain. */
 void row_decode(const row_codec *codec, const uint8_t *codes, const uint8_t *scale,
                 tqkv_domain domain, float *x);
+
+/* x times a row's balance, and divided by it; nothing where there is none. */
+void balance_row(const float *balance, unsigned n, float *x);
+void unbalance_row(const float *balance, unsigned n, float *x);
 
 /* Stride in bytes (0 elements meaning head_dim) of an array of rows, whose
  * whole size is checked too. */

@@ -31,7 +31,7 @@ tqkv_status container_shape(const tqkv_container_info *info, uint64_t *n_rows,
     if (status != TQKV_OK)
         return status;
     *n_rows = rows;
-    return tqkv_format_row_bytes(&info->format, 0, row_bytes);
+    return tqkv_format_row_bytes(&info->format, row_bytes);
 }
 
 void container_header_write(const tqkv_container_info *info, uint8_t *h)
@@ -93,16 +93,14 @@ tqkv_status container_check_profile(const tqkv_container_info *info,
 {
     return tqkv_profile_n_layers(profile) == info->n_layers &&
                    tqkv_profile_n_heads(profile) == info->n_heads &&
-                   tqkv_profile_head_dim(profile) == info->format.head_dim &&
-                   (!info->is_paged || tqkv_profile_n_centres(profile) == 1)
+                   tqkv_profile_head_dim(profile) == info->format.head_dim
                ? TQKV_OK
                : TQKV_ERROR_PROFILE;
 }
 
 /* Rows of one layer and head: every n_heads-th from row `first` of the span. */
 typedef struct head_rows {
-    tqkv_key_profile key_profile;
-    int has_profile;
+    const float *balance; /* or null */
     size_t first, count, step;
 } head_rows;
 
@@ -114,12 +112,11 @@ static head_rows rows_of_head(const tqkv_container_info *info,
     head_rows r = {.first = 0, .count = n_rows, .step = 1};
     if (profile) {
         uint64_t per_layer = info->n_tokens * info->n_heads;
-        r.has_profile = 1;
         r.first = index;
         r.step = (size_t)info->n_heads;
         r.count = (n_rows - index + r.step - 1) / r.step;
-        tqkv_profile_get(profile, (uint32_t)(first / per_layer),
-                         (uint32_t)((first + index) % info->n_heads), &r.key_profile);
+        tqkv_profile_balance(profile, (uint32_t)(first / per_layer),
+                             (uint32_t)((first + index) % info->n_heads), &r.balance);
     }
     return r;
 }
@@ -150,20 +147,18 @@ typedef struct transfer {
 
 /* Rows of one head, whose first row and value are at bytes, src and dst. */
 static tqkv_status transfer_head(const tqkv_format *f, const head_rows *r,
-                                 const transfer *t, uint8_t *bytes, size_t row_bytes,
-                                 int has_centres)
+                                 const transfer *t, uint8_t *bytes, size_t row_bytes)
 {
-    const tqkv_key_profile *p = r->has_profile ? &r->key_profile : NULL;
     size_t stride = r->step * f->head_dim, element = t->type == TQKV_F32 ? 4 : 2;
     tqkv_rows rows;
-    tqkv_status status = tqkv_rows_at(f, bytes + r->first * row_bytes, r->step * row_bytes,
-                                      has_centres, &rows);
+    tqkv_status status =
+        tqkv_rows_at(f, bytes + r->first * row_bytes, r->step * row_bytes, &rows);
     if (status != TQKV_OK)
         return status;
     if (t->src)
-        return tqkv_encode(f, p, t->src + r->first * f->head_dim * element, t->type, stride,
-                           r->count, &rows);
-    return tqkv_decode(f, p, &rows, r->count, TQKV_ORIGINAL,
+        return tqkv_encode(f, r->balance, t->src + r->first * f->head_dim * element, t->type,
+                           stride, r->count, &rows);
+    return tqkv_decode(f, r->balance, &rows, r->count, TQKV_ORIGINAL,
                        t->dst + r->first * f->head_dim, stride);
 }
 
@@ -172,14 +167,13 @@ static tqkv_status transfer_rows(const tqkv_container_info *info,
                                  size_t n_rows, transfer t, uint8_t *bytes)
 {
     size_t dim = info->format.head_dim, row_bytes;
-    int has_centres = tqkv_profile_n_centres(profile) > 1;
-    tqkv_status status = tqkv_format_row_bytes(&info->format, has_centres, &row_bytes);
+    tqkv_status status = tqkv_format_row_bytes(&info->format, &row_bytes);
     while (status == TQKV_OK && n_rows) {
         size_t span = within_layer(info, profile, first, n_rows);
         size_t heads = heads_in(info, profile, span);
         for (size_t i = 0; status == TQKV_OK && i < heads; i++) {
             head_rows r = rows_of_head(info, profile, first, span, i);
-            status = transfer_head(&info->format, &r, &t, bytes, row_bytes, has_centres);
+            status = transfer_head(&info->format, &r, &t, bytes, row_bytes);
         }
         first += span;
         n_rows -= span;

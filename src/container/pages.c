@@ -44,11 +44,11 @@ static tqkv_page page_of(const tqkv_format *f, uint8_t *section, size_t n_tokens
 static const float *balance_of(const tqkv_container_info *info, const tqkv_profile *profile,
                                uint64_t first, size_t head)
 {
-    tqkv_key_profile p = {0};
+    const float *balance = NULL;
     if (profile)
-        tqkv_profile_get(profile, (uint32_t)(first / info->n_heads / info->n_tokens),
-                         (uint32_t)head, &p);
-    return p.balance;
+        tqkv_profile_balance(profile, (uint32_t)(first / info->n_heads / info->n_tokens),
+                             (uint32_t)head, &balance);
+    return balance;
 }
 
 /* ---- rows ---- */

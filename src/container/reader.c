@@ -75,7 +75,6 @@ static tqkv_status start(tqkv_reader *r)
     status = container_shape(&r->info, &r->n_rows, &r->row_bytes);
     if (status == TQKV_OK && r->info.has_profile)
         status = read_profile(r);
-    r->row_bytes += tqkv_profile_n_centres(r->profile) > 1;
     return status;
 }
 

@@ -101,7 +101,6 @@ static tqkv_status start(tqkv_writer *w, const tqkv_profile *profile)
     if (status != TQKV_OK)
         return status;
     w->info.has_profile = profile != NULL;
-    w->row_bytes += tqkv_profile_n_centres(w->profile) > 1;
     status = make_buffers(w);
     if (status != TQKV_OK)
         return status;

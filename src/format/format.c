@@ -180,27 +180,24 @@ tqkv_status tqkv_format_scale_bytes(const tqkv_format *f, size_t *bytes)
     return status;
 }
 
-tqkv_status tqkv_format_row_bytes(const tqkv_format *f, int has_centres,
-                                  size_t *bytes)
+tqkv_status tqkv_format_row_bytes(const tqkv_format *f, size_t *bytes)
 {
     tqkv_status status = tqkv_format_check(f);
     if (status == TQKV_OK && !bytes)
         status = TQKV_ERROR_ARGUMENT;
     if (status == TQKV_OK)
-        *bytes = format_code_bytes(f) + format_scale_bytes(f) + !!has_centres;
+        *bytes = format_code_bytes(f) + format_scale_bytes(f);
     return status;
 }
 
-tqkv_status tqkv_rows_at(const tqkv_format *f, void *base, size_t stride,
-                         int has_centres, tqkv_rows *rows)
+tqkv_status tqkv_rows_at(const tqkv_format *f, void *base, size_t stride, tqkv_rows *rows)
 {
     tqkv_status status = tqkv_format_check(f);
     if (status != TQKV_OK)
         return status;
     if (!base || !rows)
         return TQKV_ERROR_ARGUMENT;
-    size_t codes = format_code_bytes(f), scale = format_scale_bytes(f);
-    size_t row = codes + scale + !!has_centres;
+    size_t codes = format_code_bytes(f), row = codes + format_scale_bytes(f);
     if (stride == 0)
         stride = row;
     if (stride < row)
@@ -208,9 +205,6 @@ tqkv_status tqkv_rows_at(const tqkv_format *f, void *base, size_t stride,
     uint8_t *bytes = base;
     rows->codes = bytes;
     rows->scales = bytes + codes;
-    rows->centres = has_centres ? bytes + codes + scale : NULL;
     rows->code_stride = rows->scale_stride = stride;
-    rows->centre_stride = has_centres ? stride : 0;
-    rows->spare_bits = 0;
     return TQKV_OK;
 }

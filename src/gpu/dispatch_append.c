@@ -19,7 +19,7 @@ static tqkv_status check_arguments(const tqkv_gpu_attention *a, uint32_t n_posit
     if (!a->keys.format.codebook || !a->values.format.codebook ||
         !operand_format_is_good(&a->keys) || !operand_format_is_good(&a->values))
         return TQKV_ERROR_FORMAT;
-    if (!key_profile_is_good(&a->keys))
+    if (!balances_are_good(&a->keys))
         return TQKV_ERROR_PROFILE;
     if (n_positions > a->n_tokens && !a->lengths)
         return TQKV_ERROR_ARGUMENT;
@@ -58,8 +58,8 @@ static tqkv_status record_rows(append_call *c, uint32_t first, uint32_t n)
     c->p.team_floats = t.floats;
     operand_rotation_set(&c->p.rotation, o, 0);
     launch l = {.buffers = {c->keys, c->values, c->views[0], c->views[1], c->views[2], c->views[3],
-                            c->views[4], a->keys.profiles, a->pages, a->lengths},
-                .n_buffers = 10, .n_items = t.n_items, .local_bytes = t.local_bytes,
+                            a->keys.balances, a->pages, a->lengths},
+                .n_buffers = 9, .n_items = t.n_items, .local_bytes = t.local_bytes,
                 .is_entered = 1};
     tqkv_status status = launch_set_groups(&l, c->e, n);
     if (status == TQKV_OK)
@@ -114,7 +114,7 @@ tqkv_status tqkv_dispatch_append(tqkv_encoder *e, tqkv_registry *registry,
                           .n_positions = n_positions, .n_kv_heads = a->n_kv_heads,
                           .n_tokens = a->n_tokens, .has_lengths = a->lengths != NULL,
                           .value_type = type,
-                          .n_centres = a->keys.profiles ? a->keys.n_centres : 0};
+                          .has_balances = a->keys.balances != NULL};
     status = cache_check(e, a);
     if (status == TQKV_OK)
         status = check_numbers(&c, type);

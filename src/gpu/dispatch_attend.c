@@ -10,7 +10,7 @@ enum { ROWS = 4 /* of a block where the kernel takes any */, TILE = 128, MAX_SPL
 
 /* How the work is divided; sizes of the parts of the portable kernels' workspace in floats. */
 typedef struct attend_plan {
-    uint64_t query_rows, rotated, products, partials;
+    uint64_t query_rows, rotated, partials;
     uint32_t n_splits;
     int has_tensor; /* there is a kernel for tensor cores, unless rows lie in its way */
     tensor_plan tensor;
@@ -45,15 +45,12 @@ static tqkv_status make_plan(const tqkv_device *d, const tqkv_gpu_attention *a, 
     plan->n_splits = count_splits(d, a, product3(blocks, a->n_kv_heads, 1));
     plan->query_rows = product3(a->n_queries, a->n_heads, a->n_sequences);
     plan->rotated = product3(plan->query_rows, a->keys.format.head_dim, 1);
-    plan->products = product3(plan->query_rows, a->keys.n_centres, 1);
     plan->partials = product3(product3(groups, plan->n_splits, ROWS), dim + 2, 1);
-    uint64_t floats = sum2(sum2(plan->rotated, plan->products), plan->partials);
-    /* each part begins at a multiple of 16 bytes */
-    plan->rotated = (plan->rotated + 3) & ~3ull;
-    plan->products = (plan->products + 3) & ~3ull;
+    uint64_t floats = sum2(plan->rotated, plan->partials);
+    plan->rotated = (plan->rotated + 3) & ~3ull; /* what follows begins at a multiple of 16 bytes */
     if (floats > UINT64_MAX / 8 || plan->query_rows > INT32_MAX)
         return TQKV_ERROR_OVERFLOW;
-    plan->workspace = (size_t)(plan->rotated + plan->products + plan->partials) * sizeof(float);
+    plan->workspace = (size_t)(plan->rotated + plan->partials) * sizeof(float);
     plan->has_tensor = tensor_plan_make(d, a, &plan->tensor);
     if (plan->has_tensor && plan->tensor.workspace > plan->workspace)
         plan->workspace = (size_t)plan->tensor.workspace;
@@ -69,7 +66,7 @@ static tqkv_status check_shapes(const tqkv_gpu_attention *a)
         return TQKV_ERROR_OVERFLOW;
     if (!operand_format_is_good(&a->keys) || !operand_format_is_good(&a->values))
         return TQKV_ERROR_FORMAT;
-    if (!key_profile_is_good(&a->keys))
+    if (!balances_are_good(&a->keys))
         return TQKV_ERROR_PROFILE;
     return TQKV_OK;
 }
@@ -127,16 +124,15 @@ static uint32_t larger_of(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-/* The three parts of the workspace. */
+/* The two parts of the workspace. */
 typedef struct parts {
-    tqkv_buffer *rotated, *products, *partials;
+    tqkv_buffer *rotated, *partials;
     tqkv_buffer *operands[CACHE_VIEWS];
 } parts;
 
 static void parts_free(parts *s)
 {
     tqkv_buffer_free(s->rotated);
-    tqkv_buffer_free(s->products);
     tqkv_buffer_free(s->partials);
     for (int i = 0; i < CACHE_VIEWS; i++)
         tqkv_buffer_free(s->operands[i]);
@@ -145,13 +141,10 @@ static void parts_free(parts *s)
 static tqkv_status parts_make(parts *s, const tqkv_gpu_attention *a, const attend_plan *plan,
                               tqkv_buffer *workspace)
 {
-    size_t rotated = (size_t)plan->rotated * 4, products = (size_t)plan->products * 4;
+    size_t rotated = (size_t)plan->rotated * 4;
     tqkv_status status = tqkv_buffer_view(workspace, 0, rotated, &s->rotated);
-    if (status == TQKV_OK && products)
-        status = tqkv_buffer_view(workspace, rotated, products, &s->products);
     if (status == TQKV_OK)
-        status = tqkv_buffer_view(workspace, rotated + products, (size_t)plan->partials * 4,
-                                  &s->partials);
+        status = tqkv_buffer_view(workspace, rotated, (size_t)plan->partials * 4, &s->partials);
     if (status == TQKV_OK)
         status = cache_views(a, 0, s->operands);
     return status;
@@ -168,10 +161,10 @@ static tqkv_status record_queries(tqkv_encoder *e, tqkv_registry *registry,
                       .sequence_stride = (uint64_t)a->n_queries * a->n_heads * dim,
                       .head_dim = dim, .n_queries = a->n_queries, .n_heads = a->n_heads,
                       .n_kv_heads = a->n_kv_heads, .type = a->query_type,
-                      .n_centres = a->keys.profiles ? a->keys.n_centres : 0};
+                      .has_balances = a->keys.balances != NULL};
     operand_rotation_set(&p.rotation, &a->keys, 0);
-    launch l = {.buffers = {a->queries, a->keys.profiles, NULL, s->rotated, s->products},
-                .n_buffers = 8, .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
+    launch l = {.buffers = {a->queries, a->keys.balances, s->rotated}, .n_buffers = 4,
+                .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
                 .local_bytes = 2 * dim * 4, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "prepare_queries", NULL);
     return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
@@ -188,8 +181,7 @@ static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
         .n_kv_heads = a->n_kv_heads, .group = group_of(a), .n_tokens = a->n_tokens,
         .has_lengths = a->lengths != NULL,
         .causal = a->causal != 0, .n_splits = plan->n_splits,
-        .n_centres = a->keys.profiles ? a->keys.n_centres : 0, .scale = a->scale,
-        .softcap = a->softcap};
+        .scale = a->scale, .softcap = a->softcap};
     uint32_t rows = a->n_queries * group_of(a), best = rows == 1 ? 1 : rows == 2 ? 2 : ROWS;
     uint32_t value_blocks = p.values.format.kind == TQKV_CODEBOOK_MLX
                                 ? mlx_norms_per_position(p.values.format.head_dim)
@@ -200,10 +192,9 @@ static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
                              &p.values.format);
     snprintf(options + length, sizeof options - length, "ROWS=%u GROUP_SIZE=%d", best,
              TILE_ITEMS);
-    launch l = {.buffers = {s->rotated, s->products, s->operands[0], s->operands[1],
-                            s->operands[2], s->operands[3], s->operands[4], a->pages, a->lengths,
-                            s->partials},
-                .n_buffers = 10, .n_items = TILE_ITEMS, .is_entered = 1};
+    launch l = {.buffers = {s->rotated, s->operands[0], s->operands[1], s->operands[2],
+                            s->operands[3], a->pages, a->lengths, s->partials},
+                .n_buffers = 8, .n_items = TILE_ITEMS, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "attend_split", options);
     if (status != TQKV_OK)
         return status;

@@ -13,10 +13,9 @@ int operand_format_is_good(const tqkv_gpu_operand *o)
     return tqkv_format_check(f) == TQKV_OK && f->head_dim <= TQKV_GPU_MAX_HEAD_DIM;
 }
 
-int key_profile_is_good(const tqkv_gpu_operand *keys)
+int balances_are_good(const tqkv_gpu_operand *keys)
 {
-    return keys->n_centres <= 256 &&
-           (!keys->profiles || (keys->n_centres >= 1 && !keys->is_rotated));
+    return !keys->balances || !keys->is_rotated;
 }
 
 static uint64_t count_slots(const tqkv_gpu_attention *a)
@@ -55,15 +54,10 @@ static tqkv_status check_operand(tqkv_encoder *e, const tqkv_gpu_attention *a,
         status = check_part(e, a, r->scales, r->scale_offset, r->scale_stride, o->head.scales,
                             o->page.scales, o->sequence.scales, format_scale_bytes(&o->format), 1,
                             is_key ? "scales of keys" : "scales of values");
-    if (status == TQKV_OK && o->profiles && o->n_centres > 1)
-        status = check_part(e, a, r->centres, r->centre_offset, r->centre_stride,
-                            o->head.centres, o->page.centres, o->sequence.centres, 1, 1,
-                            "centres");
-    if (status == TQKV_OK && o->profiles)
-        status = dispatch_check_buffer(
-            e, o->profiles, 0,
-            product3(product3(a->n_kv_heads, 1 + o->n_centres, 1), o->format.head_dim, 4), 4,
-            "profiles");
+    if (status == TQKV_OK && o->balances)
+        status = dispatch_check_buffer(e, o->balances, 0,
+                                       product3(a->n_kv_heads, o->format.head_dim, 4), 4,
+                                       "balances");
     float factor = o->scale_factor_d512;
     if (status == TQKV_OK && !isfinite(factor))
         status = FAILED(e, TQKV_ERROR_ARGUMENT, "scale_factor_d512 is %g", (double)factor);
@@ -104,11 +98,9 @@ operand_params operand_of(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o
     const tqkv_gpu_rows *r = &o->rows;
     int paged = a->pages != NULL;
     operand_params p = {
-        r->code_stride, r->scale_stride, r->centre_stride,
-        o->head.codes, o->head.scales, o->head.centres,
-        o->page.codes, o->page.scales, o->page.centres,
-        paged ? 0 : o->sequence.codes, paged ? 0 : o->sequence.scales,
-        paged ? 0 : o->sequence.centres, {0}};
+        r->code_stride, r->scale_stride, o->head.codes, o->head.scales,
+        o->page.codes, o->page.scales,
+        paged ? 0 : o->sequence.codes, paged ? 0 : o->sequence.scales, {0}};
     format_params_set(&p.format, &o->format, o->type,
                       o->scale_factor_d512 != 0 ? o->scale_factor_d512 : 1);
     p.format.words = (uint)rows_have_words(&p.format, r->codes, r->code_offset,
@@ -139,21 +131,16 @@ static tqkv_status view_from(tqkv_buffer *b, size_t offset, tqkv_buffer **view)
 
 tqkv_status cache_views(const tqkv_gpu_attention *a, uint64_t first, tqkv_buffer **views)
 {
-    const tqkv_gpu_rows *k = &a->keys.rows, *v = &a->values.rows;
-    tqkv_buffer *buffers[] = {k->codes, k->scales, k->centres, v->codes, v->scales};
-    size_t offsets[] = {k->code_offset, k->scale_offset, k->centre_offset, v->code_offset,
-                        v->scale_offset};
-    size_t strides[] = {k->code_stride, k->scale_stride, k->centre_stride, v->code_stride,
-                        v->scale_stride};
+    const tqkv_gpu_operand *operands[] = {&a->keys, &a->values};
     tqkv_status status = TQKV_OK;
-    for (int i = 0; i < CACHE_VIEWS; i++) {
-        int is_scale = i == 1 || i == 4;
-        const tqkv_gpu_operand *o = i < 3 ? &a->keys : &a->values;
-        int is_used = is_scale ? o->format.codebook != 0
-                      : i == 2 ? o->profiles != NULL && o->n_centres > 1
-                               : 1;
-        if (status == TQKV_OK && is_used)
-            status = view_from(buffers[i], offsets[i] + (size_t)first * strides[i], &views[i]);
+    for (int i = 0; status == TQKV_OK && i < CACHE_VIEWS; i++) {
+        const tqkv_gpu_operand *o = operands[i / 2];
+        const tqkv_gpu_rows *r = &o->rows;
+        if (i % 2 == 0)
+            status = view_from(r->codes, r->code_offset + (size_t)first * r->code_stride, &views[i]);
+        else if (o->format.codebook)
+            status = view_from(r->scales, r->scale_offset + (size_t)first * r->scale_stride,
+                               &views[i]);
     }
     return status;
 }

@@ -5,7 +5,7 @@
 #include "gpu/dispatch.h"
 
 int operand_format_is_good(const tqkv_gpu_operand *o);
-int key_profile_is_good(const tqkv_gpu_operand *keys);
+int balances_are_good(const tqkv_gpu_operand *keys);
 
 /* Pages, rings and lengths have a meaning, and no row of keys or values lies outside its
  * buffers. */
@@ -18,10 +18,9 @@ place_params places_of(const tqkv_gpu_attention *a);
 /* An operand's rotation; none where its rows' domain is the caller's. */
 void operand_rotation_set(rotation_params *p, const tqkv_gpu_operand *o, int inverse);
 
-/* Views of keys' codes, scales and centres, and of values' codes and scales, from the first
- * row of slot `first` on; null where nothing is read. The caller frees them, also after an
- * error. */
-enum { CACHE_VIEWS = 5 };
+/* Views of keys' codes and scales, and of values' codes and scales, from the first row of
+ * slot `first` on; null where nothing is read. The caller frees them, also after an error. */
+enum { CACHE_VIEWS = 4 };
 tqkv_status cache_views(const tqkv_gpu_attention *a, uint64_t first, tqkv_buffer **views);
 
 #endif

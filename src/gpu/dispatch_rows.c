@@ -5,7 +5,7 @@
 #include "gpu/dispatch.h"
 
 tqkv_status tqkv_gpu_rows_at(const tqkv_format *format, tqkv_buffer *buffer, size_t offset,
-                             size_t stride, int has_centres, tqkv_gpu_rows *rows)
+                             size_t stride, tqkv_gpu_rows *rows)
 {
     tqkv_status status = handle_check(buffer, HANDLE_BUFFER);
     if (status != TQKV_OK)
@@ -15,19 +15,16 @@ tqkv_status tqkv_gpu_rows_at(const tqkv_format *format, tqkv_buffer *buffer, siz
         status = TQKV_ERROR_ARGUMENT;
     if (status != TQKV_OK)
         return device_failed(buffer->device, status, "rows: %s", tqkv_status_string(status));
-    size_t codes = format_code_bytes(format), scale = format_scale_bytes(format);
-    size_t row = codes + scale + !!has_centres;
+    size_t codes = format_code_bytes(format), row = codes + format_scale_bytes(format);
     if (stride == 0)
         stride = row;
     if (stride < row || offset > buffer->bytes)
         return device_failed(buffer->device, TQKV_ERROR_BUFFER,
                              "rows of %zu bytes at %zu, %zu apart, in a buffer of %zu", row, offset,
                              stride, buffer->bytes);
-    *rows = (tqkv_gpu_rows){
-        .codes = buffer, .scales = buffer, .centres = has_centres ? buffer : NULL,
-        .code_offset = offset, .scale_offset = offset + codes,
-        .centre_offset = has_centres ? offset + codes + scale : 0,
-        .code_stride = stride, .scale_stride = stride, .centre_stride = has_centres ? stride : 0};
+    *rows = (tqkv_gpu_rows){.codes = buffer, .scales = buffer, .code_offset = offset,
+                            .scale_offset = offset + codes, .code_stride = stride,
+                            .scale_stride = stride};
     return TQKV_OK;
 }
 
@@ -36,8 +33,7 @@ typedef struct rows_call {
     tqkv_encoder *e;
     tqkv_registry *registry;
     const tqkv_format *format;
-    tqkv_buffer *profile;
-    uint32_t n_centres;
+    tqkv_buffer *balance;
     tqkv_buffer *values;
     tqkv_type type;
     size_t n_rows;
@@ -71,11 +67,6 @@ static tqkv_status check_rows(rows_call *c)
     if (status == TQKV_OK)
         status = dispatch_check_buffer(e, r->scales, r->scale_offset,
                                        extent(r->scale_stride, c->n_rows, scale), 1, "scales");
-    if (status == TQKV_OK && c->p.n_centres > 1)
-        status = check_stride(e, r->centre_stride, c->n_rows, 1, "centres");
-    if (status == TQKV_OK && c->p.n_centres > 1)
-        status = dispatch_check_buffer(e, r->centres, r->centre_offset,
-                                       extent(r->centre_stride, c->n_rows, 1), 1, "centres");
     return status;
 }
 
@@ -87,7 +78,7 @@ static tqkv_status check_call(rows_call *c, size_t stride)
         return FAILED(e, status, "%s", tqkv_status_string(status));
     if (c->format->head_dim > TQKV_GPU_MAX_HEAD_DIM)
         return FAILED(e, TQKV_ERROR_HEAD_DIM_RANGE, "head_dim is over %d", TQKV_GPU_MAX_HEAD_DIM);
-    if (!c->rows || !is_type(c->type) || c->n_centres > 256)
+    if (!c->rows || !is_type(c->type))
         return FAILED(e, TQKV_ERROR_ARGUMENT, "an argument is null or outside its range");
     if (c->n_rows == 0)
         return TQKV_OK;
@@ -96,9 +87,8 @@ static tqkv_status check_call(rows_call *c, size_t stride)
     c->p.value_stride = product3(stride ? stride : c->format->head_dim, type_size(c->type), 1);
     c->p.code_stride = c->rows->code_stride;
     c->p.scale_stride = c->rows->scale_stride;
-    c->p.centre_stride = c->rows->centre_stride;
     c->p.value_type = c->type;
-    c->p.n_centres = c->profile ? c->n_centres : 0;
+    c->p.has_balance = c->balance != NULL;
     status = check_stride(e, c->p.value_stride, c->n_rows, row, "numbers");
     if (status == TQKV_OK)
         status = dispatch_check_buffer(e, c->values, 0,
@@ -106,12 +96,8 @@ static tqkv_status check_call(rows_call *c, size_t stride)
                                        type_size(c->type), "numbers");
     if (status == TQKV_OK)
         status = check_rows(c);
-    if (status == TQKV_OK && c->profile && c->n_centres == 0)
-        status = FAILED(e, TQKV_ERROR_ARGUMENT, "a profile has at least one centre");
-    if (status == TQKV_OK && c->profile)
-        status = dispatch_check_buffer(
-            e, c->profile, 0, (uint64_t)(1 + c->n_centres) * c->format->head_dim * 4, 4,
-            "profile");
+    if (status == TQKV_OK && c->balance)
+        status = dispatch_check_buffer(e, c->balance, 0, c->format->head_dim * 4ull, 4, "balance");
     format_params_set(&c->p.format, c->format, 0, 1);
     return status;
 }
@@ -126,49 +112,25 @@ static tqkv_status find_kernel(rows_call *c, launch *l, const char *name, uint32
     return launch_find(l, c->e, c->registry, name, options);
 }
 
-static void free_views(tqkv_buffer **views, int n)
-{
-    for (int i = 0; i < n; i++)
-        tqkv_buffer_free(views[i]);
-}
-
-/* Views of the rows' parts from their offsets on, in views[3]. */
-static tqkv_status make_views(rows_call *c, tqkv_buffer **views)
-{
-    const tqkv_gpu_rows *r = c->rows;
-    tqkv_buffer *buffers[] = {r->codes, r->scales, c->p.n_centres > 1 ? r->centres : NULL};
-    size_t offsets[] = {r->code_offset, r->scale_offset, r->centre_offset};
-    tqkv_status status = TQKV_OK;
-    for (int i = 0; i < 3; i++) {
-        views[i] = NULL;
-        if (status == TQKV_OK && buffers[i])
-            status = tqkv_buffer_view(buffers[i], offsets[i], buffers[i]->bytes - offsets[i],
-                                      &views[i]);
-    }
-    if (status != TQKV_OK) {
-        free_views(views, 3);
-        FAILED(c->e, status, "out of host memory");
-    }
-    return status;
-}
-
 static tqkv_status record(rows_call *c, launch *l, int is_encode)
 {
-    tqkv_buffer *views[3];
-    tqkv_status status = make_views(c, views);
+    const tqkv_gpu_rows *r = c->rows;
+    tqkv_buffer *codes = NULL, *scales = NULL;
+    tqkv_status status = tqkv_buffer_view(r->codes, r->code_offset,
+                                          r->codes->bytes - r->code_offset, &codes);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_view(r->scales, r->scale_offset, r->scales->bytes - r->scale_offset,
+                                  &scales);
+    tqkv_buffer *encode[] = {c->values, codes, scales, c->balance};
+    tqkv_buffer *decode[] = {codes, scales, c->balance, c->values};
+    memcpy(l->buffers, is_encode ? encode : decode, sizeof encode);
+    l->n_buffers = 4;
     if (status != TQKV_OK)
-        return status;
-    int at = 0;
-    if (is_encode)
-        l->buffers[at++] = c->values;
-    for (int i = 0; i < 3; i++)
-        l->buffers[at++] = views[i];
-    l->buffers[at++] = c->profile;
-    if (!is_encode)
-        l->buffers[at++] = c->values;
-    l->n_buffers = 8;
-    status = launch_record(l, c->e, &c->p, sizeof c->p);
-    free_views(views, 3);
+        FAILED(c->e, status, "out of host memory");
+    else
+        status = launch_record(l, c->e, &c->p, sizeof c->p);
+    tqkv_buffer_free(codes);
+    tqkv_buffer_free(scales);
     return status;
 }
 
@@ -214,16 +176,16 @@ static int is_private(const rows_call *c)
     const tqkv_format *f = c->format;
     const backend *b = c->e->device->backend;
     return (b->specialises || b == &backend_host) && (f->head_dim == 64 || f->head_dim == 128) &&
-           f->rotation != TQKV_ROTATION_NONE && !c->p.n_centres;
+           f->rotation != TQKV_ROTATION_NONE && !c->balance;
 }
 
 tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
-                                 const tqkv_format *format, tqkv_buffer *profile,
-                                 uint32_t n_centres, tqkv_buffer *src, tqkv_type src_type,
-                                 size_t src_stride, size_t n_rows, const tqkv_gpu_rows *rows)
+                                 const tqkv_format *format, tqkv_buffer *balance, tqkv_buffer *src,
+                                 tqkv_type src_type, size_t src_stride, size_t n_rows,
+                                 const tqkv_gpu_rows *rows)
 {
     static const char *const kernels[] = {NULL, "encode_trellis", "encode_lloyd", "encode_mlx"};
-    rows_call c = {e, registry, format, profile, n_centres, src, src_type, n_rows, rows, {0}};
+    rows_call c = {e, registry, format, balance, src, src_type, n_rows, rows, {0}};
     launch l = {0};
     tqkv_status status = handle_check(e, HANDLE_ENCODER);
     if (status == TQKV_OK)
@@ -254,12 +216,11 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
 /* ---- decoding ---- */
 
 tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
-                                 const tqkv_format *format, tqkv_buffer *profile,
-                                 uint32_t n_centres, const tqkv_gpu_rows *rows, size_t n_rows,
-                                 tqkv_domain domain, tqkv_buffer *dst, tqkv_type dst_type,
-                                 size_t dst_stride)
+                                 const tqkv_format *format, tqkv_buffer *balance,
+                                 const tqkv_gpu_rows *rows, size_t n_rows, tqkv_domain domain,
+                                 tqkv_buffer *dst, tqkv_type dst_type, size_t dst_stride)
 {
-    rows_call c = {e, registry, format, profile, n_centres, dst, dst_type, n_rows, rows, {0}};
+    rows_call c = {e, registry, format, balance, dst, dst_type, n_rows, rows, {0}};
     launch l = {.n_items = ITEMS};
     tqkv_status status = handle_check(e, HANDLE_ENCODER);
     if (status == TQKV_OK)

@@ -43,18 +43,10 @@ static uint32_t scale_bytes(const tqkv_format *f)
     return f->codebook == TQKV_CODEBOOK_MLX ? 4 : 2;
 }
 
-/* The kernel's CENTRES. 0: no profile, 1: a centre, 2: several, and rows have the number of
- * theirs. */
-static int centres_case(const tqkv_gpu_attention *a)
-{
-    return !a->keys.profiles ? 0 : a->keys.n_centres > 1 ? 2 : 1;
-}
-
 static uint32_t stage_bytes(const tqkv_gpu_attention *a, uint32_t tile)
 {
     const tqkv_format *k = &a->keys.format, *v = &a->values.format;
-    return tile * (row_bytes(k) + row_bytes(v) + scale_bytes(k) + scale_bytes(v) +
-                   (centres_case(a) == 2));
+    return tile * (row_bytes(k) + row_bytes(v) + scale_bytes(k) + scale_bytes(v));
 }
 
 /* PADDED, in the kernel's words; then struct workplace and what stands around it. */
@@ -70,9 +62,8 @@ static uint32_t place_bytes(const tqkv_gpu_attention *a, const tensor_plan *plan
     uint32_t merge = plan->merge_warps * rows * (padded_dim(&a->values.format) + 4) * 4;
     uint32_t sets = rows <= 4 ? 1 : rows / 4, steps = (d + 31) / 32 * 2;
     uint32_t fragments = steps * sets * 256, state = (3 * warps + 7) * rows * 4 + 64;
-    uint32_t products = centres_case(a) ? a->keys.n_centres * rows * 4 : 0;
     return 2 * rows * d * 4 + rows * 2 * d * 4 + merge +
-           (warps * plan->stages + 2) * 8 + fragments + state + products;
+           (warps * plan->stages + 2) * 8 + fragments + state;
 }
 
 /* Tiles of a head, at most: with a window those around its ends. */
@@ -174,10 +165,7 @@ static int operand_fits(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
     return part_fits(r->codes, r->code_offset, r->code_stride, row_bytes(&o->format),
                      o->head.codes | group->codes) &&
            part_fits(r->scales, r->scale_offset, r->scale_stride, scale_bytes(&o->format),
-                     o->head.scales | group->scales) &&
-           (!o->profiles || o->n_centres < 2 ||
-            part_fits(r->centres, r->centre_offset, r->centre_stride, 1,
-                      o->head.centres | group->centres));
+                     o->head.scales | group->scales);
 }
 
 int tensor_layout_fits(const tqkv_gpu_attention *a)
@@ -198,12 +186,10 @@ static int reads_on(const tqkv_gpu_attention *a, const tensor_plan *plan)
         const struct {
             const tqkv_buffer *buffer;
             size_t offset, stride, head, sequence;
-        } parts[3] = {
+        } parts[2] = {
             {r->codes, r->code_offset, r->code_stride, o->head.codes, o->sequence.codes},
-            {r->scales, r->scale_offset, r->scale_stride, o->head.scales, o->sequence.scales},
-            {r->centres, r->centre_offset, 1, o->head.centres, o->sequence.centres}};
-        int n_parts = !i && centres_case(a) == 2 ? 3 : 2;
-        for (int k = 0; k < n_parts; k++)
+            {r->scales, r->scale_offset, r->scale_stride, o->head.scales, o->sequence.scales}};
+        for (int k = 0; k < 2; k++)
             if (sum2(sum2(parts[k].offset, last * parts[k].sequence),
                      sum2((a->n_kv_heads - 1) * parts[k].head, slots * parts[k].stride)) >
                 parts[k].buffer->bytes)
@@ -299,8 +285,7 @@ static tensor_operand operand_make(const tqkv_gpu_attention *a, const tqkv_gpu_o
                                    float *unit)
 {
     const tqkv_gpu_strides *group = a->pages ? &o->page : &o->sequence;
-    tensor_operand t = {o->head.codes, o->head.scales, o->head.centres,
-                        group->codes, group->scales, group->centres, {{{{{0}}}}}};
+    tensor_operand t = {o->head.codes, o->head.scales, group->codes, group->scales, {{{{{0}}}}}};
     *unit = levels_make(&o->format, &t.tables);
     return t;
 }
@@ -338,7 +323,7 @@ static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const ten
         .page_size = a->pages ? a->page_size : 0, .pages_stride = a->pages_stride,
         .n_pages = a->n_pages, .n_blocks = plan->n_blocks,
         .query_type = a->query_type, .out_type = a->out_type,
-        .n_centres = centres_case(a) ? a->keys.n_centres : 0, .has_sinks = a->sinks != NULL,
+        .has_sinks = a->sinks != NULL,
         .overlaps = (uint)overlaps, .minus_one = ~0u,
         .scale = a->scale, .softcap = a->softcap};
     p->keys = operand_make(a, &a->keys, &p->key_unit);
@@ -354,10 +339,10 @@ static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *regist
     char options[512];
     snprintf(options, sizeof options,
              "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u MERGE_WARPS=%u KEY_KIND=%u "
-             "KEY_RATE=%u VALUE_KIND=%u VALUE_RATE=%u CENTRES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
+             "KEY_RATE=%u VALUE_KIND=%u VALUE_RATE=%u BALANCES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
              k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages,
-             plan->merge_warps, k->codebook, k->rate, v->codebook, v->rate, centres_case(a),
-             a->softcap > 0, a->state != NULL, layout_of(a, plan));
+             plan->merge_warps, k->codebook, k->rate, v->codebook, v->rate,
+             a->keys.balances != NULL, a->softcap > 0, a->state != NULL, layout_of(a, plan));
     return launch_find(l, e, registry, "attend_tensor", options);
 }
 
@@ -366,7 +351,7 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
 {
     tensor_params p;
     tqkv_buffer *views[CACHE_VIEWS] = {0};
-    launch l = {.n_buffers = 14, .groups = {plan->groups, 1, 1}, .n_items = 32 * plan->warps,
+    launch l = {.n_buffers = 13, .groups = {plan->groups, 1, 1}, .n_items = 32 * plan->warps,
                 .local_bytes = plan->local_bytes, .is_entered = 1};
     tqkv_status status = find_kernel(&l, e, registry, a, plan);
     if (status != TQKV_OK)
@@ -379,9 +364,9 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
     divisor_make(p.page_size, &p);
     p.tiles_of_sequence = count_tiles(a, &p, plan->tile) * a->n_kv_heads * plan->n_blocks;
     status = cache_views(a, slots, views);
-    tqkv_buffer *buffers[] = {a->queries, a->keys.profiles, views[0], views[1], views[2],
-                              views[3], views[4], a->pages, a->lengths, a->sinks, a->out,
-                              a->state, workspace, NULL};
+    tqkv_buffer *buffers[] = {a->queries, a->keys.balances, views[0], views[1], views[2],
+                              views[3], a->pages, a->lengths, a->sinks, a->out, a->state,
+                              workspace, NULL};
     memcpy(l.buffers, buffers, sizeof buffers);
     if (status != TQKV_OK)
         FAILED(e, status, "out of host memory");
@@ -389,7 +374,7 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
         status = launch_record(&l, e, &p, sizeof p);
     if (status == TQKV_OK) {
         command *c = &e->list.commands[e->list.n - 1];
-        c->counters_at = 13;
+        c->counters_at = 12;
         c->overlaps = overlaps;
     }
     for (int i = 0; i < CACHE_VIEWS; i++)

@@ -1,4 +1,3 @@
-#include <math.h>
 #include <string.h>
 
 #include "common/checked.h"
@@ -46,16 +45,8 @@ tqkv_status page_check(const tqkv_page *p)
     if (status != TQKV_OK)
         return status;
     if (p->n_means > TQKV_MAX_MEANS || (p->n_means && !p->means) ||
-        (p->n_means > 1 && !p->numbers) || p->rows.centres || p->rows.spare_bits)
+        (p->n_means > 1 && !p->numbers))
         return TQKV_ERROR_ARGUMENT;
-    return TQKV_OK;
-}
-
-static tqkv_status check_balance(const float *balance, uint32_t n)
-{
-    for (uint32_t i = 0; balance && i < n; i++)
-        if (!(balance[i] > 0) || !isfinite(balance[i]))
-            return TQKV_ERROR_PROFILE;
     return TQKV_OK;
 }
 
@@ -108,12 +99,6 @@ static void read_means(const tqkv_page *p, mean_list *m)
     m->n = p->n_means;
     for (unsigned i = 0; i < m->n; i++)
         mean_to_floats(page_mean(p, i), p->format.head_dim, m->mean[i]);
-}
-
-static void balance_row(const float *balance, uint32_t n, float *x)
-{
-    for (uint32_t i = 0; balance && i < n; i++)
-        x[i] *= balance[i];
 }
 
 /* Makes x, of this sum of squares, what is coded of it, and *square that of the result.
@@ -199,11 +184,9 @@ tqkv_status tqkv_page_seal(const tqkv_page *page, const float *balance, const vo
     source s = {.rows = src, .type = type, .present = present};
     tqkv_status status = page_check(page);
     if (status == TQKV_OK)
-        status = row_encoder_init(&e, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
+        status = row_encoder_init(&e, &page->format, balance, &page->rows, TQKV_PAGE_TOKENS);
     if (status == TQKV_OK)
         status = present ? check_source(src, type) : TQKV_ERROR_ARGUMENT;
-    if (status == TQKV_OK)
-        status = check_balance(balance, page->format.head_dim);
     if (status == TQKV_OK)
         status = row_extent(&page->format, src_stride,
                             TQKV_PAGE_TOKENS - (size_t)__builtin_clzll(present),
@@ -221,11 +204,9 @@ tqkv_status tqkv_page_write(const tqkv_page *page, const float *balance, size_t 
     float x[MAX_DIM];
     tqkv_status status = page_check(page);
     if (status == TQKV_OK)
-        status = row_encoder_init(&e, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
+        status = row_encoder_init(&e, &page->format, balance, &page->rows, TQKV_PAGE_TOKENS);
     if (status == TQKV_OK)
         status = check_source(src, type);
-    if (status == TQKV_OK)
-        status = check_balance(balance, page->format.head_dim);
     if (status == TQKV_OK && row >= TQKV_PAGE_TOKENS)
         status = TQKV_ERROR_ARGUMENT;
     if (status != TQKV_OK)
@@ -251,8 +232,7 @@ static void read_back(const row_codec *c, const tqkv_page *p, const mean_list *m
     row_decode(c, p->rows.codes + row * p->rows.code_stride, scale, domain, x);
     if (domain == TQKV_ROTATED)
         return;
-    for (uint32_t i = 0; balance && i < n; i++)
-        x[i] /= balance[i];
+    unbalance_row(balance, n, x);
     for (uint32_t i = 0; number != NO_MEAN && i < n; i++)
         x[i] += m->mean[number][i];
 }
@@ -265,9 +245,7 @@ tqkv_status tqkv_page_read(const tqkv_page *page, const float *balance, size_t f
     size_t stride;
     tqkv_status status = page_check(page);
     if (status == TQKV_OK)
-        status = row_codec_init(&c, &page->format, NULL, &page->rows, TQKV_PAGE_TOKENS);
-    if (status == TQKV_OK)
-        status = check_balance(balance, page->format.head_dim);
+        status = row_codec_init(&c, &page->format, balance, &page->rows, TQKV_PAGE_TOKENS);
     if (status == TQKV_OK && ((domain != TQKV_ORIGINAL && domain != TQKV_ROTATED) ||
                               first > TQKV_PAGE_TOKENS || n_rows > TQKV_PAGE_TOKENS - first))
         status = TQKV_ERROR_ARGUMENT;

@@ -15,7 +15,7 @@
  *   TQKV_PAGES_HEAD_DIM        values of a head, which a cache does not tell (default 64)
  *   TQKV_PAGES_BALANCE         profile whose balances stretch the keys
  *   TQKV_PAGES_FIT             profile to write, when the context ends: balances fitted by
- *                              tqkv_profile_fit_balance, for pages with as many means, to the
+ *                              tqkv_profile_fit, for pages with as many means, to the
  *                              first 4096 keys of each head and to all its queries. Rows
  *                              stay as they are.
  */
@@ -87,15 +87,15 @@ static tqkv_status pass(const pages *p, int is_key, int number, uint32_t head, c
 {
     uint8_t bytes[PAGE * (MAX_DIM + 4) + MAX_DIM + 2];
     tqkv_page page;
-    tqkv_key_profile profile = {0};
+    const float *balance = NULL;
     tqkv_status status = tqkv_page_at(&p->formats[is_key], p->n_means, bytes, &page);
     if (status == TQKV_OK && is_key && p->balances)
-        status = tqkv_profile_get(p->balances, (uint32_t)number, head, &profile);
+        status = tqkv_profile_balance(p->balances, (uint32_t)number, head, &balance);
     if (status == TQKV_OK)
-        status = tqkv_page_seal(&page, profile.balance, src, TQKV_F32, stride,
+        status = tqkv_page_seal(&page, balance, src, TQKV_F32, stride,
                                 ~(uint64_t)0 >> (PAGE - n));
     if (status == TQKV_OK)
-        status = tqkv_page_read(&page, profile.balance, 0, n, TQKV_ORIGINAL, dst, 0);
+        status = tqkv_page_read(&page, balance, 0, n, TQKV_ORIGINAL, dst, 0);
     return status;
 }
 
@@ -198,7 +198,7 @@ static tqkv_status fit(const pages *p, tqkv_profile *profile, uint32_t n_layers)
             float query[MAX_DIM];
             for (uint32_t d = 0; d < p->head_dim; d++)
                 query[d] = (float)sqrt(l->squares[h * p->head_dim + d] / l->n_queries);
-            status = tqkv_profile_fit_balance(profile, i, h, p->n_means > 0,
+            status = tqkv_profile_fit(profile, i, h, p->n_means > 0,
                                               l->keys + (size_t)h * FIT_TOKENS * p->head_dim,
                                               l->n_keys, 0, query, l->n_queries > 0, 0);
         }
@@ -219,7 +219,7 @@ static void write_balances(const pages *p)
     size_t size = 0;
     if (!n_layers) /* a context that computed nothing, of which tools make some */
         return;
-    tqkv_status status = tqkv_profile_create(n_layers, n_heads, p->head_dim, 1, NULL, &profile);
+    tqkv_status status = tqkv_profile_create(n_layers, n_heads, p->head_dim, NULL, &profile);
     if (status == TQKV_OK)
         status = fit(p, profile, n_layers);
     if (status == TQKV_OK)

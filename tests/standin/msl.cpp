@@ -45,26 +45,26 @@ struct any {
 #define RUN4(name, type) BEGIN(name) name(A(0), A(1), A(2), A(3), P(type)); }
 #define RUN8(name, type) \
     BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), P(type)); }
-#define RUN10(name, type)                                                          \
-    BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), A(9), P(type)); }
+#define RUN9(name, type) \
+    BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), P(type)); }
 
 RUN4(tq_dequantize_kv, tq_dequantize_kv_params)
 RUN4(tq_dequantize_hb_kv, tq_dequantize_hb_kv_params)
 RUN4(mlx_dequantize_range, mlx_range_params)
 RUN4(hadamard_quantize_kv, mlx_quantize_params)
 RUN2(requantize_to_f32_hb, requantize_params)
-RUN8(decode_rows, rows_params)
-RUN8(decode_rows_original, rows_params)
-RUN8(encode_trellis, rows_params)
-RUN8(encode_lloyd, rows_params)
-RUN8(encode_mlx, rows_params)
-RUN8(prepare_queries, query_params)
-RUN10(attend_split, attend_params)
+RUN4(decode_rows, rows_params)
+RUN4(decode_rows_original, rows_params)
+RUN4(encode_trellis, rows_params)
+RUN4(encode_lloyd, rows_params)
+RUN4(encode_mlx, rows_params)
+RUN4(prepare_queries, query_params)
+RUN8(attend_split, attend_params)
 RUN4(merge_splits, merge_params)
 RUN4(merge_parts, parts_params)
-RUN10(append_trellis, append_params)
-RUN10(append_lloyd, append_params)
-RUN10(append_mlx, append_params)
+RUN9(append_trellis, append_params)
+RUN9(append_lloyd, append_params)
+RUN9(append_mlx, append_params)
 
 extern "C" const host_kernel host_kernels[] = {
     {"tq_dequantize_kv", run_tq_dequantize_kv, 4},
@@ -72,17 +72,17 @@ extern "C" const host_kernel host_kernels[] = {
     {"mlx_dequantize_range", run_mlx_dequantize_range, 4},
     {"hadamard_quantize_kv", run_hadamard_quantize_kv, 4},
     {"requantize_to_f32_hb", run_requantize_to_f32_hb, 2},
-    {"decode_rows", run_decode_rows, 8},
-    {"decode_rows_original", run_decode_rows_original, 8},
-    {"encode_trellis", run_encode_trellis, 8},
-    {"encode_lloyd", run_encode_lloyd, 8},
-    {"encode_mlx", run_encode_mlx, 8},
-    {"prepare_queries", run_prepare_queries, 8},
-    {"attend_split", run_attend_split, 10},
+    {"decode_rows", run_decode_rows, 4},
+    {"decode_rows_original", run_decode_rows_original, 4},
+    {"encode_trellis", run_encode_trellis, 4},
+    {"encode_lloyd", run_encode_lloyd, 4},
+    {"encode_mlx", run_encode_mlx, 4},
+    {"prepare_queries", run_prepare_queries, 4},
+    {"attend_split", run_attend_split, 8},
     {"merge_splits", run_merge_splits, 4},
     {"merge_parts", run_merge_parts, 4},
-    {"append_trellis", run_append_trellis, 10},
-    {"append_lloyd", run_append_lloyd, 10},
-    {"append_mlx", run_append_mlx, 10},
+    {"append_trellis", run_append_trellis, 9},
+    {"append_lloyd", run_append_lloyd, 9},
+    {"append_mlx", run_append_mlx, 9},
     {nullptr, nullptr, 0},
 };

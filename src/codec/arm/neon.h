@@ -298,7 +298,6 @@ TARGET static void lloyd_values(const int8_t *index, unsigned n, const lloyd_cod
         .quantize = quantize, .viterbi = viterbi, .levels = levels,            \
         .scale_levels = scale_levels, .project_levels = project_levels,        \
         .lloyd_index = lloyd_index, .lloyd_values = lloyd_values,              \
-        .pack_nibbles = pack_nibbles, .nearest = nearest, .dots = dots,        \
-        .mlx_encode = mlx_encode,                                              \
+        .pack_nibbles = pack_nibbles, .mlx_encode = mlx_encode,                \
         .mlx_decode = mlx_decode,                                              \
     }

@@ -245,8 +245,6 @@ const codec_kernels codec_scalar = {
     .lloyd_index = lloyd_index,
     .pack_nibbles = pack_nibbles,
     .lloyd_values = lloyd_values,
-    .nearest = nearest,
-    .dots = dots,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };

@@ -455,8 +455,6 @@ const codec_kernels codec_avx2 = {
     .lloyd_index = avx2_lloyd_index,
     .pack_nibbles = avx2_pack_nibbles,
     .lloyd_values = avx2_lloyd_values,
-    .nearest = nearest,
-    .dots = dots,
     .mlx_encode = mlx_encode,
     .mlx_decode = mlx_decode,
 };

@@ -166,6 +166,6 @@ TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
         .levels = levels_kernel, .scale_levels = scale_levels,                 \
         .project_levels = avx2_project_levels,                                 \
         .lloyd_index = avx2_lloyd_index, .pack_nibbles = avx2_pack_nibbles,    \
-        .lloyd_values = lloyd_values, .nearest = nearest, .dots = dots, .mlx_encode = mlx_encode,                \
+        .lloyd_values = lloyd_values, .mlx_encode = mlx_encode,                \
         .mlx_decode = mlx_decode,                                              \
     }

@@ -9,8 +9,8 @@
 /* A group's row, and whether its token exists. */
 INLINE bool append_task(PARAM const append_params *p, uint row, bool is_key,
                         GLOBAL const uchar *source, GLOBAL uchar *codes, GLOBAL uchar *scales,
-                        GLOBAL uchar *centres, GLOBAL const float *profiles,
-                        GLOBAL const uint *pages, GLOBAL const uint *lengths, row_task *k)
+                        GLOBAL const float *balances, GLOBAL const uint *pages,
+                        GLOBAL const uint *lengths, row_task *k)
 {
     PARAM const operand_params *o = is_key ? &p->keys : &p->values;
     uint dim = o->format.head_dim, n = is_key ? row : row - p->n_each;
@@ -23,9 +23,8 @@ INLINE bool append_task(PARAM const append_params *p, uint row, bool is_key,
     k->src = source + (ulong)n * dim * (p->value_type == TYPE_F32 ? 4 : 2);
     k->codes = codes + code_offset(o, sequence, head, at);
     k->scales = scales + scale_offset(o, sequence, head, at);
-    k->n_centres = is_key ? p->n_centres : 0;
-    k->centre = k->n_centres > 1 ? centres + centre_offset(o, sequence, head, at) : codes;
-    k->profile = k->n_centres ? profiles + (ulong)head * (1 + p->n_centres) * dim : profiles;
+    k->has_balance = is_key && p->has_balances;
+    k->balance = k->has_balance ? balances + (ulong)head * dim : balances;
     k->value_type = p->value_type;
     return exists;
 }
@@ -39,29 +38,29 @@ INLINE bool append_task(PARAM const append_params *p, uint row, bool is_key,
     team t = team_of(&f, p->lanes, p->team_floats, row, last + 1, item, n_items, local_memory); \
     bool exists =                                                                            \
         append_task(p, (uint)t.row, is_key, is_key ? keys : values, is_key ? key_codes : value_codes, \
-                    is_key ? key_scales : value_scales, key_centres, profiles, pages, lengths, &k); \
+                    is_key ? key_scales : value_scales, balances, pages, lengths, &k);       \
     if (!exists || !t.is_active) /* the group's only row */                                  \
         return;
 
-KERNEL10(append_trellis, append_params, const uchar, keys, const uchar, values, uchar, key_codes,
-         uchar, key_scales, uchar, key_centres, uchar, value_codes, uchar, value_scales,
-         const float, profiles, const uint, pages, const uint, lengths)
+KERNEL9(append_trellis, append_params, const uchar, keys, const uchar, values, uchar, key_codes,
+        uchar, key_scales, uchar, value_codes, uchar, value_scales, const float, balances,
+        const uint, pages, const uint, lengths)
 {
     APPEND_BEGIN
     trellis_row_encode(&t, &f, &k, &p->rotation, item);
 }
 
-KERNEL10(append_lloyd, append_params, const uchar, keys, const uchar, values, uchar, key_codes,
-         uchar, key_scales, uchar, key_centres, uchar, value_codes, uchar, value_scales,
-         const float, profiles, const uint, pages, const uint, lengths)
+KERNEL9(append_lloyd, append_params, const uchar, keys, const uchar, values, uchar, key_codes,
+        uchar, key_scales, uchar, value_codes, uchar, value_scales, const float, balances,
+        const uint, pages, const uint, lengths)
 {
     APPEND_BEGIN
     lloyd_row_encode(&t, &f, &k, &p->rotation);
 }
 
-KERNEL10(append_mlx, append_params, const uchar, keys, const uchar, values, uchar, key_codes,
-         uchar, key_scales, uchar, key_centres, uchar, value_codes, uchar, value_scales,
-         const float, profiles, const uint, pages, const uint, lengths)
+KERNEL9(append_mlx, append_params, const uchar, keys, const uchar, values, uchar, key_codes,
+        uchar, key_scales, uchar, value_codes, uchar, value_scales, const float, balances,
+        const uint, pages, const uint, lengths)
 {
     APPEND_BEGIN
     mlx_task_encode(&t, &f, &k, item);

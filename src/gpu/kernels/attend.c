@@ -70,9 +70,9 @@ INLINE float softcapped(PARAM const attend_params *p, float logit)
 /* group_x is the split, group_y the KV head and the block of its query rows,
  * group_z the sequence. In local memory: the tables, ROWS queries (128 floats at
  * least), weights (8 * TILE floats at least), and 18 * ROWS floats more. */
-KERNEL10(attend_split, attend_params, const float, queries, const float, products, const uchar,
-         key_codes, const uchar, key_scales, const uchar, key_centres, const uchar, value_codes,
-         const uchar, value_scales, const uint, pages, const uint, lengths, float, partials)
+KERNEL8(attend_split, attend_params, const float, queries, const uchar, key_codes, const uchar,
+        key_scales, const uchar, value_codes, const uchar, value_scales, const uint, pages,
+        const uint, lengths, float, partials)
 {
     format_params kf = key_format(p), vf = value_format(p);
     uint key_dim = kf.head_dim, dim = vf.head_dim, value_blocks = scale_blocks(&vf);
@@ -144,19 +144,6 @@ KERNEL10(attend_split, attend_params, const float, queries, const float, product
                     }
                     UNROLL for (uint r = 0; r < ROWS; r++)
                         logit[r] = fmaf(block[r], scale, logit[r]);
-                }
-                if (p->n_centres) {
-                    uint id = 0;
-                    if (p->n_centres > 1) {
-                        id = key_centres[centre_offset(&p->keys, sequence, head, at)];
-                        id = id < p->n_centres ? id : p->n_centres - 1;
-                    }
-                    for (uint r = 0; r < ROWS && first_row + r < rows; r++) {
-                        uint n = first_row + r;
-                        ulong row = ((ulong)sequence * p->n_queries + n / p->group) * p->n_heads +
-                                    head * p->group + n % p->group;
-                        logit[r] += p->scale * products[row * p->n_centres + id];
-                    }
                 }
             }
             ulong token_position = p->first_position + token;

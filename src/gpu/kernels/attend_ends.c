@@ -5,9 +5,9 @@
 #include "hadamard.h"
 
 /* group_x is the query row [sequence][query][head]. Writes the row divided by the
- * balance and rotated, and behind all rows its product with each centre. */
-KERNEL8(prepare_queries, query_params, const uchar, queries, const float, profiles, const uint,
-        signs, float, rotated, float, products, uchar, unused5, uchar, unused6, uchar, unused7)
+ * balance and rotated. */
+KERNEL4(prepare_queries, query_params, const uchar, queries, const float, balances, float,
+        rotated, uchar, unused)
 {
     uint dim = p->head_dim, rows = p->n_queries * p->n_heads;
     LOCAL float *x = (LOCAL float *)local_memory, *y = x + dim;
@@ -15,21 +15,11 @@ KERNEL8(prepare_queries, query_params, const uchar, queries, const float, profil
     uint size = p->type == TYPE_F32 ? 4 : 2;
     GLOBAL const uchar *query = queries + (sequence * p->sequence_stride + i * p->query_stride +
                                            h * p->head_stride) * size;
-    ulong profile = (ulong)(h / (p->n_heads / p->n_kv_heads)) * (1 + p->n_centres) * dim;
+    ulong balance = (ulong)(h / (p->n_heads / p->n_kv_heads)) * dim;
     for (uint d = item; d < dim; d += n_items) {
         float value = finite_input(number_load(query, p->type, d));
-        x[d] = p->n_centres ? value / profiles[profile + d] : value;
+        x[d] = flipped(&p->rotation, d, p->has_balances ? value / balances[balance + d] : value);
     }
-    BARRIER(n_items);
-    for (uint c = item; c < p->n_centres; c += n_items) {
-        float sum = 0;
-        for (uint d = 0; d < dim; d++)
-            sum = fmaf(x[d], profiles[profile + dim * (1 + c) + d], sum);
-        products[(ulong)group_x * p->n_centres + c] = sum;
-    }
-    BARRIER(n_items);
-    for (uint d = item; d < dim; d += n_items)
-        x[d] = flipped(&p->rotation, d, x[d]);
     BARRIER(n_items);
     hadamard(x, y, dim, &p->rotation, item, n_items, n_items);
     float factor = p->rotation.active ? p->rotation.inverse_root : 1;

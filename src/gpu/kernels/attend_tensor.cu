@@ -50,10 +50,10 @@
 #include "tensor_merge.h"
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    attend_tensor(const uchar *queries, const float *profiles, const uchar *key_codes,
-                  const uchar *key_scales, const uchar *key_centres, const uchar *value_codes,
-                  const uchar *value_scales, const uint *pages, const uint *lengths,
-                  const float *sinks, uchar *out, float *state, float *partials, uint *counters,
+    attend_tensor(const uchar *queries, const float *balances, const uchar *key_codes,
+                  const uchar *key_scales, const uchar *value_codes, const uchar *value_scales,
+                  const uint *pages, const uint *lengths, const float *sinks, uchar *out,
+                  float *state, float *partials, uint *counters,
                   const __grid_constant__ tensor_params params)
 {
     const tensor_params *p = &params;
@@ -62,7 +62,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     float *x = (float *)(raw_queries + 2 * ROWS * D * 4);  /* [ROWS][2 D] */
     float *merge = x + ROWS * 2 * D;
     workplace *b = (workplace *)(merge + MERGE_WARPS * ROWS * MERGE_STRIDE);
-    float *products = (float *)(b + 1); /* [n_centres][ROWS] */
     uint thread = threadIdx.x, lane = thread % 32;
     uint warp = __shfl_sync(~0u, thread / 32, 0); /* the compiler sees that it is uniform */
     share mine = share_of(p, lengths, blockIdx.x, gridDim.x, lane);
@@ -80,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         barriers_publish();
     }
     __syncwarp();
-    sources from = {{key_codes, value_codes, key_scales, value_scales, key_centres}};
+    sources from = {{key_codes, value_codes, key_scales, value_scales}};
     segment s = segment_at(p, lengths, begin, lane), ahead = s;
     fetcher f;
     f.at = s;
@@ -130,12 +129,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             query_prepare(p, &s, r,
                           HAS_ENGINE ? raw_queries + n % 2 * ROWS * D * 4 + r * query_bytes(p)
                                      : queries + query_row(p, &s, r) * query_bytes(p),
-                          profiles, products, x + r * 2 * D, b, lane);
+                          balances, x + r * 2 * D, b, lane);
         __syncthreads();
-        if (CENTRES) /* of rows that there are not */
-            for (uint i = thread; i < p->n_centres * ROWS; i += THREADS)
-                if (i % ROWS >= n_rows)
-                    products[i] = 0;
         fragments_make(x, b, n_rows, thread);
         __syncthreads();
         for (; filled < STAGES; filled++)
@@ -159,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 warp_copies_wait();
                 __syncwarp();
             }
-            tile_attend(p, b, products, ring + stage * STAGE, is_edge, first, row_scale, lane, &w);
+            tile_attend(p, b, ring + stage * STAGE, is_edge, first, row_scale, lane, &w);
             __syncwarp();
             fetch_tile(stage);
             if (++stage == STAGES) {

@@ -9,8 +9,8 @@
 #include "private_row.h"
 
 /* Rotated domain: eight values an item, four times. */
-KERNEL8(decode_rows, rows_params, const uchar, codes, const uchar, scales, const uchar, centres,
-        const float, profile, uchar, dst, uchar, unused5, uchar, unused6, uchar, unused7)
+KERNEL4(decode_rows, rows_params, const uchar, codes, const uchar, scales, const float, balance,
+        uchar, dst)
 {
     format_params f = rows_format(p);
     LOCAL float *table = (LOCAL float *)local_memory;
@@ -32,9 +32,9 @@ KERNEL8(decode_rows, rows_params, const uchar, codes, const uchar, scales, const
     }
 }
 
-/* The domain of the values that were encoded: a row an item, without a profile. */
-KERNEL8(decode_rows_private, rows_params, const uchar, codes, const uchar, scales, const uchar,
-        centres, const float, profile, uchar, dst, uchar, unused5, uchar, unused6, uchar, unused7)
+/* The domain of the values that were encoded: a row an item, without a balance. */
+KERNEL4(decode_rows_private, rows_params, const uchar, codes, const uchar, scales, const float,
+        balance, uchar, dst)
 {
     format_params f = rows_format(p);
     LOCAL float *table = (LOCAL float *)local_memory;
@@ -67,9 +67,9 @@ KERNEL8(decode_rows_private, rows_params, const uchar, codes, const uchar, scale
             numbers_store(dst + row * p->value_stride, p->value_type, 8 * c, p->wide, x + 8 * c);
 }
 
-/* The same for any format and profile: a row a group. */
-KERNEL8(decode_rows_original, rows_params, const uchar, codes, const uchar, scales, const uchar,
-        centres, const float, profile, uchar, dst, uchar, unused5, uchar, unused6, uchar, unused7)
+/* The same for any format and balance: a row a group. */
+KERNEL4(decode_rows_original, rows_params, const uchar, codes, const uchar, scales, const float,
+        balance, uchar, dst)
 {
     format_params f = rows_format(p);
     uint dim = f.head_dim;
@@ -96,17 +96,12 @@ KERNEL8(decode_rows_original, rows_params, const uchar, codes, const uchar, scal
         factor = f.kind == KIND_MLX ? p->rotation.inverse_root
                                     : scale * p->rotation.inverse_root;
     }
-    uint id = 0;
-    if (p->n_centres > 1) {
-        id = centres[row * p->centre_stride];
-        id = id < p->n_centres ? id : p->n_centres - 1;
-    }
     for (uint i = item; i < dim; i += n_items) {
         float value = x[i];
         if (p->rotation.active)
             value = flipped(&p->rotation, i, value * factor);
-        if (p->n_centres)
-            value = (value + profile[dim * (1 + id) + i]) / profile[i];
+        if (p->has_balance)
+            value /= balance[i];
         number_store(dst + row * p->value_stride, p->value_type, i, value);
     }
 }

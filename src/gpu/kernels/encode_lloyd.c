@@ -38,20 +38,20 @@ INLINE void lloyd_row_encode(team *t, const format_params *f, const row_task *k,
     row_store(t, f, k, scale16);
 }
 
-KERNEL8(encode_lloyd, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,
-        const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
+KERNEL4(encode_lloyd, rows_params, const uchar, src, uchar, codes, uchar, scales, const float,
+        balance)
 {
     format_params f = rows_format(p);
     team t = rows_team(p, &f, group_x, group_y, item, n_items, local_memory);
-    row_task k = task_of(&t, p, src, codes, scales, centres, profile);
+    row_task k = task_of(&t, p, src, codes, scales, balance);
     lloyd_row_encode(&t, &f, &k, &p->rotation);
 }
 
-/* lm4 without a profile, a row an item. In local memory: for the upper bytes of
+/* lm4 without a balance, a row an item. In local memory: for the upper bytes of
  * magnitudes, the number of thresholds below and the lower byte of the next; then
  * the upper values (src/format/lloyd_max.h). */
-KERNEL8(encode_lloyd_private, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar,
-        centres, const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
+KERNEL4(encode_lloyd_private, rows_params, const uchar, src, uchar, codes, uchar, scales,
+        const float, balance)
 {
     format_params f = rows_format(p);
     LOCAL int *counts = (LOCAL int *)local_memory, *upper = counts + 16;

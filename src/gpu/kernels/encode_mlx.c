@@ -35,13 +35,13 @@ INLINE void mlx_task_encode(team *t, const format_params *f, const row_task *k, 
     mlx_row_encode(x, f->head_dim, f->bits, k->codes, k->scales, item, t->n_items);
 }
 
-KERNEL8(encode_mlx, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,
-        const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
+KERNEL4(encode_mlx, rows_params, const uchar, src, uchar, codes, uchar, scales, const float,
+        balance)
 {
     format_params f = rows_format(p);
     team t = rows_team(p, &f, group_x, group_y, item, n_items, local_memory);
     if (!t.is_active) /* the group's only row */
         return;
-    row_task k = task_of(&t, p, src, codes, scales, centres, profile);
+    row_task k = task_of(&t, p, src, codes, scales, balance);
     mlx_task_encode(&t, &f, &k, item);
 }

@@ -25,9 +25,9 @@ INLINE ushort scale_of(float xl, float ll, float unit)
 /* One row to encode: the numbers, and where what it becomes goes. */
 typedef struct row_task {
     GLOBAL const uchar *src;
-    GLOBAL uchar *codes, *scales, *centre; /* centre: its number, with several of them */
-    GLOBAL const float *profile;
-    uint value_type, n_centres; /* 0: no profile */
+    GLOBAL uchar *codes, *scales;
+    GLOBAL const float *balance;
+    uint value_type, has_balance;
 } row_task;
 
 INLINE team rows_team(PARAM const rows_params *p, const format_params *f, uint group_x,
@@ -39,54 +39,26 @@ INLINE team rows_team(PARAM const rows_params *p, const format_params *f, uint g
 
 /* A row of those that stand one after the other. */
 INLINE row_task task_of(const team *t, PARAM const rows_params *p, GLOBAL const uchar *src,
-                        GLOBAL uchar *codes, GLOBAL uchar *scales, GLOBAL uchar *centres,
-                        GLOBAL const float *profile)
+                        GLOBAL uchar *codes, GLOBAL uchar *scales,
+                        GLOBAL const float *balance)
 {
     row_task k;
     k.src = src + t->row * p->value_stride;
     k.codes = codes + t->row * p->code_stride;
     k.scales = scales + t->row * p->scale_stride;
-    k.centre = p->n_centres > 1 ? centres + t->row * p->centre_stride : codes;
-    k.profile = profile;
+    k.balance = balance;
     k.value_type = p->value_type;
-    k.n_centres = p->n_centres;
+    k.has_balance = p->has_balance;
     return k;
 }
 
-/* The row as it will be encoded, in t->x: finite, balanced, less its centre. */
+/* The row as it will be encoded, in t->x: finite and balanced. */
 INLINE void row_load(const team *t, const row_task *k)
 {
-    GLOBAL const float *profile = k->profile;
-    uint dim = t->dim, nearest = 0;
-    for (uint i = t->lane; i < dim; i += t->lanes) {
+    for (uint i = t->lane; i < t->dim; i += t->lanes) {
         float x = finite_input(number_load(k->src, k->value_type, i));
-        t->x[i] = k->n_centres ? x * profile[i] : x;
+        t->x[i] = k->has_balance ? finite_input(x * k->balance[i]) : x;
     }
-    BARRIER(t->n_items);
-    float least = INFINITY;
-    uint n_centres = k->n_centres > 1 ? k->n_centres : 0;
-    for (uint c = 0; c < n_centres; c++) {
-        for (uint j = t->lane; j < 16; j += t->lanes) {
-            float sum = 0;
-            for (uint i = j; i < dim; i += 16) {
-                float difference = t->x[i] - profile[dim * (1 + c) + i];
-                sum += difference * difference;
-            }
-            t->sums[j] = sum;
-        }
-        BARRIER(t->n_items);
-        float distance = lanes_sum(t->sums);
-        if (distance < least) {
-            least = distance;
-            nearest = c;
-        }
-        BARRIER(t->n_items);
-    }
-    for (uint i = t->lane; i < dim; i += t->lanes)
-        if (k->n_centres)
-            t->x[i] = finite_input(t->x[i] - profile[dim * (1 + nearest) + i]);
-    if (k->n_centres > 1 && t->lane == 0 && t->is_active)
-        *k->centre = (uchar)nearest;
     BARRIER(t->n_items);
 }
 

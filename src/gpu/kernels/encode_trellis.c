@@ -61,11 +61,11 @@ INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *
     row_store(t, f, k, scale16);
 }
 
-KERNEL8(encode_trellis, rows_params, const uchar, src, uchar, codes, uchar, scales, uchar, centres,
-        const float, profile, uchar, unused5, uchar, unused6, uchar, unused7)
+KERNEL4(encode_trellis, rows_params, const uchar, src, uchar, codes, uchar, scales, const float,
+        balance)
 {
     format_params f = rows_format(p);
     team t = rows_team(p, &f, group_x, group_y, item, n_items, local_memory);
-    row_task k = task_of(&t, p, src, codes, scales, centres, profile);
+    row_task k = task_of(&t, p, src, codes, scales, balance);
     trellis_row_encode(&t, &f, &k, &p->rotation, item);
 }

@@ -59,13 +59,13 @@ typedef struct format_params {
 /* Rows one after the other; strides in bytes. */
 typedef struct rows_params {
     ulong n_rows;
-    ulong code_stride, scale_stride, centre_stride;
+    ulong code_stride, scale_stride;
     ulong value_stride; /* of the array of numbers, in bytes */
     rotation_params rotation;
     format_params format;
     uint value_type; /* tqkv_type */
-    uint n_centres;  /* 0: no profile */
-    uint original;   /* decode: undo the rotation and the profile */
+    uint has_balance;
+    uint original;   /* decode: undo the rotation and the balance */
     uint wide;       /* numbers may be moved 16 bytes at a time */
     uint lanes;       /* encode: items a row */
     uint team_floats; /* and local memory a row */
@@ -73,10 +73,10 @@ typedef struct rows_params {
 
 /* Where an operand of attention lies: strides in bytes. */
 typedef struct operand_params {
-    ulong code_row, scale_row, centre_row;
-    ulong code_head, scale_head, centre_head;
-    ulong code_page, scale_page, centre_page;
-    ulong code_sequence, scale_sequence, centre_sequence;
+    ulong code_row, scale_row;
+    ulong code_head, scale_head;
+    ulong code_page, scale_page;
+    ulong code_sequence, scale_sequence;
     format_params format;
 } operand_params;
 
@@ -98,7 +98,6 @@ typedef struct attend_params {
     uint n_queries, n_heads, n_kv_heads, group; /* group: query heads a KV head */
     uint n_tokens;     /* most tokens of a sequence */
     uint has_lengths, causal, n_splits;
-    uint n_centres;
     float scale, softcap;
 } attend_params;
 
@@ -110,7 +109,7 @@ typedef struct append_params {
     uint first_row, n_rows; /* of all keys and values, those of this launch */
     uint n_each;            /* keys, or values */
     uint n_positions, n_kv_heads, n_tokens, has_lengths;
-    uint value_type, n_centres;
+    uint value_type, has_balances;
     uint lanes, team_floats; /* as in rows_params */
     uint unused;
 } append_params;
@@ -120,7 +119,7 @@ typedef struct query_params {
     ulong query_stride, head_stride, sequence_stride; /* elements */
     rotation_params rotation;
     uint head_dim, n_queries, n_heads, n_kv_heads, type;
-    uint n_centres; /* 0: no profile */
+    uint has_balances;
 } query_params;
 
 typedef struct merge_params {

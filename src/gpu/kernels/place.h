@@ -31,9 +31,3 @@ INLINE ulong scale_offset(PARAM const operand_params *o, uint sequence, uint hea
     return sequence * o->scale_sequence + at.page * o->scale_page + head * o->scale_head +
            at.slot * o->scale_row;
 }
-
-INLINE ulong centre_offset(PARAM const operand_params *o, uint sequence, uint head, place at)
-{
-    return sequence * o->centre_sequence + at.page * o->centre_page + head * o->centre_head +
-           at.slot * o->centre_row;
-}

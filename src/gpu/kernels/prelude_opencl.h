@@ -73,18 +73,18 @@ INLINE ushort f16_from_float(float x)
             *restrict a1, GLOBAL T2 *restrict a2, GLOBAL T3 *restrict a3, GLOBAL T4 *restrict \
             a4, GLOBAL T5 *restrict a5, GLOBAL T6 *restrict a6, GLOBAL T7 *restrict a7)
 
-#define KERNEL10(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, a7, T8, \
-        a8, T9, a9) \
+#define KERNEL9(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, a7, T8, \
+        a8) \
     INLINE void name##_items(ITEM_PARAMETERS, const P *p, GLOBAL T0 *a0, GLOBAL T1 *a1, GLOBAL \
             T2 *a2, GLOBAL T3 *a3, GLOBAL T4 *a4, GLOBAL T5 *a5, GLOBAL T6 *a6, GLOBAL T7 *a7, \
-            GLOBAL T8 *a8, GLOBAL T9 *a9); \
+            GLOBAL T8 *a8); \
     __kernel void name(BUFFER(0), BUFFER(1), BUFFER(2), BUFFER(3), BUFFER(4), BUFFER(5), \
-            BUFFER(6), BUFFER(7), BUFFER(8), BUFFER(9), P p, LOCAL ulong2 *memory) \
+            BUFFER(6), BUFFER(7), BUFFER(8), P p, LOCAL ulong2 *memory) \
     { \
         name##_items(ITEM_ARGUMENTS, &p, AT(T0, 0), AT(T1, 1), AT(T2, 2), AT(T3, 3), AT(T4, \
-                4), AT(T5, 5), AT(T6, 6), AT(T7, 7), AT(T8, 8), AT(T9, 9)); \
+                4), AT(T5, 5), AT(T6, 6), AT(T7, 7), AT(T8, 8)); \
     } \
     INLINE void name##_items(ITEM_PARAMETERS, const P *p, GLOBAL T0 *restrict a0, GLOBAL T1 \
             *restrict a1, GLOBAL T2 *restrict a2, GLOBAL T3 *restrict a3, GLOBAL T4 *restrict \
             a4, GLOBAL T5 *restrict a5, GLOBAL T6 *restrict a6, GLOBAL T7 *restrict a7, GLOBAL \
-            T8 *restrict a8, GLOBAL T9 *restrict a9)
+            T8 *restrict a8)

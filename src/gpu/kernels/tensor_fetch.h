@@ -1,6 +1,6 @@
 #pragma once
 /* Tiles into the rings of the warps. A tile has parts: codes of keys, of values, scales of
- * keys, of values, and numbers of centres.
+ * keys, of values.
  *
  * LAYOUT, where a part of a tile lies: 0: all of a head's stand one behind the other; 1: those
  * of a tile do, which may be anywhere (pages of at least a tile, rings); 2: those of 16 slots
@@ -8,16 +8,15 @@
  * a part at a time; with 2 and 3, and before sm_90, every lane copies 16 bytes at a time. */
 #include "tensor_query.h"
 
-enum { PARTS = 4 + NUMBER, UNIT = 16, UNITS = TILE / UNIT, USES_ENGINE = HAS_ENGINE && LAYOUT < 2,
-       TOKEN_BYTES = keys_case::ROW + values_case::ROW + keys_case::SCALE + values_case::SCALE + NUMBER };
+enum { PARTS = 4, UNIT = 16, UNITS = TILE / UNIT, USES_ENGINE = HAS_ENGINE && LAYOUT < 2,
+       TOKEN_BYTES = keys_case::ROW + values_case::ROW + keys_case::SCALE + values_case::SCALE };
 
 INLINE constexpr uint part_row(int part)
 {
     return part == 0   ? keys_case::ROW
            : part == 1 ? values_case::ROW
            : part == 2 ? keys_case::SCALE
-           : part == 3 ? values_case::SCALE
-                       : 1;
+                       : values_case::SCALE;
 }
 
 INLINE constexpr uint part_place(int part)
@@ -25,12 +24,11 @@ INLINE constexpr uint part_place(int part)
     return part == 0   ? 0
            : part == 1 ? VALUES_AT
            : part == 2 ? SCALES_AT
-           : part == 3 ? VALUE_SCALES_AT
-                       : CENTRES_AT;
+                       : VALUE_SCALES_AT;
 }
 
 struct sources {
-    bytes parts[5];
+    bytes parts[PARTS];
 };
 
 /* What a warp fetches next: tile `index` of the list. */
@@ -48,20 +46,20 @@ INLINE uint tile_begin(const fetcher *f)
 
 INLINE const tensor_operand *part_operand(const tensor_params *p, int part)
 {
-    return part % 2 && part < 4 ? &p->values : &p->keys;
+    return part % 2 ? &p->values : &p->keys;
 }
 
 /* From page to page, or sequence to sequence. */
 INLINE ulong part_group(const tensor_params *p, int part)
 {
     const tensor_operand *o = part_operand(p, part);
-    return part < 2 ? o->code_group : part < 4 ? o->scale_group : o->centre_group;
+    return part < 2 ? o->code_group : o->scale_group;
 }
 
 INLINE ulong part_head(const tensor_params *p, int part)
 {
     const tensor_operand *o = part_operand(p, part);
-    return part < 2 ? o->code_head : part < 4 ? o->scale_head : o->centre_head;
+    return part < 2 ? o->code_head : o->scale_head;
 }
 
 /* The slot in its page, or ring, that is `at` slots behind the first tile's first. */

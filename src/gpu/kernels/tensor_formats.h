@@ -8,8 +8,7 @@
 
 /* The case that this is compiled for: HEAD_DIM; ROWS of queries (4, 8, 16); WARPS; TILE (32, 64
  * tokens); STAGES of a ring; MERGE_WARPS, that merge at once; KEY_KIND, KEY_RATE, VALUE_KIND,
- * VALUE_RATE; SOFTCAP and STATE, 0 or 1; CENTRES, 0, 1, or 2 for several, of which rows then
- * have a number; LAYOUT, see tensor_fetch.h. */
+ * VALUE_RATE; BALANCES, SOFTCAP and STATE, 0 or 1; LAYOUT, see tensor_fetch.h. */
 enum { KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
 enum { D = HEAD_DIM, SETS = ROWS <= 4 ? 1 : ROWS / 4, HIGH_SETS = (SETS + 1) / 2,
        THREADS = WARPS * 32, GROUPS = TILE / 32 /* of 32 tokens */, SCORES = ROWS };

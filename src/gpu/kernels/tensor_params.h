@@ -9,8 +9,8 @@ typedef struct level_tables {
 
 /* Rows of one head and one page (or sequence) stand one behind the other. */
 typedef struct tensor_operand {
-    ulong code_head, scale_head, centre_head;
-    ulong code_group, scale_group, centre_group; /* from page to page, or sequence to sequence */
+    ulong code_head, scale_head;
+    ulong code_group, scale_group; /* from page to page, or sequence to sequence */
     level_tables tables;
 } tensor_operand;
 
@@ -29,7 +29,7 @@ typedef struct tensor_params {
     uint tiles_of_sequence; /* of all heads, if there are no lengths */
     uint n_blocks;   /* of ROWS query rows that a KV head has */
     uint query_type, out_type;
-    uint n_centres, has_sinks;
+    uint has_sinks;
     uint overlaps;   /* the launch before this one is of this kernel, and may not have ended */
     uint minus_one;  /* what the compiler shall not know */
     float scale;     /* of logits */

@@ -14,11 +14,9 @@ struct workplace {
     uint is_last;
 };
 enum { MERGE_STRIDE = PADDED + 4 };
-enum { NUMBER = CENTRES > 1, /* bytes of a token */
-       CODE_TILE = TILE * (keys_case::ROW + values_case::ROW),
+enum { CODE_TILE = TILE * (keys_case::ROW + values_case::ROW),
        SCALES_AT = CODE_TILE, VALUE_SCALES_AT = SCALES_AT + TILE * keys_case::SCALE,
-       CENTRES_AT = VALUE_SCALES_AT + TILE * values_case::SCALE,
-       STAGE = CENTRES_AT + NUMBER * TILE, VALUES_AT = TILE * keys_case::ROW };
+       STAGE = VALUE_SCALES_AT + TILE * values_case::SCALE, VALUES_AT = TILE * keys_case::ROW };
 
 /* [2][DIGITS] bytes of a row: high digits, low digits; both with the last four of the row
  * in front, because the row is a circle. */
@@ -47,12 +45,6 @@ INLINE void queries_fetch(const tensor_params *p, const segment *s, bytes querie
 INLINE float warp_max(float x)
 {
     UNROLL for (int o = 1; o < 32; o *= 2) x = fmaxf(x, shuffle_xor(x, o));
-    return x;
-}
-
-INLINE float warp_sum(float x)
-{
-    UNROLL for (int o = 1; o < 32; o *= 2) x += shuffle_xor(x, o);
     return x;
 }
 
@@ -104,38 +96,19 @@ INLINE void row_rotate(const rotation_params *r, float *v, float *x, uint lane)
             }
 }
 
-/* The row's products with the centres of a head's profile, as base-2 logits. */
-INLINE void products_make(const tensor_params *p, const float *centres, uint r, const float *v,
-                          float *products, uint lane)
-{
-    for (uint c = 0; c < p->n_centres; c++) {
-        float sum = 0;
-        UNROLL for (int k = 0; k < LANE_VALUES; k++)
-            if (D % 32 == 0 || 32 * k + lane < D)
-                sum = fmaf(v[k], centres[D * c + 32 * k + lane], sum);
-        sum = warp_sum(sum);
-        if (lane == 0)
-            products[c * ROWS + r] = sum * p->scale * 1.44269504f;
-    }
-}
-
 /* A row, as its warp has it: to the rows' domain, then to 16 bits, which are left as digits
  * in x, [2 D] floats. */
 INLINE void query_prepare(const tensor_params *p, const segment *s, uint r, bytes raw,
-                          const float *profiles, float *products, float *x, workplace *b,
-                          uint lane)
+                          const float *balances, float *x, workplace *b, uint lane)
 {
     float v[LANE_VALUES], largest = 0;
-    const float *profile = CENTRES ? profiles + (ulong)s->head * (1 + p->n_centres) * D : profiles;
     UNROLL for (int k = 0; k < LANE_VALUES; k++)
     {
         uint d = 32 * k + lane;
         v[k] = D % 32 == 0 || d < D ? finite_input(number_load(raw, p->query_type, d)) : 0;
-        if (CENTRES && (D % 32 == 0 || d < D))
-            v[k] /= profile[d];
+        if (BALANCES && (D % 32 == 0 || d < D))
+            v[k] /= balances[(ulong)s->head * D + d];
     }
-    if (CENTRES)
-        products_make(p, profile + D, r, v, products, lane);
     row_flip(&p->query_rotation, v, lane);
     row_rotate(&p->query_rotation, v, x, lane);
     UNROLL for (int k = 0; k < LANE_VALUES; k++) largest = fmaxf(largest, fabsf(v[k]));

@@ -292,9 +292,8 @@ struct progress {
 };
 
 /* Base-2 logits, from integer scores. */
-INLINE void logits_make(const tensor_params *p, const float *products,
-                        bytes stage, const float *row_scale, uint r, uint c, int group,
-                        float *y)
+INLINE void logits_make(const tensor_params *p, bytes stage, const float *row_scale, uint r,
+                        uint c, int group, float *y)
 {
     UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
     {
@@ -304,10 +303,6 @@ INLINE void logits_make(const tensor_params *p, const float *products,
             if (token_pair(i) == pair) {
                 uint second = i / 2 % 2;
                 y[i] *= (second ? scales.y : scales.x) * row_scale[lane_row(i)];
-                if (CENTRES) {
-                    uint id = NUMBER ? stage[CENTRES_AT + token + (second ^ exchanged(r))] : 0;
-                    y[i] += products[min_of(id, p->n_centres - 1) * ROWS + row_number(lane_row(i), c)];
-                }
                 if (SOFTCAP) {
                     float z = y[i] * (1.0f / 1.44269504f) / p->softcap;
                     y[i] = tanhf(z) * (p->softcap * 1.44269504f);
@@ -425,9 +420,8 @@ INLINE void weights_arrange(const uint *w, uint r, uint (*b)[2])
 }
 
 /* One tile: scores, weights, and their sums with the values. */
-INLINE void tile_attend(const tensor_params *p, const workplace *b, const float *products,
-                        bytes stage, bool is_edge, uint first_token, const float *row_scale,
-                        uint lane, progress *w)
+INLINE void tile_attend(const tensor_params *p, const workplace *b, bytes stage, bool is_edge,
+                        uint first_token, const float *row_scale, uint lane, progress *w)
 {
     uint r = lane / 4, c = lane % 4, x = exchanged(r);
     float y[GROUPS][SCORES], scales[GROUPS][TOKEN_PAIRS][2], e[GROUPS][SCORES];
@@ -437,7 +431,7 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, const float 
         int sums[2][SETS][4];
         keys_multiply(p, stage + 32 * g * keys_case::ROW, r, c, b->fragments, lane, sums);
         scores_take(sums, c, y[g]);
-        logits_make(p, products, stage, row_scale, r, c, g, y[g]);
+        logits_make(p, stage, row_scale, r, c, g, y[g]);
         UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
         {
             float2 two = two_scales<values_case>(stage + VALUE_SCALES_AT,
