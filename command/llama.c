@@ -12,8 +12,9 @@ static const char help[] =
     "usage: tqkv llama [OPTION]... [--] PROGRAM [ARGUMENT]...\n"
     "\n"
     "Runs a program of llama.cpp (llama-cli, llama-server, llama-bench,\n"
-    "llama-perplexity, llama-completion) with its KV cache in tqkv's pages. It is\n"
-    "given no flags of its own; cache types (-ctk, -ctv) are to be left away.\n"
+    "llama-perplexity, llama-completion) with its KV cache in tqkv's pages. The\n"
+    "program gets no extra flags; leave cache types (-ctk, -ctv) away. TQKV_KV and\n"
+    "TQKV_PROFILE of the environment do not count.\n"
     "\n"
     "  --kv FORMAT           what keys and values are kept in, or KEYS/VALUES: tq2 to\n"
     "                        tq8, lm2 to lm4 (default tq4; tq5/tq4, tq3)\n"
@@ -44,7 +45,8 @@ static int is_format(const char *text, size_t n)
         return 0;
     memcpy(name, text, n);
     name[n] = 0;
-    return tqkv_format_parse(name, 128, &format) == TQKV_OK && format.layout == TQKV_LAYOUT_ROW;
+    return tqkv_format_parse(name, 128, &format) == TQKV_OK &&
+           format.layout == TQKV_LAYOUT_ROW && format.rate % 16 == 0;
 }
 
 static int are_formats(const char *text)
@@ -81,8 +83,11 @@ static char *escaped(const char *name)
 /* 0 with a message. */
 static int make_variables(const request *r, variable all[VARIABLES], char backend[PATH_SIZE])
 {
+    const char *given = getenv("TQKV_BACKEND");
     if (!llama_backend(backend))
-        return !failed("libggml-tqkv.so is not beside tqkv; TQKV_BACKEND says where it is");
+        return given && *given ? !failed("%s (TQKV_BACKEND): %s", given, strerror(errno))
+                               : !failed("libggml-tqkv.so is not beside tqkv; TQKV_BACKEND says "
+                                         "where it is");
     const char *other = getenv(other_variable);
     all[0] = (variable){"GGML_BACKEND_PATH", strdup(backend)};
     all[1] = (variable){"TQKV_KV", strdup(r->formats)};
@@ -123,7 +128,7 @@ static void print_variable(const char *name, const char *value)
 
 static void show(const request *r, const variable *all)
 {
-    fputs("env", stdout);
+    fputs(r->profile ? "env" : "env -u TQKV_PROFILE", stdout);
     for (int i = 0; i < VARIABLES; i++)
         if (all[i].value)
             print_variable(all[i].name, all[i].value);
@@ -132,13 +137,15 @@ static void show(const request *r, const variable *all)
     putchar('\n');
 }
 
-/* The flag of a cache type that the user gave, or null: llama.cpp's own cache is then used. */
+/* The flag of another cache type than f16 that the user gave, or null: llama.cpp's own cache
+ * is then used. */
 static const char *type_flag(const request *r)
 {
     static const char *const flags[] = {"-ctk", "--cache-type-k", "-ctv", "--cache-type-v"};
     for (int i = 1; r->program[i]; i++)
         for (size_t f = 0; f < sizeof flags / sizeof *flags; f++)
-            if (!strcmp(r->program[i], flags[f]))
+            if (!strcmp(r->program[i], flags[f]) && r->program[i + 1] &&
+                strcmp(r->program[i + 1], "f16"))
                 return flags[f];
     return NULL;
 }
@@ -156,7 +163,7 @@ static int run(const request *r)
                 r->profile ? "profile " : "no profile", r->profile ? r->profile : "",
                 base_name(r->program[0]));
         if (flag)
-            fprintf(stderr, "tqkv: %s gives the cache to llama.cpp, but for type f16\n", flag);
+            fprintf(stderr, "tqkv: with %s other than f16 the cache is llama.cpp's own\n", flag);
         for (int i = 0; i < VARIABLES; i++)
             if (all[i].value)
                 setenv(all[i].name, all[i].value, 1);
@@ -170,6 +177,14 @@ static int run(const request *r)
     return ok && r->print ? EXIT_OK : EXIT_FAILED;
 }
 
+static int is_profile_file(const char *path)
+{
+    tqkv_profile *profile = NULL;
+    int ok = profile_load(path, &profile); /* 0 with a message */
+    tqkv_profile_free(profile);
+    return ok;
+}
+
 /* Our own options end at the program's name: getopt would read on. */
 int command_llama(int argc, char **argv)
 {
@@ -177,8 +192,11 @@ int command_llama(int argc, char **argv)
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
         const char *option = argv[i];
-        int takes = !strcmp(option, "--kv") || !strcmp(option, "--profile");
-        const char *value = takes && i + 1 < argc ? argv[++i] : NULL;
+        int is_kv = !strncmp(option, "--kv", 4) && (!option[4] || option[4] == '=');
+        int is_profile = !strncmp(option, "--profile", 9) && (!option[9] || option[9] == '=');
+        int takes = is_kv || is_profile;
+        const char *value = takes ? strchr(option, '=') : NULL;
+        value = value ? value + 1 : takes && i + 1 < argc ? argv[++i] : NULL;
         if (!strcmp(option, "--")) {
             i++;
             break;
@@ -189,7 +207,7 @@ int command_llama(int argc, char **argv)
         }
         if (takes && !value)
             return misused("%s takes a value; see 'tqkv llama --help'", option);
-        if (!strcmp(option, "--profile"))
+        if (is_profile)
             r.profile = value;
         else if (takes && !are_formats(value))
             return misused("'%s' is no format, nor two as tq5/tq4; see 'tqkv llama --help'", value);
@@ -202,8 +220,8 @@ int command_llama(int argc, char **argv)
     }
     if (i == argc)
         return misused("llama takes a program of llama.cpp; see 'tqkv llama --help'");
-    if (r.profile && access(r.profile, R_OK))
-        return failed("%s: %s", r.profile, strerror(errno));
+    if (r.profile && !is_profile_file(r.profile))
+        return EXIT_FAILED;
     r.program = argv + i;
     if (!r.print && !llama_program(NULL, r.program[0], r.path))
         return failed("%s: %s", r.program[0],

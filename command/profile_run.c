@@ -232,7 +232,7 @@ static void show_end(const char *log)
 
 static int report_end(const profile_request *r, const run *c, int status)
 {
-    if (*c->reason)
+    if (*c->reason && !WIFSIGNALED(status))
         return !failed("%s: no profile: %s", r->model, c->reason);
     show_end(c->log);
     if (WIFSIGNALED(status))
@@ -241,8 +241,8 @@ static int report_end(const profile_request *r, const run *c, int status)
     if (WEXITSTATUS(status))
         return !failed("%s: no profile: llama-perplexity ended with status %d", r->model,
                        WEXITSTATUS(status));
-    return !failed("%s: no profile: llama-perplexity ran without tqkv's backend, or too little "
-                   "of it", r->model);
+    return !failed("%s: no profile: llama-perplexity ran without tqkv's backend, or the text is "
+                   "too short", r->model);
 }
 
 int profile_run(const profile_request *r, const char *backend, uint8_t **data, size_t *size)

@@ -86,6 +86,8 @@ static int reconcile(cells *k, cells *v, size_t page)
 static int reconcile_stream(cells *k, cells *v, size_t number)
 {
     size_t first = number * k->n_pages;
+    uint32_t clock = k->clock[number] > v->clock[number] ? k->clock[number] : v->clock[number];
+    k->clock[number] = v->clock[number] = clock; /* stamps are compared, and copied */
     if (!memcmp(k->table + first, v->table + first, k->n_pages * sizeof *k->table))
         return 1;
     for (size_t p = first; p < first + k->n_pages; p++)

@@ -149,6 +149,7 @@ static int graph_compute(gg_backend_t b, gg_graph *graph)
 
 /* ---- the CPU's device ---- */
 
+static struct gg_reg registry;
 static gg_backend_t (*cpu_init)(gg_device_t, const char *params);
 static bool (*cpu_supports_buft)(gg_device_t, gg_buffer_type_t);
 
@@ -200,7 +201,8 @@ static const char *hook(void)
     gg_device_t cpu = gg_cpu_device(&problem);
     if (!cpu || cpu->iface.init_backend == init_backend)
         return problem;
-    if (gg.reg_by_name(NAME))
+    gg_reg_t other = gg.reg_by_name(NAME);
+    if (other && other != &registry) /* itself, if it was loaded before anything was asked */
         return "another copy of this library is loaded already";
     problem = memory_hook();
     if (problem)
@@ -243,7 +245,6 @@ __attribute__((visibility("default"))) gg_reg_t ggml_backend_init(void);
 
 gg_reg_t ggml_backend_init(void)
 {
-    static struct gg_reg registry;
     const char *problem = NULL;
     settings s;
     if (settings_are_wanted()) {

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tqkv_page.h"
+
 typedef struct layer {
     uint32_t n_heads, head_dim;
     size_t n_keys, n_batch;  /* kept so far; rows of the batch at hand */
@@ -114,6 +116,12 @@ void capture_queries(capture *c, const cells *k, const gg_tensor *q)
 
 /* ---- fitting ---- */
 
+/* Whether there is something to fit: more than a program's warm-up. */
+static int has_keys(const layer *l)
+{
+    return l->n_keys >= TQKV_PAGE_TOKENS;
+}
+
 /* The layers' common shape: the largest head count of the commonest head_dim. */
 static int shape_of(const capture *c, uint32_t *n_heads, uint32_t *head_dim)
 {
@@ -121,11 +129,11 @@ static int shape_of(const capture *c, uint32_t *n_heads, uint32_t *head_dim)
     for (uint32_t i = 0; i < c->n_layers; i++) {
         uint32_t same = 0, heads = 0;
         for (uint32_t j = 0; j < c->n_layers; j++)
-            if (c->layers[j].n_keys && c->layers[j].head_dim == c->layers[i].head_dim) {
+            if (has_keys(&c->layers[j]) && c->layers[j].head_dim == c->layers[i].head_dim) {
                 same++;
                 heads = c->layers[j].n_heads > heads ? c->layers[j].n_heads : heads;
             }
-        if (c->layers[i].n_keys && same > most) {
+        if (has_keys(&c->layers[i]) && same > most) {
             most = same;
             *n_heads = heads;
             *head_dim = c->layers[i].head_dim;
@@ -158,7 +166,7 @@ static tqkv_status fit(const capture *c, tqkv_profile *p, uint32_t head_dim)
 #pragma omp parallel for schedule(dynamic)
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const layer *l = &c->layers[i];
-        for (uint32_t h = 0; l->n_keys && l->head_dim == head_dim && h < l->n_heads; h++) {
+        for (uint32_t h = 0; has_keys(l) && l->head_dim == head_dim && h < l->n_heads; h++) {
             tqkv_status status = fit_head(c, p, i, h);
             if (status != TQKV_OK)
 #pragma omp atomic write
@@ -236,13 +244,14 @@ static const char *write_profile(const tqkv_profile *p, const char *path)
     return status != TQKV_OK ? tqkv_status_string(status) : error ? strerror(error) : NULL;
 }
 
-/* Null, or what is wrong. */
+/* Null, or what is wrong. A context that computed nothing, of which programs make some,
+ * writes nothing. */
 static const char *fit_and_write(const capture *c)
 {
     uint32_t n_heads, head_dim;
     tqkv_profile *p = NULL;
     if (!shape_of(c, &n_heads, &head_dim))
-        return "no keys were seen";
+        return NULL;
     tqkv_status status = tqkv_profile_create(c->n_layers, n_heads, head_dim, c->fingerprint, &p);
     if (status == TQKV_OK)
         status = fit(c, p, head_dim);

@@ -195,9 +195,8 @@ int cells_mix(cells *c, size_t page)
 
 /* ---- staging ---- */
 
-static void decode_row(const cells *c, size_t page, unsigned row)
+void cells_decode(const cells *c, size_t page, unsigned row, uint8_t *to)
 {
-    uint8_t *to = cells_nominal(c, cells_first_slot(c, page) + row);
     float values[TQKV_MAX_HEAD_DIM];
     for (uint32_t h = 0; h < c->n_heads; h++) {
         tqkv_page p = cells_codes(c, page, h);
@@ -209,7 +208,8 @@ static void decode_row(const cells *c, size_t page, unsigned row)
 static void decode_rows(const cells *c, size_t page, uint64_t rows)
 {
     for (; rows; rows &= rows - 1)
-        decode_row(c, page, (unsigned)__builtin_ctzll(rows));
+        cells_decode(c, page, (unsigned)__builtin_ctzll(rows),
+                     cells_nominal(c, cells_first_slot(c, page) + (size_t)__builtin_ctzll(rows)));
 }
 
 int cells_stage(cells *c, size_t page, uint64_t keep)
@@ -246,7 +246,7 @@ void cells_note(cells *c, size_t page, unsigned row)
     p->is_open = row + 1 != cells_rows_in(c, page);
 }
 
-int cells_note_slots(cells *c, size_t n)
+int cells_reserve_slots(cells *c, size_t n)
 {
     if (n > c->max_slots) {
         uint32_t *slots = realloc(c->slots, n * sizeof *slots);
@@ -357,9 +357,13 @@ int cells_make_plain(cells *c)
         return 1;
     if (!reserve_open(c->nominal, c->nominal_bytes))
         return 0;
-    for (size_t p = 0; c->n_heads && p < all_pages(c); p++)
+    for (size_t p = 0; c->n_heads && p < all_pages(c); p++) {
         if (!c->pages[p].is_staged)
             decode_rows(c, p, c->pages[p].written & ~c->pages[p].foreign);
+        for (uint64_t left = c->pages[p].foreign; left; left &= left - 1)
+            cells_put_foreign(c, cells_nominal(c, cells_first_slot(c, p) +
+                                                      (size_t)__builtin_ctzll(left)));
+    }
     cells_free(c);
     c->is_plain = 1;
     return 1;

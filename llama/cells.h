@@ -7,7 +7,8 @@
  *
  *   empty    no cell was ever written, or all were cleared
  *   staged   the rows are f16 numbers at their nominal place
- *   sealed   the rows are codes, and nothing backs their nominal place
+ *   sealed   the rows are codes, and nothing backs their nominal place (a staged page may
+ *            have codes beside: cells_seal makes them, cells_release leaves it sealed)
  *
  * A page is staged by the first row that is stored into it. It is *open* until the row of its
  * last cell is stored, and again when an earlier row is stored anew; otherwise it is
@@ -112,7 +113,7 @@ static inline const float *cells_balance(const cells *c, uint32_t head)
     return c->balances ? c->balances + (size_t)head * c->head_dim : NULL;
 }
 
-/* Numbers of [stream][head][page] places. */
+/* Index of a stream's and head's first page in arrays of [stream][head][page]. */
 static inline size_t cells_place(const cells *c, size_t stream, uint32_t head)
 {
     return (stream * c->n_heads + head) * c->n_pages;
@@ -120,6 +121,9 @@ static inline size_t cells_place(const cells *c, size_t stream, uint32_t head)
 
 /* One head's page of codes, mixed or not. */
 tqkv_page cells_codes(const cells *c, size_t page, uint32_t head);
+
+/* What a row's codes decode to, as f16 numbers of all heads. */
+void cells_decode(const cells *c, size_t page, unsigned row, uint8_t *to);
 
 /* ---- life ---- */
 
@@ -143,8 +147,8 @@ uint32_t cells_quota(const cells *c);
 int cells_stage(cells *c, size_t page, uint64_t keep);
 /* Says that a row was put at the nominal place of a staged page's cell. */
 void cells_note(cells *c, size_t page, unsigned row);
-/* Says of which slots; 0 without memory. */
-int cells_note_slots(cells *c, size_t n);
+/* Makes room for n slots, which the caller writes; 0 without memory. */
+int cells_reserve_slots(cells *c, size_t n);
 
 /* ---- sealing ---- */
 
@@ -187,7 +191,10 @@ tqkv_operand cells_mixed_operand(const cells *c, size_t stream);
 void cells_get(const cells *c, size_t offset, void *data, size_t size);
 /* Null, or what went wrong. */
 const char *cells_set(cells *c, size_t offset, const void *data, size_t size);
-/* n_cells cells of one stream, all of it, to another stream of a tensor like it. 0 without
+/* A row's bytes with a tag of no format: what is left of foreign rows, whose bytes are not
+ * kept. */
+void cells_put_foreign(const cells *c, uint8_t *row);
+/* Copies one whole stream to a stream of a tensor with the same shape and tag. 0 without
  * memory. */
 int cells_copy_stream(const cells *from, size_t stream, cells *to, size_t into);
 

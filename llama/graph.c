@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 /* ---- kinds ---- */
 
 static int is_nothing(const gg_tensor *t)

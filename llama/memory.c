@@ -5,11 +5,13 @@
 
 #include "reserve.h"
 
-/* A tensor whose size was asked for. */
+/* A tensor whose size was asked for: a buffer of the sum of the last ones is theirs. */
 typedef struct wish {
     size_t size;
     int is_cache;
 } wish;
+
+enum { PLAIN_SIZE = 64 };
 
 typedef struct memory {
     gg_buffer_iface plain_iface; /* of the small buffer of the CPU's that this one was */
@@ -60,18 +62,26 @@ static memory *memory_of(gg_buffer_t b)
     return b->context;
 }
 
-static void free_buffer(gg_buffer_t b)
+static void free_memory(memory *m)
 {
-    memory *m = memory_of(b);
+    if (!m)
+        return;
     for (size_t i = 0; i < m->n; i++)
         cells_free(&m->all[i]);
     reserve_free(m->base, m->reserved);
+    free(m->all);
+    free(m);
+}
+
+static void free_buffer(gg_buffer_t b)
+{
+    memory *m = memory_of(b);
     if (wishes.open == m)
         wishes.open = NULL;
     b->context = m->plain_context;
+    b->size = PLAIN_SIZE;
     m->plain_iface.free_buffer(b);
-    free(m->all);
-    free(m);
+    free_memory(m);
 }
 
 /* Until all tensors have come it is memory like any other: should somebody else's buffer have
@@ -226,9 +236,8 @@ static memory *make_memory(size_t size, size_t n)
     m->expected = n;
     if (m->all && m->base)
         return m;
-    reserve_free(m->base, size);
-    free(m->all);
-    free(m);
+    gg.log(GG_LOG_ERROR, "tqkv: a cache is kept by llama.cpp: there are no addresses for it\n");
+    free_memory(m);
     return NULL;
 }
 
@@ -236,13 +245,9 @@ static memory *make_memory(size_t size, size_t n)
 static gg_buffer_t make_buffer(size_t size, size_t n)
 {
     memory *m = make_memory(size, n);
-    gg_buffer_t b = m ? cpu_alloc(gg.cpu_buffer_type(), 64) : NULL;
+    gg_buffer_t b = m ? cpu_alloc(gg.cpu_buffer_type(), PLAIN_SIZE) : NULL;
     if (!b) {
-        if (m) {
-            reserve_free(m->base, size);
-            free(m->all);
-            free(m);
-        }
+        free_memory(m);
         return NULL;
     }
     m->plain_iface = b->iface;

@@ -22,7 +22,8 @@ cells *memory_cells(const gg_tensor *t);
 
 /* Makes the cells plain, and says so at the first ones of a buffer. 0 without memory. */
 int memory_make_plain(cells *c, const char *why);
-/* Tells the buffer of this tensor how large it is, once heads are known. */
+/* Tells the buffer of this tensor how large it is, once heads are known; logs what it keeps
+ * when all are. */
 void memory_count(const gg_tensor *t);
 
 #endif

@@ -37,7 +37,15 @@ static void put_tag(const cells *c, row_kind kind, uint8_t *to)
     }
 }
 
-/* Numbers that are NaN by themselves have no low bits in ggml, nor in tqkv. */
+void cells_put_foreign(const cells *c, uint8_t *row)
+{
+    static const uint8_t tag[TAG_BYTES] = {1, 0x7E, 0, 0x7E, 0, 0x7E, 0, 0x7E};
+    for (uint32_t h = 0; h < c->n_heads; h++)
+        memcpy(row + (size_t)h * c->head_dim * 2, tag, sizeof tag);
+}
+
+/* A NaN that arithmetic made is 0x7E00 or 0xFE00 in ggml and in tqkv; the first half of a tag
+ * has bit 0 set. */
 static row_kind kind_of_tag(const cells *c, const uint8_t *row)
 {
     uint8_t own[TAG_BYTES];
@@ -52,7 +60,7 @@ static row_kind kind_of_tag(const cells *c, const uint8_t *row)
     return is_tag ? ROW_FOREIGN : ROW_F16;
 }
 
-/* The same for all heads of a row, or f16 where they differ. */
+/* The same for all heads of a row, or foreign where they differ. */
 static row_kind kind_of_row(const cells *c, const uint8_t *row)
 {
     row_kind kind = kind_of_tag(c, row);
@@ -88,12 +96,17 @@ static int has_row(const cells *c, size_t slot)
     return c->pages[cells_page_of(c, slot)].written >> cells_row_of(c, slot) & 1;
 }
 
+static int is_foreign(const cells *c, size_t slot)
+{
+    return c->pages[cells_page_of(c, slot)].foreign >> cells_row_of(c, slot) & 1;
+}
+
 /* Whether codes say what the row is: of a complete page also while it is staged. */
 static int is_coded(const cells *c, size_t slot)
 {
     const cell_page *p = &c->pages[cells_page_of(c, slot)];
     unsigned row = cells_row_of(c, slot);
-    if (!has_row(c, slot) || p->foreign >> row & 1)
+    if (!has_row(c, slot) || is_foreign(c, slot))
         return 0;
     return !p->is_staged || p->coded >> row & 1 || (!p->is_open && !p->is_stale);
 }
@@ -124,6 +137,8 @@ static row_kind kind_to_save(const cells *c, size_t slot, size_t end, row_kind b
 {
     if (before == ROW_FIRST)
         return ROW_SECOND;
+    if (is_foreign(c, slot))
+        return ROW_FOREIGN;
     if (!is_coded(c, slot))
         return ROW_F16;
     if (fits(c, c->mean_bytes))
@@ -148,18 +163,10 @@ static void save_codes(const cells *c, size_t slot, row_kind kind, uint8_t *to)
 static void save_f16(const cells *c, size_t slot, uint8_t *to)
 {
     size_t page = cells_page_of(c, slot);
-    float values[TQKV_MAX_HEAD_DIM];
-    if (!has_row(c, slot))
-        return;
-    if (c->pages[page].is_staged) {
+    if (has_row(c, slot) && c->pages[page].is_staged)
         memcpy(to, cells_nominal(c, slot), c->row_bytes);
-        return;
-    }
-    for (uint32_t h = 0; h < c->n_heads; h++) {
-        tqkv_page p = cells_codes(c, page, h);
-        tqkv_page_read(&p, cells_balance(c, h), cells_row_of(c, slot), 1, TQKV_ORIGINAL, values, 0);
-        tqkv_from_f32(values, c->head_dim, to + (size_t)h * c->head_dim * 2, TQKV_F16);
-    }
+    else if (has_row(c, slot))
+        cells_decode(c, page, cells_row_of(c, slot), to);
 }
 
 /* Whole rows. */
@@ -171,6 +178,8 @@ static void save_rows(const cells *c, size_t slot, size_t end, uint8_t *to)
         memset(to, 0, c->row_bytes);
         if (kind == ROW_F16)
             save_f16(c, slot, to);
+        else if (kind == ROW_FOREIGN)
+            cells_put_foreign(c, to);
         else
             save_codes(c, slot, kind, to);
     }
@@ -268,18 +277,6 @@ static void gather_record(const cells *c, uint32_t head, row_kind kind, const ui
     memcpy(record + n + half, second + at + n, c->mean_bytes - half);
 }
 
-static void decode_into_stage(const cells *c, size_t slot)
-{
-    float values[TQKV_MAX_HEAD_DIM];
-    for (uint32_t h = 0; h < c->n_heads; h++) {
-        tqkv_page codes = cells_codes(c, cells_page_of(c, slot), h);
-        tqkv_page_read(&codes, cells_balance(c, h), cells_row_of(c, slot), 1, TQKV_ORIGINAL, values,
-                       0);
-        tqkv_from_f32(values, c->head_dim, cells_nominal(c, slot) + (size_t)h * c->head_dim * 2,
-                      TQKV_F16);
-    }
-}
-
 static int load_codes(cells *c, size_t slot, row_kind kind, const uint8_t *data,
                       const uint8_t *other)
 {
@@ -294,7 +291,7 @@ static int load_codes(cells *c, size_t slot, row_kind kind, const uint8_t *data,
     c->pages[page].written |= bit;
     if (c->pages[page].is_staged) {
         c->pages[page].coded |= bit;
-        decode_into_stage(c, slot);
+        cells_decode(c, page, cells_row_of(c, slot), cells_nominal(c, slot));
     }
     return 1;
 }

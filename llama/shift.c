@@ -55,12 +55,14 @@ static size_t each_kept(const step *s, uint8_t *rows, int is_restored)
 
 /* ---- before and after ---- */
 
-/* Pages that were sealed before, a byte each; null without memory. */
+/* Pages that were sealed before, a byte each; null without memory. They are not begun anew:
+ * the clocks stay. */
 static uint8_t *stage_moved(const step *s)
 {
     cells *c = s->keys;
     uint8_t *was_sealed = calloc(all_pages(c), 1);
     for (size_t p = 0; was_sealed && p < all_pages(c); p++) {
+        uint32_t *clock = &c->clock[p / c->n_pages], before = *clock;
         if (c->pages[p].is_staged || !moved_rows(s, p))
             continue;
         was_sealed[p] = 1;
@@ -68,6 +70,7 @@ static uint8_t *stage_moved(const step *s)
             free(was_sealed);
             return NULL;
         }
+        *clock = before;
     }
     return was_sealed;
 }

@@ -22,7 +22,7 @@ static int64_t index_at(const gg_tensor *at, size_t i)
 static const char *read_slots(cells *c, const gg_tensor *at)
 {
     size_t n = (size_t)at->ne[0], slots = (size_t)c->n_cells * c->n_streams;
-    if (!cells_note_slots(c, n))
+    if (!cells_reserve_slots(c, n))
         return "out of memory";
     for (size_t i = 0; i < n; i++) {
         int64_t slot = index_at(at, i);

@@ -14,11 +14,9 @@ static void run(gg_tensor *dst, int ith, int nth, void *context)
         return;
     }
     crew_reset(s->next_crew); /* all threads have left the node before */
-    if (s->work->failure)
-        ;
-    else if (s->kind == NODE_STORE)
+    if (!s->work->failure && s->kind == NODE_STORE)
         store_rows(s);
-    else
+    else if (!s->work->failure)
         attend(s, nth);
     crew_finish(s->crew);
 }
@@ -137,7 +135,7 @@ static const char *collect(work *w, gg_graph *graph)
 
 /* ---- a graph ---- */
 
-/* Nodes that RoPE shifts come last, and by themselves: ggml computes them. */
+/* Shifts are left out here: ggml computes each alone, afterwards (shift.c). */
 static size_t begin(work *w)
 {
     size_t n_shifts = 0;
@@ -167,6 +165,7 @@ const char *work_compute(work *w, gg_graph *graph, int (*compute)(gg_backend_t, 
 {
     *status = GG_STATUS_FAILED;
     w->failure = NULL;
+    w->n_seals = 0; /* of a graph that failed */
     const char *problem = collect(w, graph);
     if (problem)
         return problem;

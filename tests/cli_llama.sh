@@ -39,14 +39,18 @@ check "llama: runs no model" [ ! -e arguments ]
 LLAMA_ARG_OVERRIDE_TENSOR=x=CPU TQKV_PROFILE=other TQKV_KV=tq2 try "$tqkv" llama --kv lm3 -- llama/llama-bench
 check "llama: what else is overridden stands, profiles and formats of outside do not" grep -q "kv lm3 other x=CPU profile $" out
 try "$tqkv" llama llama/llama-server -ctv q4_0
-check "llama: says what a cache type does" grep -q -- "-ctv gives the cache to llama.cpp" err
+check "llama: says what a cache type does" grep -q -- "with -ctv other than f16 the cache is llama.cpp's own" err
+try "$tqkv" llama --kv=tq3 llama/llama-server -ctk f16
+check "llama: --kv=FORMAT; f16 is no other type" [ "$(wc -l < err)" = 1 ]
+try "$tqkv" llama --print llama/llama-server
+check "llama --print: no profile of outside" grep -q "^env -u TQKV_PROFILE GGML" out
 fails "llama: no program" 2 "takes a program" "$tqkv" llama --kv tq4
-for name in tq9 tq4/ /tq4 tq4/x mlx4 q4_0 ""; do
+for name in tq4.5 tq9 tq4/ /tq4 tq4/x mlx4 q4_0 ""; do
     fails "llama: no such format: $name" 2 "'$name' is no format" "$tqkv" llama --kv "$name" -- llama/llama-server
 done
 fails "llama: no such option" 2 "no option '--what'" "$tqkv" llama --what -- llama/llama-server
 fails "llama: no such profile" 1 "nowhere: No such file" "$tqkv" llama --profile nowhere -- llama/llama-server
-TQKV_BACKEND=nowhere fails "llama: no backend" 1 "TQKV_BACKEND" "$tqkv" llama llama/llama-server
+TQKV_BACKEND=nowhere fails "llama: no backend" 1 "nowhere (TQKV_BACKEND): No such file" "$tqkv" llama llama/llama-server
 fails "profile: no model" 1 "nowhere.gguf: No such file" "$tqkv" profile -m nowhere.gguf -o out.profile --llama llama
 fails "profile: no program" 1 "llama-perplexity is not in models" "$tqkv" profile -m models/model.gguf -o out.profile --llama models
 fails "profile: nothing to do" 2 "takes -m MODEL" "$tqkv" profile

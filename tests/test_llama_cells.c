@@ -308,6 +308,12 @@ static void foreign_rows_are_told_apart(void **state)
     cells_get(&a->c, 0, rows, bytes);
     assert_null(cells_set(&b->c, 20 * b->c.row_bytes, rows, bytes));
     assert_int_equal(b->c.n_foreign, 10);
+    /* and stay so, saved and loaded again */
+    cells_get(&b->c, 20 * b->c.row_bytes, rows, bytes);
+    assert_null(cells_set(&b->c, CELLS * b->c.row_bytes, rows, bytes));
+    assert_int_equal(b->c.n_foreign, 20);
+    memset(rows, 0, sizeof rows);
+    assert_null(cells_set(&b->c, CELLS * b->c.row_bytes, rows, bytes));
     store(b, 25, 5, &seed);
     assert_int_equal(b->c.n_foreign, 5);
     memset(rows, 0, sizeof rows);
@@ -333,7 +339,14 @@ static void plain_keeps_all_rows(void **state)
     store(f, 0, CELLS, &seed);
     trim(&f->c, 0, 1);
     store(f, CELLS + 50, 20, &seed);
+    uint8_t foreign[VALUES * 2];
+    float number;
+    cells_put_foreign(&f->c, foreign);
+    assert_null(cells_set(&f->c, 7 * f->c.row_bytes, foreign, sizeof foreign));
+    f->is_written[7] = 0;
     assert_true(cells_make_plain(&f->c));
+    tqkv_to_f32(cells_nominal(&f->c, 7), TQKV_F16, 1, &number);
+    assert_true(isnan(number));
     for (size_t slot = 0; slot < SLOTS; slot++) {
         float row[VALUES];
         tqkv_to_f32(cells_nominal(&f->c, slot), TQKV_F16, VALUES, row);

@@ -390,6 +390,7 @@ static void keys_and_values_apart(void **state)
         decode(other, TOKENS, 1);
         double error = distance(x, other->out + (size_t)TOKENS * LAYERS * n, n);
         assert_true(error > 0 && error < (i < 2 ? .1 : .6));
+        assert_int_equal(m->cells[0][0].clock[0], m->cells[0][1].clock[0]);
         assert_memory_equal(m->cells[0][0].table, m->cells[0][1].table,
                             m->cells[0][0].n_pages * sizeof(uint32_t));
         close_model(m);
@@ -414,6 +415,7 @@ static void keys_move(void **state)
         by[i] = -2;
     shift(m, by);
     assert_true(keys->n_staged[0] <= cells_quota(keys));
+    assert_int_equal(keys->clock[0], m->cells[1][0].clock[0]);
     cells_get(keys, 0, after, 64 * row);
     for (size_t i = 0; i < 64; i++)
         assert_int_equal(!memcmp(before + i * row, after + i * row, row), !by[i]);
