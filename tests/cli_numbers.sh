@@ -29,13 +29,12 @@ for option in --layers --kv-heads --head-dim --value-dim --window --window-layer
     refuses plan $option 0 $bad " -1" 4294967296 ""
 done
 refuses plan -M 0 -1G abc 1Q 1GG nan inf 1e30 0.1 1e-12G ""
-for option in -t -w --centres; do
+for option in -t -w; do
     refuses profile $option 0 $bad " -1" ""
 done
 refuses profile -t 513
 refuses profile -w 65
-refuses profile --centres 65
-refuses "llama" --k tq0 tq1 tq9 tq-1 tqabc tqnan tqinf q4_9 ""
+refuses "llama" --kv tq0 tq4.25 tq1 tq9 tq-1 tqabc tqnan tqinf q4_9 ""
 for option in -d -n -g -c -t -q; do
     refuses bench $option 0 $bad " -1" ""
 done

@@ -73,7 +73,7 @@ cmake --build "$dir/cxx/build" > /dev/null
 "$dir/cxx/build/with_tqkv_static"
 
 "$prefix/bin/tqkv" --version
-"$prefix/bin/tqkv" llama --print --no-profile llama-cli | grep -q "$prefix/.*libggml-tqkv.so"
+"$prefix/bin/tqkv" llama --print llama-cli | grep -q "$prefix/.*libggml-tqkv.so"
 test -s "$prefix/share/tqkv/profile.txt"
 test -s "$prefix/share/man/man1/tqkv.1"
 test -s "$prefix/share/bash-completion/completions/tqkv"

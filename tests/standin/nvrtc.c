@@ -51,9 +51,9 @@ static const char launcher[] =
     "{\n"
     "    emulated_launch([](void **a) {\n"
     "        attend_tensor(*(uchar **)a[0], *(float **)a[1], *(uchar **)a[2], *(uchar **)a[3],\n"
-    "                      *(uchar **)a[4], *(uchar **)a[5], *(uchar **)a[6], *(uint **)a[7],\n"
-    "                      *(uint **)a[8], *(float **)a[9], *(uchar **)a[10], *(float **)a[11],\n"
-    "                      *(float **)a[12], *(uint **)a[13], *(tensor_params *)a[14]);\n"
+    "                      *(uchar **)a[4], *(uchar **)a[5], *(uint **)a[6], *(uint **)a[7],\n"
+    "                      *(float **)a[8], *(uchar **)a[9], *(float **)a[10], *(float **)a[11],\n"
+    "                      *(uint **)a[12], *(tensor_params *)a[13]);\n"
     "    }, blocks, threads, arguments);\n"
     "}\n";
 
