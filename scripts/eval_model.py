@@ -231,18 +231,22 @@ class Evaluation:
         if key in self.results:
             return
         self.say(key)
-        self.keep(key, {"MiB": self.peak(cache, 32767), "empty": self.peak(cache, 1)})
+        self.keep(key, {"MiB": self.peak(cache, 32700), "empty": self.peak(cache, 1)})
 
     def peak(self, cache, tokens):
+        """Of a prompt of about so many; llama-bench would keep a state beside."""
+        prompt = self.folder + "/prompt.txt"
+        with open(prompt, "w") as out:
+            out.write(" a" * tokens)
         null = os.open(os.devnull, os.O_RDWR)
         pid = os.fork()
         if pid == 0:
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            os.execve(self.bin + "llama-bench",
-                      ["llama-bench", "-m", self.shipped, "-t", "2", *self.types(cache), "-p", "0",
-                       "-n", "1", "-d", str(tokens), "-r", "1", "--no-warmup",
-                       *(["--repack", "0"] if self.o.no_repack else [])], self.environment(cache))
+            os.execve(self.bin + "llama-completion",
+                      ["llama-completion", "-m", self.shipped, "-t", "2", *self.types(cache), "-c",
+                       "32768", "-n", "1", "-no-cnv", "-f", prompt,
+                       *(["--no-repack"] if self.o.no_repack else [])], self.environment(cache))
         os.close(null)
         return os.wait4(pid, 0)[2].ru_maxrss / 1024
 
