@@ -16,11 +16,6 @@ static size_t places(const cells *c)
     return (size_t)c->n_streams * c->n_heads * c->n_pages;
 }
 
-static size_t all_pages(const cells *c)
-{
-    return (size_t)c->n_streams * c->n_pages;
-}
-
 /* What tells rows of one configuration from those of another. */
 static uint64_t tag_of(const cells *c, uint64_t profile_id)
 {
@@ -47,7 +42,7 @@ static const char *set_format(cells *c)
 
 static int allocate(cells *c)
 {
-    size_t n = all_pages(c);
+    size_t n = cells_pages(c);
     c->blocks = reserve_memory(places(c) * c->block_bytes);
     c->means = reserve_memory(places(c) * c->mean_bytes);
     c->pages = calloc(n, sizeof *c->pages);
@@ -123,8 +118,8 @@ void cells_clear(cells *c)
             cells_release(c, s * c->n_pages + c->staged[s * c->n_pages]);
         c->clock[s] = 0;
     }
-    memset(c->pages, 0, all_pages(c) * sizeof *c->pages);
-    for (size_t i = 0; i < all_pages(c); i++)
+    memset(c->pages, 0, cells_pages(c) * sizeof *c->pages);
+    for (size_t i = 0; i < cells_pages(c); i++)
         c->table[i] = (uint32_t)(i % c->n_pages);
     reserve_zero(c->blocks, places(c) * c->block_bytes);
     reserve_zero(c->means, places(c) * c->mean_bytes);
@@ -357,7 +352,7 @@ int cells_make_plain(cells *c)
         return 1;
     if (!reserve_open(c->nominal, c->nominal_bytes))
         return 0;
-    for (size_t p = 0; c->n_heads && p < all_pages(c); p++) {
+    for (size_t p = 0; c->n_heads && p < cells_pages(c); p++) {
         if (!c->pages[p].is_staged)
             decode_rows(c, p, c->pages[p].written & ~c->pages[p].foreign);
         for (uint64_t left = c->pages[p].foreign; left; left &= left - 1)

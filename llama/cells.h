@@ -96,6 +96,12 @@ static inline size_t cells_first_slot(const cells *c, size_t page)
     return page / c->n_pages * c->n_cells + page % c->n_pages * PAGE;
 }
 
+/* Pages of all streams. */
+static inline size_t cells_pages(const cells *c)
+{
+    return (size_t)c->n_streams * c->n_pages;
+}
+
 /* Rows of a page: 64, or fewer of a stream's last. */
 static inline unsigned cells_rows_in(const cells *c, size_t page)
 {

@@ -18,8 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "reserve.h"
-
 enum { TAG_BYTES = 8, SCALE_BYTES = 2, MAX_RECORD = 3 * TQKV_MAX_HEAD_DIM };
 
 /* How a row travels; the codes' kinds stand in the tag. */

@@ -27,11 +27,6 @@ static uint64_t moved_rows(const step *s, size_t page)
     return moved & c->pages[page].written & ~c->pages[page].foreign;
 }
 
-static size_t all_pages(const cells *c)
-{
-    return (size_t)c->n_streams * c->n_pages;
-}
-
 /* ---- rows that stay ---- */
 
 /* Rows of staged pages that do not move, which RoPE may multiply with a factor: saved to
@@ -40,7 +35,7 @@ static size_t each_kept(const step *s, uint8_t *rows, int is_restored)
 {
     const cells *c = s->keys;
     size_t n = 0;
-    for (size_t p = 0; p < all_pages(c); p++) {
+    for (size_t p = 0; p < cells_pages(c); p++) {
         uint64_t stay = c->pages[p].is_staged ? c->pages[p].written & ~moved_rows(s, p) : 0;
         for (; stay; stay &= stay - 1, n++) {
             uint8_t *row = cells_nominal(c, cells_first_slot(c, p) + (size_t)__builtin_ctzll(stay));
@@ -60,8 +55,8 @@ static size_t each_kept(const step *s, uint8_t *rows, int is_restored)
 static uint8_t *stage_moved(const step *s)
 {
     cells *c = s->keys;
-    uint8_t *was_sealed = calloc(all_pages(c), 1);
-    for (size_t p = 0; was_sealed && p < all_pages(c); p++) {
+    uint8_t *was_sealed = calloc(cells_pages(c), 1);
+    for (size_t p = 0; was_sealed && p < cells_pages(c); p++) {
         uint32_t *clock = &c->clock[p / c->n_pages], before = *clock;
         if (c->pages[p].is_staged || !moved_rows(s, p))
             continue;
@@ -80,7 +75,7 @@ static int finish(const step *s, const uint8_t *was_sealed)
 {
     cells *c = s->keys;
     int ok = 1;
-    for (size_t p = 0; p < all_pages(c); p++) {
+    for (size_t p = 0; p < cells_pages(c); p++) {
         cell_page *page = &c->pages[p];
         uint64_t moved = moved_rows(s, p);
         if (page->is_staged && moved) {
