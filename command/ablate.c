@@ -36,7 +36,7 @@ static const char help[] =
     "\n"
     "Exit status: 0 if all formats are at their representation's floor, 1 if not.\n";
 
-static const char default_formats[] = "mlx4,mlx5,mlx6,mlx8,lm4,tq2,tq3,tq4,tq4.5,tq5,tq6,tq8";
+static const char default_formats[] = "mlx4,mlx5,mlx6,mlx8,lm4,tq2,tq3,tq4,tq5,tq6,tq8";
 
 typedef struct options {
     char *formats;
@@ -231,7 +231,7 @@ static tqkv_status run_format(legs *l, const tqkv_format *fk, const tqkv_format 
 /* What tqkv_attention.h promises. */
 static double kernel_bound(const tqkv_format *f)
 {
-    return f->rate > 96 ? 1e-3 : 1.5e-2;
+    return f->bits > 6 ? 1e-3 : 1.5e-2;
 }
 
 /* 1 if the kernel is within its bound. */

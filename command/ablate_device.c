@@ -176,7 +176,7 @@ int device_reference_legs(const device *d, const capture *c, const tqkv_format *
                           uint32_t n_queries, double wrong_scale, float *dense, float *decoded,
                           float *codes)
 {
-    legs l = {.d = d, .c = c, .f = *f, .bits = f->rate / 16u};
+    legs l = {.d = d, .c = c, .f = *f, .bits = f->bits};
     float *const outs[] = {dense, decoded, codes};
     if (c->v_head_dim != c->head_dim)
         return !failed("the reference has keys and values of one head_dim");

@@ -255,7 +255,7 @@ int command_bench(int argc, char **argv)
         {"queries", required_argument, NULL, 'q'}, {"ggml", required_argument, NULL, 'G'},
         {"device", required_argument, NULL, 'D'}, {"cuda-module", required_argument, NULL, 'M'},
         {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
-    static const char *const formats[] = {"tq2", "tq3", "tq4", "tq4.5", "tq5",
+    static const char *const formats[] = {"tq2", "tq3", "tq4", "tq5",
                                           "tq6", "tq8", "lm4", "mlx4"};
     static const char *const attended[] = {"f16", "tq2", "tq3", "tq4", "tq4+means",
                                            "tq4+staged", "tq8", "lm4", "mlx4"};

@@ -18,8 +18,8 @@ static const char help[] =
     "  -h, --help         this text\n";
 
 static const char *const all_formats[] = {
-    "tq2",  "tq2.5", "tq3", "tq3.5", "tq4", "tq4.25", "tq4.5", "tq5",  "tq6",
-    "tq7",  "tq8",   "lm2", "lm3",   "lm4", "mlx4",   "mlx5",  "mlx6", "mlx8"};
+    "tq2", "tq3", "tq4", "tq5",  "tq6",  "tq7",  "tq8",
+    "lm2", "lm3", "lm4", "mlx4", "mlx5", "mlx6", "mlx8"};
 enum { N_FORMATS = sizeof all_formats / sizeof *all_formats };
 
 typedef struct options {
@@ -64,7 +64,7 @@ static void report(const tqkv_format *f, double mse, int json, table *t)
     if (json) {
         cJSON *object = cJSON_CreateObject();
         cJSON_AddStringToObject(object, "format", name);
-        cJSON_AddNumberToObject(object, "bits", f->rate / 16.0);
+        cJSON_AddNumberToObject(object, "bits", f->bits);
         cJSON_AddNumberToObject(object, "head_dim", f->head_dim);
         cJSON_AddNumberToObject(object, "row_bytes", (double)row_bytes);
         cJSON_AddNumberToObject(object, "mse", mse);
@@ -73,7 +73,7 @@ static void report(const tqkv_format *f, double mse, int json, table *t)
     }
     table_row(t);
     table_cell(t, 0, "%s", name);
-    table_cell(t, 1, "%g", f->rate / 16.0);
+    table_cell(t, 1, "%u", (unsigned)f->bits);
     table_cell(t, 2, "%u", (unsigned)f->head_dim);
     table_cell(t, 3, "%zu", row_bytes);
     table_cell(t, 4, "%.2fx", 2.0 * f->head_dim / (double)row_bytes);

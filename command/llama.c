@@ -46,7 +46,7 @@ static int is_format(const char *text, size_t n)
     memcpy(name, text, n);
     name[n] = 0;
     return tqkv_format_parse(name, 128, &format) == TQKV_OK &&
-           format.layout == TQKV_LAYOUT_ROW && format.rate % 16 == 0;
+           format.layout == TQKV_LAYOUT_ROW;
 }
 
 static int are_formats(const char *text)

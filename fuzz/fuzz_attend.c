@@ -6,7 +6,7 @@
 
 #include "attend.h"
 
-static const char *const names[] = {"tq2", "tq3", "tq4", "tq4.25", "tq5.5", "tq6", "tq8", "lm2",
+static const char *const names[] = {"tq2", "tq3", "tq4", "tq5", "tq6", "tq7", "tq8", "lm2",
                                     "lm3", "lm4", "mlx4", "mlx5", "mlx6", "mlx8", "tq4n", "f16"};
 
 /* Rows of one KV head in memory of exactly their size. */

@@ -9,7 +9,7 @@
 
 enum { ROWS = TQKV_PAGE_TOKENS };
 
-static const char *const names[] = {"tq2", "tq2.5", "tq3", "tq4", "tq4.25", "tq5.5", "tq6",
+static const char *const names[] = {"tq2", "tq3", "tq4", "tq5", "tq6",
                                     "tq7", "tq8", "lm2", "lm3", "lm4", "mlx4", "mlx5",
                                     "mlx6", "mlx8", "tq4n", "tq4s", "lm4s", "tq3n"};
 static const uint32_t dims[] = {16, 48, 64, 96, 128, 512};

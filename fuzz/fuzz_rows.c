@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     data += sizeof f;
     size -= sizeof f;
     f.head_dim = (uint16_t)(f.head_dim % 65 * 16);
-    f.rate = (uint16_t)(32 + f.rate % 97);
+    f.bits = (uint16_t)(2 + f.bits % 7);
     f.codebook = (uint8_t)(1 + f.codebook % 3);
     f.layout = f.codebook == TQKV_CODEBOOK_MLX ? TQKV_LAYOUT_SPLIT : TQKV_LAYOUT_ROW;
     f.rotation %= 3;

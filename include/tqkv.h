@@ -143,7 +143,7 @@ typedef enum tqkv_rotation {
 /* What a row is. Fill it by tqkv_format_parse, or by hand and check it with
  * tqkv_format_check; every function checks the format it is given. */
 typedef struct tqkv_format {
-    uint16_t rate;     /* bits a value in sixteenths: 64 is 4 bits */
+    uint16_t bits;     /* of a value */
     uint16_t head_dim; /* values in a row */
     uint8_t codebook;  /* tqkv_codebook */
     uint8_t layout;    /* tqkv_layout */
@@ -154,8 +154,7 @@ typedef struct tqkv_format {
 enum { TQKV_MAX_HEAD_DIM = 1024, TQKV_FORMAT_NAME_SIZE = 24 };
 
 /* Reads a format's name:
- *   tq2 to tq8, and for slots tqM.F, any multiple of 1/16 bit between (tq4.25);
- *   lm2, lm3, lm4;   mlx4, mlx5, mlx6, mlx8 (head_dim a power of two).
+ *   tq2 to tq8;   lm2, lm3, lm4;   mlx4, mlx5, mlx6, mlx8 (head_dim a power of two).
  * After the name, "s" flips signs before the rotation (tq4s) and "n" does not
  * rotate (tq4n); mlx takes neither. */
 TQKV_API tqkv_status tqkv_format_parse(const char *name, uint32_t head_dim,

@@ -34,7 +34,7 @@ static int read_format(const char *text, size_t n, char name[TQKV_FORMAT_NAME_SI
     memcpy(name, text, n);
     name[n] = 0;
     return tqkv_format_parse(name, 128, &format) == TQKV_OK &&
-           format.layout == TQKV_LAYOUT_ROW && format.rate % 16 == 0;
+           format.layout == TQKV_LAYOUT_ROW;
 }
 
 static int read_formats(const char *text, settings *s)

@@ -11,7 +11,7 @@ for test in format codec mlx profile page container container_pages cache cache_
     $run build/check/test_$test
 done
 $run build/check/harness --rounds 1
-$run build/check/tqkv encode -f tq4.25 data/smollm2-135m/v.npy "$dir/v.tqkv"
+$run build/check/tqkv encode -f tq4 data/smollm2-135m/v.npy "$dir/v.tqkv"
 $run build/check/tqkv verify "$dir/v.tqkv"
 $run build/check/tqkv fit -t 32 data/smollm2-135m "$dir/p"
 $run build/check/tqkv encode -p "$dir/p" data/smollm2-135m/k.npy "$dir/k.tqkv"

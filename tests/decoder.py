@@ -99,23 +99,18 @@ def signs(d):
     return np.array(result)
 
 
-def stream_values(codes, rate, d, codebook):
-    bits = d * rate // 16
-    stream = int.from_bytes(codes, "little") & ((1 << bits) - 1)
-    stream |= stream << bits  # cyclic
+def stream_values(codes, bits, d, codebook):
+    stream = int.from_bytes(codes, "little")
+    stream |= stream << d * bits  # cyclic
     out = []
     for i in range(d):
-        at = i * rate // 16
         if codebook == 2:
-            k = rate // 16
-            index = stream >> at & ((1 << k) - 1)
-            half = LLOYD[k]
+            half = LLOYD[bits]
             values = [-v for v in reversed(half)] + half
-            out.append(np.float32(values[index]))
+            out.append(np.float32(values[stream >> bits * i & ((1 << bits) - 1)]))
         else:
-            k = at - (i - 1) * rate // 16  # new bits since the window before
-            window = stream >> at & 255
-            out.append(A[k][window >> 4] + B[k][window & 15])
+            window = stream >> bits * i & 255
+            out.append(A[bits][window >> 4] + B[bits][window & 15])
     return out
 
 
@@ -128,7 +123,9 @@ class Container:
         assert data[22:24] == bytes([self.is_paged, 0])
         assert xxhash.xxh64(data[:56]).intdigest() == struct.unpack_from("<Q", data, 56)[0]
         self.codebook, _, self.rotation, _ = data[12:16]
-        self.rate, self.d = struct.unpack_from("<HH", data, 16)
+        sixteenths, self.d = struct.unpack_from("<HH", data, 16)
+        assert sixteenths % 16 == 0
+        self.bits = sixteenths // 16
         self.layer_axis, has_profile = data[20], data[21]
         self.shape = struct.unpack_from("<QQQ", data, 24)
         self.profile, self.sections, at = None, [], 64
@@ -160,7 +157,7 @@ class Container:
         d = self.d
         if self.codebook == 3:
             return self.decode_mlx(row, code_bytes)
-        values = stream_values(row[:code_bytes], self.rate, d, self.codebook)
+        values = stream_values(row[:code_bytes], self.bits, d, self.codebook)
         scale = np.float32(np.frombuffer(row, "<f2", offset=code_bytes, count=1)[0])
         if self.rotation == 0:
             x = np.array(values, np.float32) * scale
@@ -179,7 +176,7 @@ class Container:
         return x
 
     def decode_mlx(self, row, code_bytes):
-        d, bits = self.d, self.rate // 16
+        d, bits = self.d, self.bits
         upper = [np.float32(v) for v in MLX[bits].split()]
         centroids = [-v for v in reversed(upper)] + upper
         norms = np.frombuffer(row, "<f4", offset=code_bytes, count=max(d // 256, 1))
@@ -192,10 +189,10 @@ class Container:
 
     def decode(self):
         self.matrix, self.signs = hadamard(self.d), signs(self.d)
-        code_bytes = (self.d * self.rate // 16 + 7) // 8
+        code_bytes = self.d * self.bits // 8
         row_bytes = code_bytes + 2
         if self.codebook == 3:
-            code_bytes = self.d // 2 if self.rate == 64 else self.d
+            code_bytes = self.d // 2 if self.bits == 4 else self.d
             row_bytes = code_bytes + 4 * max(self.d // 256, 1)
         out = (self.decode_pages if self.is_paged else self.decode_rows)(code_bytes, row_bytes)
         return out if self.layer_axis else out[0]

@@ -319,9 +319,8 @@ static const struct {
     {"weights", check_weights}, {"softmax", check_softmax}, {"softcap", check_softcap},
 };
 
-static const char *const formats[] = {"tq2", "tq2.25", "tq3", "tq3.5", "tq4", "tq4.25",
-                                      "tq4.5", "tq5", "tq5.8125", "tq6", "tq7", "tq7.5",
-                                      "tq8", "lm2", "lm3", "lm4", "mlx4", "mlx5", "mlx6"};
+static const char *const formats[] = {"tq2", "tq3", "tq4", "tq5", "tq6", "tq7", "tq8",
+                                      "lm2", "lm3", "lm4", "mlx4", "mlx5", "mlx6"};
 static const unsigned dims[] = {16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 288, 512, 1024};
 
 static void check_tiles(const harness_options *o, const attend_kernels *k, const char *format,
@@ -366,7 +365,7 @@ static double best_time(const attend_kernels *k, const tile_case *c, int what)
 
 static void bench(const harness_options *o)
 {
-    static const char *const timed[] = {"tq2", "tq3", "tq4", "tq4.5", "tq6", "tq8", "lm4"};
+    static const char *const timed[] = {"tq2", "tq3", "tq4", "tq6", "tq8", "lm4"};
     static const char *const what[] = {"tile, scores", "scores of codes", "tile, values",
                                        "values of codes"};
     static tile_case c;

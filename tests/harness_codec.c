@@ -79,7 +79,7 @@ static int is_trellis(const input *in)
 
 static int has_search(const input *in)
 {
-    return is_trellis(in) && in->format.rate < 128;
+    return is_trellis(in) && in->format.bits < 8;
 }
 
 static int is_lloyd(const input *in)
@@ -258,9 +258,9 @@ static void fill_input(input *in, const char *format, unsigned head_dim)
     if (is_trellis(in))
         trellis_plan_init(&in->trellis, &in->format);
     if (in->format.codebook == TQKV_CODEBOOK_LLOYD_MAX)
-        in->lloyd = lloyd_code_of(in->format.rate / 16u);
+        in->lloyd = lloyd_code_of(in->format.bits);
     if (in->format.codebook == TQKV_CODEBOOK_MLX) {
-        in->mlx_bits = in->format.rate / 16u;
+        in->mlx_bits = in->format.bits;
         in->codebook = mlx_codebook(in->mlx_bits);
     }
     random_row(in->x, head_dim);
@@ -291,8 +291,7 @@ static int run_check(const check *c, const codec_kernels *k, const input *in)
 }
 
 static const char *const formats[] = {
-    "tq2", "tq2.0625", "tq2.5", "tq2.9375", "tq3", "tq3.25", "tq4", "tq4.25", "tq4.5",
-    "tq4.8125", "tq5", "tq5.375", "tq6", "tq6.5", "tq7", "tq7.25", "tq7.9375", "tq8",
+    "tq2", "tq3", "tq4", "tq5", "tq6", "tq7", "tq8",
     "lm2", "lm3", "lm4", "mlx4", "mlx5", "mlx6", "mlx8"};
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 static const unsigned dims[] = {16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192, 256,
@@ -316,7 +315,7 @@ static double time_check(const check *c, const codec_kernels *k, const input *in
 
 static void bench(const char *kernel)
 {
-    static const char *const timed[] = {"tq2", "tq3", "tq4", "tq4.5", "tq6", "lm4", "mlx4"};
+    static const char *const timed[] = {"tq2", "tq3", "tq4", "tq6", "lm4", "mlx4"};
     static uint8_t out[2 * MAX_DIM * sizeof(float)];
     input in;
     printf("%-15s %-7s", "kernel, d = 128", "format");

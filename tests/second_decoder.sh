@@ -37,7 +37,7 @@ compare()
     count=$((count + 1))
 }
 for d in 16 48 64 80 112 128 144 3; do
-    for f in tq2 tq2.5 tq3 tq3.4375 tq4 tq4.0625 tq5 tq6 tq6.5 tq7 tq7.75 tq8 tq4s tq3n; do
+    for f in tq2 tq3 tq4 tq5 tq6 tq7 tq8 tq4s tq3n; do
         "$tqkv" encode -f $f "$dir/x$d.npy" "$dir/x.tqkv"
         compare "$dir/x.tqkv" exact
     done

@@ -78,8 +78,7 @@ static const unsigned test_dims[] = {16,  32,  48,  64,  80,  96,  112, 128,  14
 enum { TEST_N_DIMS = sizeof test_dims / sizeof *test_dims };
 
 static const char *const test_names[] = {
-    "tq2", "tq2.5", "tq3", "tq3.9375", "tq4", "tq4.25", "tq4.5", "tq5", "tq5.75",
-    "tq6", "tq6.5", "tq7", "tq7.5",    "tq8", "lm2",    "lm3",   "lm4"};
+    "tq2", "tq3", "tq4", "tq5", "tq6", "tq7", "tq8", "lm2", "lm3", "lm4"};
 enum { TEST_N_NAMES = sizeof test_names / sizeof *test_names };
 
 #endif

@@ -51,8 +51,8 @@ enum { N_MASKS = sizeof masks / sizeof *masks };
 
 static void formats_and_dims(void **state)
 {
-    static const char *const names[] = {"tq2", "tq2.5", "tq3", "tq4", "tq4.25", "tq5", "tq6",
-                                        "tq6.5", "tq7", "tq8", "lm2", "lm3", "lm4", "mlx4",
+    static const char *const names[] = {"tq2", "tq3", "tq4", "tq5", "tq6", "tq7", "tq8",
+                                        "lm2", "lm3", "lm4", "mlx4",
                                         "mlx5", "mlx6", "mlx8", "f16", "bf16", "f32"};
     static const uint32_t dims[] = {16, 64, 80, 96, 128, 256, 512};
     (void)state;
@@ -70,7 +70,7 @@ static void formats_and_dims(void **state)
 
 static void every_instruction_set(void **state)
 {
-    static const char *const names[] = {"tq2", "tq3.25", "tq4", "tq8", "lm4", "mlx5", "mlx8",
+    static const char *const names[] = {"tq2", "tq3", "tq4", "tq8", "lm4", "mlx5", "mlx8",
                                         "f16"};
     (void)state;
     for (size_t m = 0; m < N_MASKS; m++)
@@ -130,7 +130,7 @@ static void pages_and_rings(void **state)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int ring = 0; ring < 2; ring++)
             for (size_t first = 0; first < 150; first += 73) {
-                shape s = {.keys = "tq4.5", .values = "tq3", .key_dim = 64, .value_dim = 64,
+                shape s = {.keys = "tq5", .values = "tq3", .key_dim = 64, .value_dim = 64,
                            .n_kv_heads = 2, .group = 2, .n_queries = 2, .n_tokens = 300,
                            .page_size = sizes[i], .first_slot = first, .is_ring = ring,
                            .seed = i};
@@ -304,7 +304,7 @@ static void long_context(void **state)
 /* Any bytes are some row, and no finite query gives NaN. */
 static void any_bytes(void **state)
 {
-    static const char *const names[] = {"tq2.5", "tq4", "tq8", "lm3", "mlx4", "mlx6", "mlx8",
+    static const char *const names[] = {"tq2", "tq4", "tq8", "lm3", "mlx4", "mlx6", "mlx8",
                                         "f16", "bf16", "f32"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -536,7 +536,7 @@ static void bad_arguments(void **state)
     REFUSED((c.a.mask = bad, c.a.mask_type = TQKV_F16, c.a.mask_head_stride = too_far),
             TQKV_ERROR_OVERFLOW);
     REFUSED((c.a.n_queries = UINT32_MAX, c.a.n_heads = UINT32_MAX / 2 * 2), TQKV_ERROR_OVERFLOW);
-    REFUSED(c.set.keys.format.rate = 1, TQKV_ERROR_FORMAT);
+    REFUSED(c.set.keys.format.bits = 1, TQKV_ERROR_FORMAT);
     REFUSED(c.set.values.format.head_dim = 17, TQKV_ERROR_HEAD_DIM_STEP);
 #undef REFUSED
     case_free(&good);
@@ -561,7 +561,7 @@ static void levels_are_the_best(void **state)
     (void)state;
     for (size_t f = 0; f < sizeof names / sizeof *names; f++) {
         tqkv_format format = test_format(names[f], 64);
-        unsigned bits = format.rate / 16u, n = 1u << bits;
+        unsigned bits = format.bits, n = 1u << bits;
         int is_mlx = format.codebook == TQKV_CODEBOOK_MLX;
         const float *values = is_mlx ? mlx_codebook(bits) : lloyd_code_of(bits)->values;
         double weight[64], best = INFINITY;

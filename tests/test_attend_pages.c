@@ -337,7 +337,7 @@ static void bad_calls(void **state)
     REFUSED(c.staged.keys.format.head_dim = 32, TQKV_ERROR_ARGUMENT);
     REFUSED(c.staged.keys = c.set.keys, TQKV_ERROR_ARGUMENT);
     REFUSED(c.mixed.values = c.staged.values, TQKV_ERROR_ARGUMENT);
-    REFUSED(c.mixed.values.format.rate = 48, TQKV_ERROR_FORMAT);
+    REFUSED(c.mixed.values.format.bits = 3, TQKV_ERROR_FORMAT);
     REFUSED((c.mixed.keys.means = NULL, c.mixed.keys.n_means = 0), TQKV_ERROR_FORMAT);
     REFUSED(c.set.keys.means = NULL, TQKV_ERROR_FORMAT);
     REFUSED((c.set.keys.means = NULL, c.set.mixed = NULL), TQKV_ERROR_ARGUMENT);

@@ -321,7 +321,7 @@ static void bad_configurations(void **state)
     REFUSED(l[1].n_kv_heads = 0, TQKV_ERROR_ARGUMENT);
     REFUSED(l[1].n_heads = 0, TQKV_ERROR_ARGUMENT);
     REFUSED(l[0].n_heads = 3, TQKV_ERROR_ARGUMENT);
-    REFUSED(l[0].keys.rate = 3, TQKV_ERROR_FORMAT);
+    REFUSED(l[0].keys.bits = 1, TQKV_ERROR_FORMAT);
     REFUSED(l[0].profile = p, TQKV_ERROR_PROFILE);
 #undef REFUSED
     tqkv_profile_free(p);

@@ -125,7 +125,7 @@ static void random_corruptions_are_noticed(void **state)
     float *x = test_rows(2, ROWS * DIM), *y = malloc(ROWS * DIM * sizeof *y);
     float *good = malloc(ROWS * DIM * sizeof *good);
     tqkv_profile *p = profile_of(x);
-    memory m = write_container("tq3.5", p, x);
+    memory m = write_container("tq3", p, x);
     uint8_t *original = malloc(m.size);
     uint64_t seed = 5;
     size_t n, noticed = 0;

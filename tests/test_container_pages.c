@@ -20,7 +20,7 @@ void *__wrap_realloc(void *old, size_t size)
 enum { LAYERS = 2, TOKENS = 70, HEADS = 3, DIM = 48, ROWS = LAYERS * TOKENS * HEADS,
        FULL = TQKV_PAGE_TOKENS, LAST = TOKENS - FULL, HEADER = 64 };
 
-static const char *const names[] = {"tq2",  "tq3",  "tq4", "tq4.25", "tq8",
+static const char *const names[] = {"tq2",  "tq3",  "tq4", "tq5", "tq8",
                                     "tq4s", "tq4n", "lm2", "lm4"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
@@ -338,6 +338,7 @@ static void contradictions_are_refused(void **state)
     } cases[] = {
         {8, 3, TQKV_ERROR_VERSION},         {8, 0, TQKV_ERROR_VERSION},
         {8, 1, TQKV_ERROR_CORRUPT}, /* rows that have pages */
+        {16, 33, TQKV_ERROR_CORRUPT}, /* no whole number of bits */
         {22, 0, TQKV_ERROR_CORRUPT},        {22, 2, TQKV_ERROR_CORRUPT},
         {23, 1, TQKV_ERROR_CORRUPT},        {32, TOKENS - 1, TQKV_ERROR_CORRUPT},
         {32, TOKENS + 1, TQKV_ERROR_CORRUPT}, {32, FULL, TQKV_ERROR_CORRUPT},

@@ -130,7 +130,7 @@ static void every_codebook(void **state)
         {"tq3", "tq6", 128, 64, 1, 0, 0, 0, 0, TQKV_F16},
         {"lm4", "lm4", 96, 96, 3, 0, 0, 0, 0, TQKV_F16},
         {"mlx4", "mlx8", 128, 128, 1, 0, 0, 0, 0, TQKV_F32},
-        {"mlx4", "tq4.25", 64, 64, 1, 0, 0, 0, 0, TQKV_F32},
+        {"mlx4", "tq5", 64, 64, 1, 0, 0, 0, 0, TQKV_F32},
         {"lm3", "tq8", 80, 80, 5, 0, 0, 0, 0, TQKV_BF16},
     };
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
@@ -174,7 +174,7 @@ static void bad_calls_are_refused(void **state)
     BAD(a.n_tokens = TOKENS + 1, 1, x);
     BAD(a.n_tokens = UINT32_MAX, 1, x);
     BAD(a.keys.format.codebook = 0, 1, x);
-    BAD(a.values.format.rate = 7, 1, x);
+    BAD(a.values.format.bits = 9, 1, x);
     BAD(a.values.rows.codes = NULL, 1, x);
     BAD(a.lengths = x, UINT32_MAX, x);
     BAD((a.keys.balances = x, a.keys.is_rotated = 1), 1, x);

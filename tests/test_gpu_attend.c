@@ -14,7 +14,7 @@ static void check_shape(const gpu_case *g, const shape *s)
     check_error(s, error_of_shape(g, s, 1), BOUND);
 }
 
-static const char *const names[] = {"tq2", "tq3", "tq4", "tq4.25", "tq5", "tq6", "tq7.5", "tq8",
+static const char *const names[] = {"tq2", "tq3", "tq4", "tq5", "tq6", "tq7", "tq8",
                                     "lm2", "lm3", "lm4", "mlx4", "mlx5", "mlx6", "mlx8", "f32",
                                     "f16", "bf16"};
 enum { N_NAMES = sizeof names / sizeof *names };
@@ -168,7 +168,7 @@ static void bad_calls_are_refused(void **state)
     BAD(a.out_type = TQKV_F32, workspace);
     BAD(a.keys.format.head_dim = 80, workspace);
     BAD(a.keys.format.head_dim = 1024, workspace);
-    BAD(a.keys.format.rate = 7, workspace);
+    BAD(a.keys.format.bits = 9, workspace);
     BAD(a.keys.scale_factor_d512 = NAN, workspace);
     BAD(a.keys.rows.codes = NULL, workspace);
     BAD(a.values.rows.scale_offset = SIZE_MAX, workspace);

@@ -96,8 +96,7 @@ static void check_encode(const gpu_case *g, const char *name, uint32_t dim, size
     free(x);
 }
 
-static const char *const names[] = {"tq2", "tq2.5", "tq3", "tq3.9375", "tq4", "tq4.25", "tq4.5s",
-                                    "tq5", "tq5.75", "tq6", "tq6.5n", "tq7", "tq7.5", "tq8",
+static const char *const names[] = {"tq2", "tq3", "tq4", "tq4s", "tq5", "tq6", "tq6n", "tq7", "tq8",
                                     "tq4n", "tq3s", "lm2", "lm3", "lm4", "lm4s", "mlx4", "mlx5",
                                     "mlx6", "mlx8"};
 enum { N_NAMES = sizeof names / sizeof *names };
@@ -201,7 +200,7 @@ static void balances_are_undone(void **state)
 {
     enum { DIM = 80 };
     float *balance = some_balance(DIM);
-    check_decode(*state, "tq4.25", DIM, 24, TQKV_ORIGINAL, TQKV_F32, balance, 0);
+    check_decode(*state, "tq5", DIM, 24, TQKV_ORIGINAL, TQKV_F32, balance, 0);
     check_decode(*state, "lm3", DIM, 24, TQKV_ORIGINAL, TQKV_F32, balance, 1);
     check_decode(*state, "tq8", DIM, 24, TQKV_ROTATED, TQKV_F16, balance, 0);
     free(balance);

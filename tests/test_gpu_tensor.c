@@ -38,7 +38,7 @@ static void check_shape(const gpu_case *g, const shape *s)
 }
 
 static const char *const names[] = {"tq4", "lm4", "tq2", "tq8", "tq3", "tq5", "tq6", "tq7",
-                                    "tq4.25", "tq4.5", "tq7.5", "tq2.5", "mlx4"};
+                                    "mlx4"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 static void every_format(void **state)

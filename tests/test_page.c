@@ -398,7 +398,7 @@ static void bad_input(void **state)
     assert_int_equal(tqkv_page_seal(&p.page, NULL, x, TQKV_F32, 0, ALL), TQKV_OK);
     uint8_t *before = malloc(p.bytes);
     memcpy(before, p.memory, p.bytes);
-    wrong.rate = 7;
+    wrong.bits = 9;
     assert_int_equal(tqkv_page_bytes(&f, 5, &bytes), TQKV_ERROR_ARGUMENT);
     assert_int_equal(tqkv_page_bytes(&f, 1, NULL), TQKV_ERROR_ARGUMENT);
     assert_int_not_equal(tqkv_page_bytes(&wrong, 1, &bytes), TQKV_OK);

@@ -30,8 +30,7 @@ enum {
 /* Up to this rate a row is normalised by its root mean square, above it by
  * its largest magnitude: finer codes lose more to overload than to a coarser
  * step (doc/quality.md has the measurement). The gains, levels per root mean
- * square or per largest magnitude, are the same for all rates of a rule, so
- * that two rates can share a row and its scale. */
+ * square or per largest magnitude, are the same for all rates of a rule. */
 static const int LAST_RMS_RATE = 5;
 static const double RMS_GAIN = 37;
 static const double PEAK_GAIN = 127;

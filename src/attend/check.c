@@ -15,7 +15,7 @@
 int check_is_float(const tqkv_format *f)
 {
     return !f->codebook ||
-           (f->codebook == TQKV_CODEBOOK_MLX && (f->rate == 128 || f->head_dim > 256));
+           (f->codebook == TQKV_CODEBOOK_MLX && (f->bits == 8 || f->head_dim > 256));
 }
 
 static tqkv_status check_type(unsigned type)
@@ -33,7 +33,7 @@ static tqkv_status check_format(const tqkv_operand *o)
         return TQKV_ERROR_HEAD_DIM_RANGE;
     if (f->head_dim % 16)
         return TQKV_ERROR_HEAD_DIM_STEP;
-    if (f->rate || f->layout || f->rotation || f->reserved)
+    if (f->bits || f->layout || f->rotation || f->reserved)
         return TQKV_ERROR_FORMAT;
     return check_type(o->type);
 }
@@ -54,7 +54,7 @@ static tqkv_status check_kind(const tqkv_tokens *set, const tqkv_page_kind *kind
             return TQKV_ERROR_ARGUMENT;
         if (mine[i]->balances) /* the set's are meant */
             return TQKV_ERROR_ARGUMENT;
-        if (!is_plain && (f->rate != g->rate || f->codebook != g->codebook ||
+        if (!is_plain && (f->bits != g->bits || f->codebook != g->codebook ||
                           f->rotation != g->rotation ||
                           (mine[i]->means == NULL) != (others[i]->means == NULL)))
             return TQKV_ERROR_FORMAT;

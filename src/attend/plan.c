@@ -59,41 +59,30 @@ static int place_byte(const tile_plan *p, window_16 *w, unsigned b, unsigned to)
     return place_byte(p, w, b, to);
 }
 
-/* The 16 windows from value first on; 0 if two groups of 8 bytes cannot hold
- * them. */
+/* The 16 windows from value first on; 0 if two chunks cannot hold them. */
 static int place_window(const tile_plan *p, unsigned first, window_16 *w)
 {
-    const stream_plan *s = &p->stream;
+    unsigned bits = p->stream.bits;
     memset(w, 0, sizeof *w);
     memset(w->shuffle, 0x80, sizeof w->shuffle);
-    unsigned byte = trellis_offset(s->rate, first) / 8;
-    w->chunk[0] = chunk_of_byte(p, byte);
+    w->chunk[0] = chunk_of_byte(p, first / 8 * bits);
     for (unsigned half = 0; half < 2; half++) {
-        unsigned value = first + 8 * half;
-        unsigned start = trellis_offset(s->rate, value) / 8;
-        unsigned end = (trellis_offset(s->rate, value + 7) + 7) / 8;
-        if (end - start > 7)
-            return 0;
-        for (unsigned b = start; b <= end; b++)
-            if (!place_byte(p, w, b, 8 * half + b - start))
+        unsigned start = (first / 8 + half) * bits;
+        for (unsigned b = 0; b <= (7 * bits + 7) / 8; b++)
+            if (!place_byte(p, w, start + b, 8 * half + b))
                 return 0;
-        for (unsigned i = 0; i < 8; i++) {
-            unsigned bit = trellis_offset(s->rate, value + i) - 8 * start;
-            w->bits[8 * half + i] = (uint8_t)bit;
-            if (trellis_bits(s->rate, value + i) > s->low_bits)
-                w->high[8 * half + i] = 16;
-        }
+        for (unsigned i = 0; i < 8; i++)
+            w->bits[8 * half + i] = (uint8_t)(i * bits);
     }
     return 1;
 }
 
 static void place_windows(tile_plan *p)
 {
-    const stream_plan *s = &p->stream;
-    if (p->code_bytes < CHUNK || s->head_dim / 16 * s->rate % 8)
+    if (p->code_bytes < CHUNK)
         return;
     p->n_chunks = (unsigned)(p->code_bytes + CHUNK - 1) / CHUNK;
-    for (unsigned i = 0; i < s->head_dim; i += 16)
+    for (unsigned i = 0; i < p->head_dim; i += 16)
         if (!place_window(p, i, &p->windows[i / 16]))
             return;
     p->has_windows = 1;
@@ -112,18 +101,18 @@ static int8_t rest_level(float value, float per_unit)
 
 static const float *centroids(const tqkv_format *f)
 {
-    unsigned bits = f->rate / 16u;
-    return f->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(bits) : lloyd_code_of(bits)->values;
+    return f->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(f->bits)
+                                            : lloyd_code_of(f->bits)->values;
 }
 
 static void set_levels(tile_plan *p, const tqkv_format *f, level_function *level)
 {
-    unsigned bits = f->rate / 16u, last = (1u << bits) - 1;
+    unsigned last = (1u << f->bits) - 1;
     const float *values = centroids(f);
-    float per_unit = levels_per_unit(f->codebook, bits);
+    float per_unit = levels_per_unit(f->codebook, f->bits);
     for (unsigned i = 0; p->source == TILE_STREAM && i < 16; i++) {
-        p->stream.a[0][i] = 0; /* no trellis */
-        p->stream.b[0][i] = level(values[i & last], per_unit);
+        p->stream.a[i] = 0; /* no trellis */
+        p->stream.b[i] = level(values[i & last], per_unit);
     }
     for (unsigned i = 0; p->source == TILE_BYTES && i < 64; i++)
         p->byte_levels[i] = level(values[i & last], per_unit);
@@ -131,9 +120,9 @@ static void set_levels(tile_plan *p, const tqkv_format *f, level_function *level
 
 static float level_error(const tqkv_format *f)
 {
-    unsigned n = 1u << f->rate / 16u;
+    unsigned n = 1u << f->bits;
     const float *values = centroids(f);
-    float square = 0, per_unit = levels_per_unit(f->codebook, f->rate / 16u);
+    float square = 0, per_unit = levels_per_unit(f->codebook, f->bits);
     for (unsigned i = 0; i < n; i++) {
         float rest = values[i] * per_unit - nearest_level(values[i], per_unit);
         square += rest * rest;
@@ -143,12 +132,12 @@ static float level_error(const tqkv_format *f)
 
 static void init_scalar_code(tile_plan *p, const tqkv_format *f)
 {
-    p->level_rms = levels_per_unit(f->codebook, f->rate / 16u);
+    p->level_rms = levels_per_unit(f->codebook, f->bits);
     p->level_error = level_error(f);
     p->unit = 1 / p->level_rms;
     if (f->codebook == TQKV_CODEBOOK_MLX)
         p->unit *= (float)(1 / sqrt((double)f->head_dim));
-    p->source = f->rate > 64 ? TILE_BYTES : TILE_STREAM;
+    p->source = f->bits > 4 ? TILE_BYTES : TILE_STREAM;
     if (p->source == TILE_STREAM) {
         tqkv_format as_stream = *f;
         as_stream.codebook = TQKV_CODEBOOK_LLOYD_MAX;
@@ -170,7 +159,7 @@ static void init_float(tile_plan *p, const tqkv_format *f)
 {
     p->source = f->codebook ? TILE_FLOAT : TILE_PLAIN;
     p->unit = 1;
-    p->mlx_bits = f->rate / 16u;
+    p->mlx_bits = f->bits;
     p->mlx_codebook = f->codebook ? mlx_codebook(p->mlx_bits) : NULL;
 }
 
@@ -191,8 +180,8 @@ void tile_plan_init(tile_plan *p, const tqkv_format *f, tqkv_type type)
         p->unit = 1;
         /* doc/format.md, section 8: rows are normalised by their root mean
          * square or their peak. */
-        p->level_rms = f->rate <= 84 ? 37 : 48;
-        p->is_fine = f->rate > 96;
+        p->level_rms = f->bits <= 5 ? 37 : 48;
+        p->is_fine = f->bits > 6;
         stream_plan_init(&p->stream, f);
     }
     if (p->source == TILE_STREAM)

@@ -24,7 +24,6 @@ typedef enum tile_source {
 typedef struct window_16 {
     uint16_t chunk[2];
     uint16_t has_second;
-    uint8_t high[16];             /* 16 for values of the high rate, 0 for others */
     uint8_t shuffle[2][16];
     uint8_t bits[16];
 } window_16;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/bytes.h"
+#include "format/format.h"
 
 static const char magic[8] = {'T', 'Q', 'K', 'V', 'S', 'N', 'A', 'P'};
 
@@ -30,7 +31,7 @@ void layer_record_of(const cache_layer *l, const sequence_layer *s, layer_record
 
 static void write_format(const tqkv_format *f, uint8_t *b)
 {
-    store_le(b, f->rate, 2);
+    store_le(b, format_stored_bits(f), 2);
     store_le(b + 2, f->head_dim, 2);
     b[4] = f->codebook;
     b[5] = f->layout;
@@ -39,7 +40,8 @@ static void write_format(const tqkv_format *f, uint8_t *b)
 
 static void read_format(const uint8_t *b, tqkv_format *f)
 {
-    *f = (tqkv_format){.rate = (uint16_t)load_le(b, 2), .head_dim = (uint16_t)load_le(b + 2, 2),
+    *f = (tqkv_format){.bits = format_bits_from(load_le(b, 2)),
+                       .head_dim = (uint16_t)load_le(b + 2, 2),
                        .codebook = b[4], .layout = b[5], .rotation = b[6]};
 }
 

@@ -40,7 +40,7 @@ static tqkv_status get_header(input *in)
 
 static int same_format(const tqkv_format *a, const tqkv_format *b)
 {
-    return a->rate == b->rate && a->head_dim == b->head_dim && a->codebook == b->codebook &&
+    return a->bits == b->bits && a->head_dim == b->head_dim && a->codebook == b->codebook &&
            a->layout == b->layout && a->rotation == b->rotation;
 }
 
@@ -218,7 +218,7 @@ static tqkv_status get_end(input *in)
     return status;
 }
 
-/* With the cache's lock held: whether its profiles are the snapshot's, or can
+/* With the cache's lock held: whether its balances are the snapshot's, or can
  * become them. */
 static tqkv_status compare_balances(input *in)
 {

@@ -8,7 +8,7 @@ static void decode_mlx(const row_codec *c, const uint8_t *codes,
 {
     float norms[MAX_DIM / 256];
     memcpy(norms, scale, c->scale_bytes);
-    c->kernels->mlx_decode(codes, norms, c->format.head_dim, c->format.rate / 16u,
+    c->kernels->mlx_decode(codes, norms, c->format.head_dim, c->format.bits,
                            c->mlx_codebook, 1, dst);
     if (domain == TQKV_ORIGINAL)
         unrotate_row(c->kernels, &c->rotation, c->rotation.inverse_root, dst);

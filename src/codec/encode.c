@@ -6,12 +6,12 @@
 #include "common/f16.h"
 #include "common/finite.h"
 
-/* Levels for a row's root mean square, up to 5.25 bits, and for its largest
+/* Levels for a row's root mean square, up to 5 bits, and for its largest
  * magnitude, above: finer codes lose more to overload than to a coarser step.
  * The tables are trained for these gains (tools/train_trellis.c). */
 #define RMS_GAIN 37.0f
 #define PEAK_GAIN 127.0f
-enum { LAST_RMS_RATE = 84 };
+enum { LAST_RMS_BITS = 5 };
 
 /* Under this sum of squares every scale rounds to 0 in f16. */
 #define SMALLEST_SQUARE 0x1p-60f
@@ -49,11 +49,11 @@ static uint16_t encode_trellis(row_encoder *e, const float *x, float root, float
     int8_t levels[MAX_DIM];
     int16_t targets[MAX_DIM];
     float gain = 2 * RMS_GAIN / root, square, peak;
-    if (stream->rate > LAST_RMS_RATE) {
+    if (stream->bits > LAST_RMS_BITS) {
         k->moments(x, n, &square, &peak);
         gain = 2 * PEAK_GAIN / peak;
     }
-    if (stream->rate == 128) {
+    if (stream->bits == 8) {
         k->quantize(x, n, gain / 2, 127, targets);
         for (unsigned i = 0; i < n; i++)
             windows[i] = (uint8_t)targets[i];
@@ -125,7 +125,7 @@ void row_encode(row_encoder *e, float *x, float square, uint8_t *codes, uint8_t 
         return;
     }
     float norms[MAX_DIM / 256];
-    c->kernels->mlx_encode(x, c->format.head_dim, c->format.rate / 16u, c->mlx_codebook, codes,
+    c->kernels->mlx_encode(x, c->format.head_dim, c->format.bits, c->mlx_codebook, codes,
                            norms);
     memcpy(scale, norms, c->scale_bytes);
 }

@@ -5,7 +5,6 @@
 
 #include "codec/kernels.h"
 #include "format/mlx.h"
-#include "format/trellis.h"
 
 /* Adds 16 lanes pairwise: the order that vectors of 4, 8 and 16 lanes share. */
 TARGET static inline float lanes_sum(const float *lane)
@@ -18,30 +17,16 @@ TARGET static inline float lanes_sum(const float *lane)
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-/* Follows survivors from the node after position first + count - 1 back to
- * the node before position first, which it returns. */
-TARGET static inline unsigned viterbi_trace(const trellis_plan *p,
-                                            const uint8_t *survivors,
-                                            unsigned first, unsigned count,
-                                            unsigned node, uint8_t *windows)
+/* Follows survivors from the node after position count - 1 back to the node
+ * before position 0, which it returns. */
+TARGET static inline unsigned viterbi_trace(const trellis_plan *p, const uint8_t *survivors,
+                                            unsigned count, unsigned node, uint8_t *windows)
 {
-    unsigned low = p->low_bits, nodes = 256u >> low;
-    if (!p->mixed) {
-        for (unsigned s = count; s-- > 0;) {
-            unsigned window = node << low | survivors[s * nodes + node];
-            windows[first + s] = (uint8_t)window;
-            node = window & (nodes - 1);
-        }
-        return node;
-    }
+    unsigned nodes = 256u >> p->bits;
     for (unsigned s = count; s-- > 0;) {
-        unsigned i = first + s;
-        unsigned survivor = survivors[s * nodes + node];
-        if (trellis_step(p->rate, i) > low)
-            node = node << 1 | survivor >> 7;
-        unsigned window = (node << low | (survivor & 0x7F)) & 0xFF;
-        windows[i] = (uint8_t)window;
-        node = window & ((256u >> trellis_bits(p->rate, i)) - 1);
+        unsigned window = node << p->bits | survivors[s * nodes + node];
+        windows[s] = (uint8_t)window;
+        node = window & (nodes - 1);
     }
     return node;
 }

@@ -11,48 +11,36 @@
 
 enum {
     MAX_DIM = TQKV_MAX_HEAD_DIM,
-    /* The pattern of windows repeats after 128 values, at a whole byte. */
-    PATTERN = 128,
     /* Kernels may read this far past the last code byte. */
     CODE_PADDING = 64,
     /* Longest lead-in of the tail-biting search; no head_dim is less. */
     MAX_LEAD = 16
 };
 
-/* Where 8 consecutive windows lie: with the bytes from first_byte on shuffled by
- * shuffle into 16-bit lanes, window i is (lane i * multiplier[i]) >> 8 & 255. */
-typedef struct window_group {
+/* The bit stream of a row, for tq and lm. Every 8 values have `bits` bytes, from which their
+ * windows are cut alike. */
+typedef struct stream_plan {
+    unsigned head_dim, bits;
+    int8_t a[16], b[16]; /* level tables */
+    /* 8 windows: with their bytes shuffled by shuffle into 16-bit lanes, window i is
+     * (lane i * multiplier[i]) >> 8 & 255. */
     uint8_t shuffle[16];
     uint16_t multiplier[8];
-    uint16_t first_byte;
-} window_group;
-
-/* The bit stream of a row, for tq and lm. */
-typedef struct stream_plan {
-    unsigned head_dim, rate;
-    unsigned low_bits;            /* floor(rate) */
-    int mixed;                    /* two rates in the row */
-    int8_t a[2][16], b[2][16];    /* level tables: low rate, high rate */
-    window_group groups[PATTERN / 8];
-    uint8_t is_high[PATTERN];     /* if mixed: 0xFF for values of the high rate */
-    /* The same for 64 windows at once: the bytes of each group, relative to the
-     * first of 8 groups, and the bits where windows begin there. */
-    uint8_t group_bytes[PATTERN], group_bits[PATTERN];
+    /* 64 windows: bytes of each 8, and the bits where windows begin there. */
+    uint8_t group_bytes[64], group_bits[64];
 } stream_plan;
 
 /* The search for codes (doc/format.md, section 8). */
 typedef struct trellis_plan {
-    unsigned head_dim, rate;
-    unsigned low_bits;
-    int mixed;
-    const trellis_table *table[2]; /* of the low and the high rate */
+    unsigned head_dim, bits;
+    const trellis_table *table;
 } trellis_plan;
 
 /* Values before and after the seam that the search looks at to choose the node
  * there: enough for a path to forget where it began (doc/quality.md). */
-static inline unsigned trellis_lead(unsigned low_bits)
+static inline unsigned trellis_lead(unsigned bits)
 {
-    return low_bits < 4 ? MAX_LEAD : MAX_LEAD / 2;
+    return bits < 4 ? MAX_LEAD : MAX_LEAD / 2;
 }
 
 /* At 4 bits each of the 16 nodes has its own centre, a[node]. A search that
@@ -62,7 +50,7 @@ enum { NARROW = 10 };
 
 static inline int trellis_is_narrow(const trellis_plan *p)
 {
-    return p->rate == 64;
+    return p->bits == 4;
 }
 
 /* The first of the nodes from which the search goes on after a target. */
@@ -70,7 +58,7 @@ static inline unsigned trellis_first_node(const trellis_plan *p, int target)
 {
     unsigned first = 0;
     for (unsigned i = NARROW / 2; i < 16 - NARROW / 2; i++)
-        first += target > 2 * p->table[0]->a[i];
+        first += target > 2 * p->table->a[i];
     return first;
 }
 

@@ -49,9 +49,8 @@ tqkv_status row_codec_init(row_codec *c, const tqkv_format *format, const float 
         return status;
     c->kernels = codec_kernels_get();
     rotation_init(&c->rotation, format->head_dim, format->rotation);
-    unsigned bits = format->rate / 16u;
-    c->lloyd = format->codebook == TQKV_CODEBOOK_LLOYD_MAX ? lloyd_code_of(bits) : NULL;
-    c->mlx_codebook = format->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(bits) : NULL;
+    c->lloyd = format->codebook == TQKV_CODEBOOK_LLOYD_MAX ? lloyd_code_of(format->bits) : NULL;
+    c->mlx_codebook = format->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(format->bits) : NULL;
     if (!c->mlx_codebook)
         stream_plan_init(&c->stream, format);
     return TQKV_OK;

@@ -22,8 +22,8 @@ const char *tqkv_status_string(tqkv_status status)
     case TQKV_ERROR_HEAD_DIM_POWER:
         return "an mlx format needs a head_dim that is a power of two";
     case TQKV_ERROR_FORMAT_NAME:
-        return "no format has this name; names are tq2 to tq8 in steps of 1/16 "
-               "bit (tq4.25), lm2 to lm4, mlx4, mlx5, mlx6 and mlx8";
+        return "no format has this name; names are tq2 to tq8, lm2 to lm4, mlx4, "
+               "mlx5, mlx6 and mlx8";
     case TQKV_ERROR_FORMAT:
         return "the fields of the format contradict each other";
     case TQKV_ERROR_BITS:

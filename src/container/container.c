@@ -5,6 +5,7 @@
 #include "common/bytes.h"
 #include "common/checked.h"
 #include "container/pages.h"
+#include "format/format.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -44,7 +45,7 @@ void container_header_write(const tqkv_container_info *info, uint8_t *h)
     h[13] = info->format.layout;
     h[14] = info->format.rotation;
     h[15] = info->type;
-    store_le(h + 16, info->format.rate, 2);
+    store_le(h + 16, format_stored_bits(&info->format), 2);
     store_le(h + 18, info->format.head_dim, 2);
     h[20] = info->has_layer_axis;
     h[21] = info->has_profile;
@@ -69,7 +70,7 @@ tqkv_status container_header_read(const uint8_t *h, tqkv_container_info *info)
     if (XXH64(h, 56, 0) != load_le(h + 56, 8))
         return TQKV_ERROR_CHECKSUM;
     tqkv_container_info i = {
-        .format = {.rate = (uint16_t)load_le(h + 16, 2),
+        .format = {.bits = format_bits_from(load_le(h + 16, 2)),
                    .head_dim = (uint16_t)load_le(h + 18, 2),
                    .codebook = h[12], .layout = h[13], .rotation = h[14]},
         .n_layers = load_le(h + 24, 8),

@@ -19,7 +19,7 @@ static tqkv_status check_head_dim(uint32_t head_dim)
 
 static tqkv_status check_mlx(const tqkv_format *f)
 {
-    if (f->rate != 64 && f->rate != 80 && f->rate != 96 && f->rate != 128)
+    if (f->bits != 4 && f->bits != 5 && f->bits != 6 && f->bits != 8)
         return TQKV_ERROR_BITS;
     if (f->head_dim & (f->head_dim - 1))
         return TQKV_ERROR_HEAD_DIM_POWER;
@@ -43,36 +43,10 @@ tqkv_status tqkv_format_check(const tqkv_format *f)
         f->rotation > TQKV_ROTATION_SIGNED_HADAMARD)
         return TQKV_ERROR_FORMAT;
     if (f->codebook == TQKV_CODEBOOK_TRELLIS)
-        return f->rate >= 32 && f->rate <= 128 ? TQKV_OK : TQKV_ERROR_FORMAT;
+        return f->bits >= 2 && f->bits <= 8 ? TQKV_OK : TQKV_ERROR_FORMAT;
     if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
-        return f->rate == 32 || f->rate == 48 || f->rate == 64
-                   ? TQKV_OK
-                   : TQKV_ERROR_FORMAT;
+        return f->bits >= 2 && f->bits <= 4 ? TQKV_OK : TQKV_ERROR_FORMAT;
     return TQKV_ERROR_FORMAT;
-}
-
-/* Reads "4", "4.25" ... as sixteenths; returns where it stopped, or null if
- * there is no such number. Four decimals reach every sixteenth. */
-static const char *parse_rate(const char *text, uint16_t *rate)
-{
-    if (*text < '2' || *text > '8')
-        return NULL;
-    unsigned ten_thousandths = (unsigned)(*text++ - '0') * 10000;
-    if (*text == '.') {
-        unsigned weight = 1000, digits = 0;
-        for (text++; *text >= '0' && *text <= '9'; text++, digits++) {
-            ten_thousandths += (unsigned)(*text - '0') * weight;
-            if (!weight && *text != '0')
-                return NULL;
-            weight /= 10;
-        }
-        if (!digits)
-            return NULL;
-    }
-    if (ten_thousandths % 625)
-        return NULL;
-    *rate = (uint16_t)(ten_thousandths / 625);
-    return text;
 }
 
 tqkv_status tqkv_format_parse(const char *name, uint32_t head_dim,
@@ -95,9 +69,10 @@ tqkv_status tqkv_format_parse(const char *name, uint32_t head_dim,
         tqkv_format f = {.codebook = families[i].codebook,
                          .layout = families[i].layout,
                          .rotation = TQKV_ROTATION_HADAMARD};
-        const char *rest = parse_rate(name + length, &f.rate);
-        if (!rest)
+        const char *rest = name + length;
+        if (*rest < '2' || *rest > '8')
             return TQKV_ERROR_FORMAT_NAME;
+        f.bits = (uint16_t)(*rest++ - '0');
         if (!strcmp(rest, "s"))
             f.rotation = TQKV_ROTATION_SIGNED_HADAMARD;
         else if (!strcmp(rest, "n"))
@@ -128,18 +103,8 @@ tqkv_status tqkv_format_name(const tqkv_format *f, char *name, size_t size)
         return status;
     if (!name)
         return TQKV_ERROR_ARGUMENT;
-    int length = snprintf(text, sizeof text, "%s%u", prefix[f->codebook],
-                          f->rate / 16u);
-    if (f->rate % 16) {
-        char decimals[5];
-        snprintf(decimals, sizeof decimals, "%04u", f->rate % 16u * 625);
-        for (int end = 3; end > 0 && decimals[end] == '0'; end--)
-            decimals[end] = 0;
-        length += snprintf(text + length, sizeof text - (size_t)length, ".%s",
-                           decimals);
-    }
-    length += snprintf(text + length, sizeof text - (size_t)length, "%s",
-                       suffix[f->rotation]);
+    int length = snprintf(text, sizeof text, "%s%u%s", prefix[f->codebook], (unsigned)f->bits,
+                          suffix[f->rotation]);
     if ((size_t)length >= size)
         return TQKV_ERROR_BUFFER;
     memcpy(name, text, (size_t)length + 1);
@@ -149,8 +114,8 @@ tqkv_status tqkv_format_name(const tqkv_format *f, char *name, size_t size)
 size_t format_code_bytes(const tqkv_format *f)
 {
     if (f->codebook == TQKV_CODEBOOK_MLX)
-        return mlx_code_bytes(f->rate / 16u, f->head_dim);
-    return (f->head_dim / 16u * f->rate + 7) / 8;
+        return mlx_code_bytes(f->bits, f->head_dim);
+    return f->head_dim * (size_t)f->bits / 8;
 }
 
 size_t format_scale_bytes(const tqkv_format *f)

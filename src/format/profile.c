@@ -16,7 +16,7 @@ enum { VERSION = 2, HEADER_BYTES = 28, CHECKSUM_BYTES = 8 };
 /* The shape is that of some format. */
 static tqkv_status check_shape(uint32_t n_layers, uint32_t n_heads, uint32_t head_dim)
 {
-    tqkv_format any = {.rate = 64, .codebook = TQKV_CODEBOOK_TRELLIS,
+    tqkv_format any = {.bits = 4, .codebook = TQKV_CODEBOOK_TRELLIS,
                        .layout = TQKV_LAYOUT_ROW, .rotation = TQKV_ROTATION_NONE};
     if (head_dim > UINT16_MAX)
         return TQKV_ERROR_HEAD_DIM_RANGE;

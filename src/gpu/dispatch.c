@@ -97,27 +97,24 @@ void format_params_set(format_params *p, const tqkv_format *f, unsigned type, fl
     p->head_dim = f->head_dim;
     p->kind = f->codebook;
     p->type = type;
-    p->bits = f->rate / 16u;
-    p->rate = f->rate;
+    p->bits = p->code_bits = f->bits;
     p->block_factor = scale_factor;
     p->inverse_root = (float)(1 / sqrt((double)f->head_dim));
     if (f->codebook == 0) {
-        p->rate = 128;
         p->code_bytes = f->head_dim * (uint)type_size(type);
     } else {
         p->code_bytes = (uint)format_code_bytes(f);
     }
     if (f->codebook == TQKV_CODEBOOK_MLX) /* nibbles or bytes */
-        p->rate = f->rate == 64 ? 64 : 128;
-    p->low_bits = p->rate / 16;
+        p->code_bits = f->bits == 4 ? 4 : 8;
 }
 
 size_t format_options(char *text, size_t size, const char *prefix, const format_params *f)
 {
     return (size_t)snprintf(text, size,
-                            "%s_RATE=%u %s_KIND=%u %s_BITS=%u %s_WORDS=%u %s_TYPE=%u %s_DIM=%u "
+                            "%s_CODE_BITS=%u %s_KIND=%u %s_BITS=%u %s_WORDS=%u %s_TYPE=%u %s_DIM=%u "
                             "%s_CODE_BYTES=%u ",
-                            prefix, f->rate, prefix, f->kind, prefix, f->bits, prefix, f->words,
+                            prefix, f->code_bits, prefix, f->kind, prefix, f->bits, prefix, f->words,
                             prefix, f->type, prefix, f->head_dim, prefix, f->code_bytes);
 }
 

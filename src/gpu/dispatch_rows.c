@@ -138,21 +138,21 @@ static tqkv_status record(rows_call *c, launch *l, int is_encode)
 
 encoder_team encoder_team_of(const format_params *f)
 {
-    uint32_t dim = f->head_dim, low = f->low_bits;
+    uint32_t dim = f->head_dim, bits = f->bits;
     encoder_team t = {32, 2 * dim + 64, 0};
     if (f->kind == TQKV_CODEBOOK_MLX) {
         /* the row, and behind it the reals of mlx_row_encode */
-        uint32_t bytes = 64 * 4 + dim * 4 + (dim + 17 * mlx_norms_per_position(dim)) * 8;
+        uint32_t bytes = 32 * 4 + dim * 4 + (dim + 17 * mlx_norms_per_position(dim)) * 8;
         return (encoder_team){64, 0, bytes};
     }
-    if (f->kind == TQKV_CODEBOOK_TRELLIS && f->rate < 128) {
+    if (f->kind == TQKV_CODEBOOK_TRELLIS && bits < 8) {
         /* survivors of the row, or of the lead-in where that is longer */
-        uint32_t pairs = 128u >> low, steps = low < 4 && dim < 32 ? 32 : dim;
+        uint32_t pairs = 128u >> bits, steps = bits < 4 && dim < 32 ? 32 : dim;
         t.n_items = pairs < 32 ? pairs : 32;
-        t.floats += 4 * pairs + (steps * pairs * (low > 4 ? 2 : 1) + 3) / 4;
+        t.floats += 4 * pairs + (steps * pairs * (bits > 4 ? 2 : 1) + 3) / 4;
     }
     t.floats |= 1; /* teams in different banks */
-    t.local_bytes = 64 * 4 + t.floats * 4;
+    t.local_bytes = 32 * 4 + t.floats * 4;
     return t;
 }
 
@@ -161,12 +161,12 @@ static void place_teams(rows_call *c, launch *l)
 {
     encoder_team t = encoder_team_of(&c->p.format);
     uint32_t teams = t.floats ? 32 / t.n_items : 1;
-    while (teams > 1 && 64 * 4 + teams * t.floats * 4 > LOCAL_BYTES)
+    while (teams > 1 && 32 * 4 + teams * t.floats * 4 > LOCAL_BYTES)
         teams /= 2;
     l->n_items = t.floats ? 32 : t.n_items;
     c->p.lanes = l->n_items / teams;
     c->p.team_floats = t.floats;
-    l->local_bytes = t.floats ? 64 * 4 + teams * t.floats * 4 : t.local_bytes;
+    l->local_bytes = t.floats ? 32 * 4 + teams * t.floats * 4 : t.local_bytes;
 }
 
 /* Rows that an item can keep in registers, where the kernel is compiled for them;
@@ -197,7 +197,7 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
     const char *kernel = kernels[format->codebook];
     uint64_t per_group;
     rotation_params_set(&c.p.rotation, format, 0);
-    if (is_private(&c) && format->codebook == TQKV_CODEBOOK_LLOYD_MAX && format->rate == 64 &&
+    if (is_private(&c) && format->codebook == TQKV_CODEBOOK_LLOYD_MAX && format->bits == 4 &&
         buffer_is_aligned(rows->codes, rows->code_offset, 16) && rows->code_stride % 16 == 0) {
         kernel = "encode_lloyd_private";
         c.p.wide = buffer_is_aligned(src, 0, 16) && c.p.value_stride % 16 == 0;

@@ -21,16 +21,14 @@ static int is_head_dim(uint32_t d)
     return d == 64 || d == 80 || d == 96 || d == 128 || d == 192 || d == 256 || d == 512;
 }
 
-/* Rows of whole words, whose values' windows do not begin where a lane cannot tell. */
+/* Rows of whole words. */
 static int format_serves(const tqkv_format *f)
 {
-    uint32_t bits = f->head_dim / 16u * f->rate;
     if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
-        return f->rate == 64;
+        return f->bits == 4;
     if (f->codebook == TQKV_CODEBOOK_MLX)
-        return f->rate == 64 && f->head_dim <= 256;
-    return f->codebook == TQKV_CODEBOOK_TRELLIS && bits % 32 == 0 &&
-           (f->rate % 16 == 0 || f->head_dim % 64 == 0);
+        return f->bits == 4 && f->head_dim <= 256;
+    return f->codebook == TQKV_CODEBOOK_TRELLIS && f->head_dim * (uint32_t)f->bits % 32 == 0;
 }
 
 static uint32_t row_bytes(const tqkv_format *f)
@@ -52,8 +50,7 @@ static uint32_t stage_bytes(const tqkv_gpu_attention *a, uint32_t tile)
 /* PADDED, in the kernel's words; then struct workplace and what stands around it. */
 static uint32_t padded_dim(const tqkv_format *v)
 {
-    int is_mixed = v->codebook == TQKV_CODEBOOK_TRELLIS && v->rate % 16;
-    return v->head_dim == 64 && !is_mixed ? 64 : (v->head_dim + 127u) / 128 * 128;
+    return v->head_dim == 64 ? 64 : (v->head_dim + 127u) / 128 * 128;
 }
 
 static uint32_t place_bytes(const tqkv_gpu_attention *a, const tensor_plan *plan)
@@ -238,7 +235,7 @@ static float multiples_make(const tqkv_format *f, level_tables *t)
     int levels[16];
     for (int n = 0; n < 16; n++)
         levels[n] = (int)lrintf(values[n] * per_unit);
-    tables_make(levels, t->words[0][0]);
+    tables_make(levels, t->words[0]);
     return 1 / per_unit;
 }
 
@@ -250,16 +247,14 @@ static float levels_make(const tqkv_format *f, level_tables *t)
         return multiples_make(f, t) / sqrtf(f->head_dim);
     if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
         return multiples_make(f, t);
-    for (unsigned high = 0; high < 2 && f->rate / 16u + high <= 8; high++) {
-        const trellis_table *table = trellis_table_of(f->rate / 16u + high);
-        int levels[2][16];
-        for (int n = 0; n < 16; n++) {
-            levels[0][n] = table->b[n];
-            levels[1][n] = table->a[n];
-        }
-        tables_make(levels[0], t->words[high][0]);
-        tables_make(levels[1], t->words[high][1]);
+    const trellis_table *table = trellis_table_of(f->bits);
+    int levels[2][16];
+    for (int n = 0; n < 16; n++) {
+        levels[0][n] = table->b[n];
+        levels[1][n] = table->a[n];
     }
+    tables_make(levels[0], t->words[0]);
+    tables_make(levels[1], t->words[1]);
     return 1;
 }
 
@@ -285,7 +280,7 @@ static tensor_operand operand_make(const tqkv_gpu_attention *a, const tqkv_gpu_o
                                    float *unit)
 {
     const tqkv_gpu_strides *group = a->pages ? &o->page : &o->sequence;
-    tensor_operand t = {o->head.codes, o->head.scales, group->codes, group->scales, {{{{{0}}}}}};
+    tensor_operand t = {o->head.codes, o->head.scales, group->codes, group->scales, {{{{0}}}}};
     *unit = levels_make(&o->format, &t.tables);
     return t;
 }
@@ -339,9 +334,9 @@ static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *regist
     char options[512];
     snprintf(options, sizeof options,
              "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u MERGE_WARPS=%u KEY_KIND=%u "
-             "KEY_RATE=%u VALUE_KIND=%u VALUE_RATE=%u BALANCES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
+             "KEY_BITS=%u VALUE_KIND=%u VALUE_BITS=%u BALANCES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
              k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages,
-             plan->merge_warps, k->codebook, k->rate, v->codebook, v->rate,
+             plan->merge_warps, k->codebook, k->bits, v->codebook, v->bits,
              a->keys.balances != NULL, a->softcap > 0, a->state != NULL, layout_of(a, plan));
     return launch_find(l, e, registry, "attend_tensor", options);
 }

@@ -143,7 +143,7 @@ tqkv_status tqkv_page_copy(const tqkv_page *from, const tqkv_page *to)
     if (status != TQKV_OK)
         return status;
     const tqkv_format *a = &from->format, *b = &to->format;
-    if (a->rate != b->rate || a->head_dim != b->head_dim || a->codebook != b->codebook ||
+    if (a->bits != b->bits || a->head_dim != b->head_dim || a->codebook != b->codebook ||
         a->rotation != b->rotation)
         return TQKV_ERROR_FORMAT;
     if (to->n_means < from->n_means)

@@ -28,7 +28,7 @@
 
 INLINE int is_nibbles(const tile_plan *p)
 {
-    return p->source == TILE_STREAM && p->stream.rate == 64 && p->head_dim % 64 == 0;
+    return p->source == TILE_STREAM && p->stream.bits == 4 && p->head_dim % 64 == 0;
 }
 
 INLINE __m256i in_halves(const int8_t *table)
@@ -43,7 +43,7 @@ INLINE void nibble_levels(const tile_plan *p, const uint8_t *row, unsigned at, i
                           __m256i *even, __m256i *odd)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
-    __m256i a = in_halves(p->stream.a[0]), b = in_halves(p->stream.b[0]);
+    __m256i a = in_halves(p->stream.a), b = in_halves(p->stream.b);
     __m256i x = _mm256_loadu_si256((const __m256i *)(row + at));
     __m256i low = _mm256_and_si256(x, nibble);
     __m256i high = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
@@ -81,7 +81,7 @@ TARGET static void expand_keys(const tile_plan *p, const uint8_t *const *rows,
 {
     if (!is_nibbles(p))
         expand_rows(p, rows, ahead, tile);
-    else if (p->stream.a[0][0])
+    else if (p->stream.a[0])
         expand_nibble_keys(p, rows, ahead, 1, tile);
     else
         expand_nibble_keys(p, rows, ahead, 0, tile);
@@ -133,7 +133,7 @@ TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows,
 {
     if (!is_nibbles(p))
         expand_row_values(p, rows, ahead, tile);
-    else if (p->stream.a[0][0])
+    else if (p->stream.a[0])
         expand_nibble_values(p, rows, ahead, 1, tile);
     else
         expand_nibble_values(p, rows, ahead, 0, tile);

@@ -107,9 +107,6 @@ INLINE void expand(const tile_plan *p, const uint8_t *const *rows, const uint8_t
     case WINDOWS:
         expand_feed(p, rows, ahead, is_key, WINDOWS, p->head_dim, tile);
         break;
-    case MIXED_WINDOWS:
-        expand_feed(p, rows, ahead, is_key, MIXED_WINDOWS, p->head_dim, tile);
-        break;
     default:
         expand_by_rows(p, rows, ahead, is_key, tile);
     }
@@ -349,7 +346,6 @@ SCORE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
 SCORE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
 SCORE_CODES(levels, LEVELS, p->head_dim)
 SCORE_CODES(windows, WINDOWS, p->head_dim)
-SCORE_CODES(mixed_windows, MIXED_WINDOWS, p->head_dim)
 
 /* Known loop lengths for the head_dim that most models have. */
 INLINE unsigned known_dim(const tile_plan *p)
@@ -366,7 +362,6 @@ TARGET static int score_codes(const tile_plan *p, const uint8_t *const *rows,
         [TRELLIS_NIBBLES] = {score_trellis_nibbles, score_trellis_nibbles_128},
         [LEVELS] = {score_levels, score_levels},
         [WINDOWS] = {score_windows, score_windows},
-        [MIXED_WINDOWS] = {score_mixed_windows, score_mixed_windows},
     };
     int kind = feed_of(p);
     if (kind < 0 || p->head_dim % 32)
@@ -560,7 +555,6 @@ ACCUMULATE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
 ACCUMULATE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
 ACCUMULATE_CODES(levels, LEVELS, p->head_dim)
 ACCUMULATE_CODES(windows, WINDOWS, p->head_dim)
-ACCUMULATE_CODES(mixed_windows, MIXED_WINDOWS, p->head_dim)
 
 TARGET static int accumulate_codes(const tile_plan *p, const uint8_t *const *rows,
                                    const uint8_t *const *ahead, const uint16_t (*weight)[TILE],
@@ -571,7 +565,6 @@ TARGET static int accumulate_codes(const tile_plan *p, const uint8_t *const *row
         [TRELLIS_NIBBLES] = {accumulate_trellis_nibbles, accumulate_trellis_nibbles_128},
         [LEVELS] = {accumulate_levels, accumulate_levels},
         [WINDOWS] = {accumulate_windows, accumulate_windows},
-        [MIXED_WINDOWS] = {accumulate_mixed_windows, accumulate_mixed_windows},
     };
     int kind = feed_of(p);
     if (kind < 0 || p->head_dim % 32)

@@ -61,29 +61,19 @@ typedef enum feed_kind {
     NIBBLES,         /* 4 bits, scalar */
     TRELLIS_NIBBLES, /* 4 bits, trellis */
     LEVELS,          /* bytes that are levels */
-    WINDOWS,         /* any other whole rate */
-    MIXED_WINDOWS
+    WINDOWS          /* any other number of bits */
 } feed_kind;
 
 typedef struct level_tables {
     __m512i a, b;
 } level_tables;
 
-INLINE __m512i two_tables(const int8_t *low, const int8_t *high)
-{
-    __m128i l = _mm_loadu_si128((const __m128i *)low), h = _mm_loadu_si128((const __m128i *)high);
-    return _mm512_broadcast_i64x4(_mm256_set_m128i(h, l));
-}
-
 /* vpermb looks up 64 bytes, so that of a nibble with anything above it, a table
- * of 16 four times over needs no masking. With mixed rates the high rate's table
- * stands behind the low one's, and what is above the nibble chooses. */
+ * of 16 four times over needs no masking. */
 INLINE level_tables tables_of(const tile_plan *p, int is_key)
 {
-    const stream_plan *s = &p->stream;
     __m512i offset = _mm512_set1_epi8(is_key ? -128 : 0);
-    level_tables t = {two_tables(s->a[0], s->a[s->mixed]),
-                      _mm512_xor_si512(two_tables(s->b[0], s->b[s->mixed]), offset)};
+    level_tables t = {in_lanes(p->stream.a), _mm512_xor_si512(in_lanes(p->stream.b), offset)};
     return t;
 }
 
@@ -102,7 +92,7 @@ INLINE void feed_start(feed *d, const tile_plan *p, four f, const feed_kind kind
     if (kind == TRELLIS_NIBBLES) {
         d->here = chunk_of(&f, 16 * first);
         d->x = is_key ? d->here : by_value(d->here);
-    } else if (kind == WINDOWS || kind == MIXED_WINDOWS) {
+    } else if (kind == WINDOWS) {
         unsigned last = p->n_chunks - 1;
         for (unsigned c = 0; c < last; c++)
             d->chunk[c] = chunk_of(&f, 16 * c);
@@ -140,27 +130,15 @@ INLINE __m512i look_up(__m512i window, __m512i a, __m512i b)
                            _mm512_permutexvar_epi8(window, b));
 }
 
-/* high: 16 for values of the high rate. */
-INLINE __m512i look_up_mixed(__m512i window, __m512i high, const level_tables *t)
-{
-    const __m512i nibble = _mm512_set1_epi8(15);
-    enum { OR_OF_AND = 0xF8 }; /* first | second & third */
-    __m512i upper = _mm512_ternarylogic_epi32(high, _mm512_srli_epi16(window, 4), nibble, OR_OF_AND);
-    __m512i lower = _mm512_ternarylogic_epi32(high, window, nibble, OR_OF_AND);
-    return _mm512_add_epi8(_mm512_permutexvar_epi8(upper, t->a),
-                           _mm512_permutexvar_epi8(lower, t->b));
-}
-
 INLINE __m512i window_levels(const feed *d, const level_tables *t, const window_16 *w,
-                             const feed_kind kind, int is_key)
+                             int is_key)
 {
     __m512i y = _mm512_shuffle_epi8(d->chunk[w->chunk[0]], in_lanes(w->shuffle[0]));
     if (w->has_second)
         y = _mm512_or_si512(y, _mm512_shuffle_epi8(d->chunk[w->chunk[1]],
                                                    in_lanes(w->shuffle[1])));
     __m512i window = _mm512_multishift_epi64_epi8(in_lanes(w->bits), y);
-    __m512i level = kind == MIXED_WINDOWS ? look_up_mixed(window, in_lanes(w->high), t)
-                                          : look_up(window, t->a, t->b);
+    __m512i level = look_up(window, t->a, t->b);
     return is_key ? level : by_value(level);
 }
 
@@ -169,7 +147,7 @@ INLINE __m512i feed_16(const feed *d, const level_tables *t, const tile_plan *p,
                        const feed_kind kind, int is_key, unsigned u)
 {
     if (kind != LEVELS)
-        return window_levels(d, t, &p->windows[u], kind, is_key);
+        return window_levels(d, t, &p->windows[u], is_key);
     __m512i y = chunk_of(&d->f, 16 * u);
     return is_key ? _mm512_xor_si512(y, _mm512_set1_epi8(-128)) : by_value(y);
 }
@@ -188,17 +166,15 @@ INLINE void feed_32(feed *d, const level_tables *t, const tile_plan *p, const fe
 
 INLINE int is_nibbles(const tile_plan *p)
 {
-    return p->source == TILE_STREAM && p->stream.rate == 64 && p->head_dim % 32 == 0;
+    return p->source == TILE_STREAM && p->stream.bits == 4 && p->head_dim % 32 == 0;
 }
 
 /* How the plan's levels are fed; -1 for row by row. */
 INLINE int feed_of(const tile_plan *p)
 {
     if (is_nibbles(p))
-        return p->stream.a[0][0] ? TRELLIS_NIBBLES : NIBBLES; /* scalar codes have no a */
-    if (p->source == TILE_STREAM && p->stream.rate == 128)
+        return p->stream.a[0] ? TRELLIS_NIBBLES : NIBBLES; /* scalar codes have no a */
+    if (p->source == TILE_STREAM && p->stream.bits == 8)
         return LEVELS;
-    if (p->has_windows)
-        return p->stream.mixed ? MIXED_WINDOWS : WINDOWS;
-    return -1;
+    return p->has_windows ? WINDOWS : -1;
 }

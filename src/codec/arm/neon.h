@@ -186,20 +186,8 @@ typedef int32x4_t vec;
 #define vec_sub vsubq_s32
 #define vec_and vandq_s32
 #define vec_min vminq_s32
-#define vec_or vorrq_s32
 #define vec_least vminvq_s32
 #define vec_repeat_4 vld1q_s32
-TARGET static inline vec vec_if_greater(vec a, vec b, vec x, vec y)
-{
-    return vbslq_s32(vcgtq_s32(a, b), x, y);
-}
-TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
-{
-    for (unsigned v = 0; v < 2; v++) {
-        even[v] = vuzp1q_s32(node[2 * v], node[2 * v + 1]);
-        odd[v] = vuzp2q_s32(node[2 * v], node[2 * v + 1]);
-    }
-}
 TARGET static inline vec vec_repeat_2(const int32_t *p)
 {
     int32x2_t two = vld1_s32(p);
@@ -235,10 +223,11 @@ TARGET static inline int8x16_t look_up(uint8x16_t window, int8x16_t a, int8x16_t
 }
 
 /* 8 windows: two bytes that hold each, shifted into the upper of them. */
-TARGET static inline uint8x8_t windows_8(const uint8_t *codes, const window_group *g)
+TARGET static inline uint8x8_t windows_8(const uint8_t *codes, uint8x16_t shuffle,
+                                         uint16x8_t multiplier)
 {
-    uint8x16_t pairs = vqtbl1q_u8(vld1q_u8(codes + g->first_byte), vld1q_u8(g->shuffle));
-    uint16x8_t shifted = vmulq_u16(vreinterpretq_u16_u8(pairs), vld1q_u16(g->multiplier));
+    uint8x16_t pairs = vqtbl1q_u8(vld1q_u8(codes), shuffle);
+    uint16x8_t shifted = vmulq_u16(vreinterpretq_u16_u8(pairs), multiplier);
     return vshrn_n_u16(shifted, 8);
 }
 
@@ -246,17 +235,14 @@ TARGET static void levels(const uint8_t *codes, const stream_plan *p, int8_t *ou
 {
     uint8_t padded[MAX_DIM + CODE_PADDING];
     codes_pad(codes, p, padded);
-    int8x16_t a = vld1q_s8(p->a[0]), b = vld1q_s8(p->b[0]);
-    int8x16_t a_high = vld1q_s8(p->a[p->mixed]), b_high = vld1q_s8(p->b[p->mixed]);
+    int8x16_t a = vld1q_s8(p->a), b = vld1q_s8(p->b);
+    uint8x16_t shuffle = vld1q_u8(p->shuffle);
+    uint16x8_t multiplier = vld1q_u16(p->multiplier);
     for (unsigned i = 0; i < p->head_dim; i += 16) {
-        unsigned k = i % PATTERN;
-        const uint8_t *base = padded + i / PATTERN * p->rate;
-        const window_group *g = p->groups + k / 8;
-        uint8x16_t window = vcombine_u8(windows_8(base, g), windows_8(base, g + 1));
-        int8x16_t level = look_up(window, a, b);
-        if (p->mixed)
-            level = vbslq_s8(vld1q_u8(p->is_high + k), look_up(window, a_high, b_high), level);
-        vst1q_s8(out + i, level);
+        const uint8_t *at = padded + i / 8 * p->bits;
+        uint8x16_t window = vcombine_u8(windows_8(at, shuffle, multiplier),
+                                        windows_8(at + p->bits, shuffle, multiplier));
+        vst1q_s8(out + i, look_up(window, a, b));
     }
 }
 

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "codec/kernels.h"
-#include "format/trellis.h"
 
 #define TARGET
 #include "codec/generic.h"
@@ -33,15 +32,9 @@ static void quantize(const float *x, unsigned n, float gain, int limit, int16_t 
  *
  * Window i is 8 bits of the stream. Its low bits, all but those that are new
  * since window i - 1, are the node before it; its high bits, all but those
- * that window i + 1 does not share, are the node after it. Where two rates are
- * mixed, nodes have the low rate's 8 - low_bits bits; where the step to the
- * next window is one bit longer, one bit less is kept, and the pairs of nodes
- * that then coincide compete. */
+ * that window i + 1 does not share, are the node after it. */
 
 enum { BLOCKED = 1 << 21 /* more than 4 steps can cost */ };
-
-/* Bit 7 of a survivor: the odd node of its pair won. */
-enum { ODD_NODE = 0x80 };
 
 /* Squared distance of a target to a window, both in half levels. */
 static int32_t error_of(const trellis_table *t, int target, unsigned window)
@@ -50,48 +43,31 @@ static int32_t error_of(const trellis_table *t, int target, unsigned window)
     return error * error;
 }
 
-static void viterbi_step(const trellis_plan *p, const trellis_table *table, int target,
-                         unsigned new_bits, int long_step, int32_t *cost,
-                         uint8_t *survivor)
+static void viterbi_step(const trellis_plan *p, int target, int32_t *cost, uint8_t *survivor)
 {
-    unsigned nodes = 256u >> p->low_bits, branches = 1u << p->low_bits;
-    unsigned before = (256u >> new_bits) - 1;
+    unsigned nodes = 256u >> p->bits, branches = 1u << p->bits;
     int32_t best[64];
     for (unsigned n = 0; n < nodes; n++) {
-        unsigned first = n << p->low_bits, winner = 0;
-        int32_t least = INT32_MAX;
+        best[n] = INT32_MAX;
         for (unsigned j = 0; j < branches; j++) {
-            int32_t total = cost[(first | j) & before] + error_of(table, target, first | j);
-            if (total < least) {
-                least = total;
-                winner = j;
+            unsigned window = n << p->bits | j;
+            int32_t total = cost[window & (nodes - 1)] + error_of(p->table, target, window);
+            if (total < best[n]) {
+                best[n] = total;
+                survivor[n] = (uint8_t)j;
             }
         }
-        best[n] = least;
-        survivor[n] = (uint8_t)winner;
     }
-    if (long_step) {
-        for (unsigned n = 0; n < nodes / 2; n++) {
-            int odd = best[2 * n + 1] < best[2 * n];
-            cost[n] = best[2 * n + (unsigned)odd];
-            survivor[n] = (uint8_t)(survivor[2 * n + (unsigned)odd] | (odd ? ODD_NODE : 0));
-        }
-    } else {
-        memcpy(cost, best, nodes * sizeof *cost);
-    }
+    memcpy(cost, best, nodes * sizeof *cost);
 }
 
 /* Steps over count positions from first, around the end of the row. */
 static void viterbi_run(const trellis_plan *p, const int16_t *t, unsigned first,
                         unsigned count, int32_t *cost, uint8_t *survivors)
 {
-    unsigned nodes = 256u >> p->low_bits;
-    for (unsigned s = 0; s < count; s++) {
-        unsigned i = (first + s) % p->head_dim, bits = trellis_bits(p->rate, i);
-        int long_step = trellis_step(p->rate, i) > p->low_bits;
-        viterbi_step(p, p->table[bits > p->low_bits], t[i], bits, long_step, cost,
-                     survivors + s * nodes);
-    }
+    unsigned nodes = 256u >> p->bits;
+    for (unsigned s = 0; s < count; s++)
+        viterbi_step(p, t[(first + s) % p->head_dim], cost, survivors + s * nodes);
 }
 
 static unsigned cheapest(const int32_t *cost, unsigned first, unsigned end)
@@ -106,20 +82,18 @@ static unsigned cheapest(const int32_t *cost, unsigned first, unsigned end)
 static void viterbi_full(const trellis_plan *p, const int16_t *t, uint8_t *windows,
                          uint8_t *survivors)
 {
-    unsigned n = p->head_dim, nodes = 256u >> p->low_bits;
-    unsigned lead = trellis_lead(p->low_bits);
-    unsigned live = nodes >> (trellis_step(p->rate, lead - 1) - p->low_bits);
+    unsigned n = p->head_dim, nodes = 256u >> p->bits, lead = trellis_lead(p->bits);
     int32_t cost[64] = {0};
     /* The lead-in runs over the seam with both ends free. */
     viterbi_run(p, t, n - lead, 2 * lead, cost, survivors);
-    unsigned seam = viterbi_trace(p, survivors + lead * nodes, 0, lead,
-                                  cheapest(cost, 0, live), windows);
+    unsigned seam =
+        viterbi_trace(p, survivors + lead * nodes, lead, cheapest(cost, 0, nodes), windows);
     /* The row starts and ends in the node found there. */
     for (unsigned i = 0; i < nodes; i++)
         cost[i] = BLOCKED;
     cost[seam] = 0;
     viterbi_run(p, t, 0, n, cost, survivors);
-    viterbi_trace(p, survivors, 0, n, seam, windows);
+    viterbi_trace(p, survivors, n, seam, windows);
 }
 
 /* The same at 4 bits, going on only from the nodes that each target allows. */
@@ -133,7 +107,7 @@ static void narrow_run(const trellis_plan *p, const int16_t *t, unsigned first,
         for (unsigned n = 0; n < 16; n++) {
             best[n] = INT32_MAX;
             for (unsigned old = from; old < from + NARROW; old++) {
-                int32_t total = cost[old] + error_of(p->table[0], t[i], n << 4 | old);
+                int32_t total = cost[old] + error_of(p->table, t[i], n << 4 | old);
                 if (total < best[n]) {
                     best[n] = total;
                     survivors[s * 16 + n] = (uint8_t)old;
@@ -151,13 +125,13 @@ static void viterbi_narrow(const trellis_plan *p, const int16_t *t, uint8_t *win
     unsigned first = trellis_first_node(p, t[lead - 1]);
     int32_t cost[16] = {0};
     narrow_run(p, t, n - lead, 2 * lead, cost, survivors);
-    unsigned seam = viterbi_trace(p, survivors + lead * 16, 0, lead,
+    unsigned seam = viterbi_trace(p, survivors + lead * 16, lead,
                                   cheapest(cost, first, first + NARROW), windows);
     for (unsigned i = 0; i < 16; i++)
         cost[i] = BLOCKED;
     cost[seam] = 0;
     narrow_run(p, t, 0, n, cost, survivors);
-    viterbi_trace(p, survivors, 0, n, seam, windows);
+    viterbi_trace(p, survivors, n, seam, windows);
 }
 
 static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *windows,
@@ -173,11 +147,10 @@ static void levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
     uint8_t padded[MAX_DIM + CODE_PADDING];
     codes_pad(codes, p, padded);
     for (unsigned i = 0; i < p->head_dim; i++) {
-        unsigned offset = trellis_offset(p->rate, i);
-        unsigned pair = padded[offset / 8] | (unsigned)padded[offset / 8 + 1] << 8;
-        unsigned window = pair >> offset % 8 & 255;
-        unsigned high = trellis_bits(p->rate, i) > p->low_bits;
-        out[i] = (int8_t)(p->a[high][window >> 4] + p->b[high][window & 15]);
+        unsigned bit = i * p->bits;
+        unsigned pair = padded[bit / 8] | (unsigned)padded[bit / 8 + 1] << 8;
+        unsigned window = pair >> bit % 8 & 255;
+        out[i] = (int8_t)(p->a[window >> 4] + p->b[window & 15]);
     }
 }
 

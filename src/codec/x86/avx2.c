@@ -278,17 +278,6 @@ TARGET static inline int32_t vec_least(vec v)
     x = _mm_min_epi32(x, _mm_shuffle_epi32(x, 0x4E));
     return _mm_cvtsi128_si32(_mm_min_epi32(x, _mm_shuffle_epi32(x, 0xB1)));
 }
-TARGET static inline vec vec_if_greater(vec a, vec b, vec x, vec y)
-{
-    return _mm256_blendv_epi8(y, x, _mm256_cmpgt_epi32(a, b));
-}
-TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
-{
-    __m256 a = _mm256_castsi256_ps(node[0]), b = _mm256_castsi256_ps(node[1]);
-    *even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xD8);
-    *odd = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xDD)), 0xD8);
-}
-#define vec_or _mm256_or_si256
 #define vec_add _mm256_add_epi32
 #define vec_sub _mm256_sub_epi32
 #define vec_and _mm256_and_si256
@@ -298,8 +287,8 @@ TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
 
 /* ---- codes and values ---- */
 
-/* A row whose windows wrap: behind its last byte comes its first. Where it ends
- * inside a byte, or is shorter than a vector, a padded copy stands in. */
+/* A row whose windows wrap: behind its last byte comes its first. Where it is
+ * shorter than a vector, a padded copy stands in. */
 typedef struct cyclic_row {
     const uint8_t *codes;
     unsigned bytes;
@@ -323,25 +312,13 @@ TARGET static inline __m128i sixteen_bytes(const cyclic_row *r, unsigned at)
         _mm_shuffle_epi8(r->first, _mm_loadu_si128((const __m128i *)from)));
 }
 
-/* How two groups of 8 windows are cut: the same for all groups of a whole rate. */
-typedef struct cut_16 {
-    __m256i shuffle, multiplier;
-} cut_16;
-
-TARGET static inline cut_16 cut_of(const window_group *g)
-{
-    return (cut_16){_mm256_loadu2_m128i((const __m128i *)g[1].shuffle,
-                                        (const __m128i *)g[0].shuffle),
-                    _mm256_loadu2_m128i((const __m128i *)g[1].multiplier,
-                                        (const __m128i *)g[0].multiplier)};
-}
-
 /* 8 windows into 16-bit lanes, twice: two bytes that hold each window, shifted so
  * that it fills the upper byte. */
-TARGET static inline __m256i windows_16(__m128i low, __m128i high, const cut_16 *cut)
+TARGET static inline __m256i windows_16(__m128i low, __m128i high, __m256i shuffle,
+                                        __m256i multiplier)
 {
-    __m256i pairs = _mm256_shuffle_epi8(_mm256_set_m128i(high, low), cut->shuffle);
-    return _mm256_srli_epi16(_mm256_mullo_epi16(pairs, cut->multiplier), 8);
+    __m256i pairs = _mm256_shuffle_epi8(_mm256_set_m128i(high, low), shuffle);
+    return _mm256_srli_epi16(_mm256_mullo_epi16(pairs, multiplier), 8);
 }
 
 TARGET static inline __m128i look_up(__m128i window, __m128i a, __m128i b)
@@ -363,8 +340,8 @@ TARGET static inline void levels_4_bits(const uint8_t *codes, const stream_plan 
                                              int8_t *out)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
-    __m256i a = _mm256_broadcastsi128_si256(table_16(p->a[0]));
-    __m256i b = _mm256_broadcastsi128_si256(table_16(p->b[0]));
+    __m256i a = _mm256_broadcastsi128_si256(table_16(p->a));
+    __m256i b = _mm256_broadcastsi128_si256(table_16(p->b));
     const uint8_t *end = codes + p->head_dim / 2;
     __m128i first_byte = _mm_cvtsi32_si128(codes[0]);
     for (; codes < end; codes += 16, out += 32) {
@@ -384,41 +361,34 @@ TARGET static inline void levels_4_bits(const uint8_t *codes, const stream_plan 
 
 TARGET void avx2_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
-    if (p->rate == 64 && p->head_dim % 32 == 0) {
+    if (p->bits == 4 && p->head_dim % 32 == 0) {
         levels_4_bits(codes, p, out);
         return;
     }
-    unsigned bits = p->head_dim / 16 * p->rate;
     uint8_t padded[MAX_DIM + CODE_PADDING];
-    if (p->rate == 128) { /* windows are levels */
+    if (p->bits == 8) { /* windows are levels */
         memcpy(out, codes, p->head_dim);
         return;
     }
-    cyclic_row r = {.codes = codes, .bytes = bits / 8};
-    if (bits % 8 || r.bytes < 16) {
+    cyclic_row r = {.codes = codes, .bytes = p->head_dim * p->bits / 8};
+    if (r.bytes < 16) {
         codes_pad(codes, p, padded);
         r.codes = padded;
         r.bytes += CODE_PADDING;
     }
     r.first = _mm_loadu_si128((const __m128i *)r.codes);
     r.last = _mm_loadu_si128((const __m128i *)(r.codes + r.bytes - 16));
-    __m128i a = table_16(p->a[0]), b = table_16(p->b[0]);
-    __m128i a_high = table_16(p->a[p->mixed]), b_high = table_16(p->b[p->mixed]);
-    cut_16 cut = cut_of(p->groups);
+    __m128i a = table_16(p->a), b = table_16(p->b);
+    __m256i shuffle = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p->shuffle));
+    __m256i multiplier =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p->multiplier));
     for (unsigned i = 0; i < p->head_dim; i += 16) {
-        unsigned k = i % PATTERN, base = i / PATTERN * p->rate;
-        const window_group *g = p->groups + k / 8;
-        if (p->mixed)
-            cut = cut_of(g);
-        __m256i lanes = windows_16(sixteen_bytes(&r, base + g[0].first_byte),
-                                   sixteen_bytes(&r, base + g[1].first_byte), &cut);
+        unsigned byte = i / 8 * p->bits;
+        __m256i lanes = windows_16(sixteen_bytes(&r, byte), sixteen_bytes(&r, byte + p->bits),
+                                   shuffle, multiplier);
         __m128i window = _mm_packus_epi16(_mm256_castsi256_si128(lanes),
                                           _mm256_extracti128_si256(lanes, 1));
-        __m128i level = look_up(window, a, b);
-        if (p->mixed)
-            level = _mm_blendv_epi8(level, look_up(window, a_high, b_high),
-                                    _mm_loadu_si128((const __m128i *)(p->is_high + k)));
-        _mm_storeu_si128((__m128i *)(out + i), level);
+        _mm_storeu_si128((__m128i *)(out + i), look_up(window, a, b));
     }
 }
 

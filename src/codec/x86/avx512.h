@@ -142,17 +142,6 @@ TARGET static inline vec vec_repeat_4(const int32_t *p)
 {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
 }
-TARGET static inline vec vec_if_greater(vec a, vec b, vec x, vec y)
-{
-    return _mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(a, b), y, x);
-}
-TARGET static inline void unzip_16(const vec *node, vec *even, vec *odd)
-{
-    const vec evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
-    *even = _mm512_permutexvar_epi32(evens, *node);
-    *odd = _mm512_permutexvar_epi32(_mm512_add_epi32(evens, _mm512_set1_epi32(1)), *node);
-}
-#define vec_or _mm512_or_si512
 #define vec_least _mm512_reduce_min_epi32
 #define vec_add _mm512_add_epi32
 #define vec_sub _mm512_sub_epi32

@@ -37,36 +37,23 @@ TARGET static inline __m512i bytes_from(const uint8_t *codes, unsigned first, un
     return _mm512_mask_mov_epi8(bytes, (__mmask64)1 << left, _mm512_set1_epi8((char)codes[0]));
 }
 
-/* A group's windows span at most 7 steps and 8 bits: over 7 bits a value, with
- * two rates, that can be more than the 64 bits of a lane. Where the row ends
- * inside a byte, a copy joins end and beginning. */
 TARGET static void levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
-    unsigned bits = p->head_dim / 16 * p->rate, size = (bits + 7) / 8;
-    uint8_t padded[MAX_DIM + CODE_PADDING];
-    if ((p->low_bits == 7 && p->mixed) || (p->rate == 64 && p->head_dim % 32 == 0)) {
+    unsigned size = p->head_dim * p->bits / 8;
+    if (p->bits == 4 && p->head_dim % 32 == 0) {
         avx2_levels(codes, p, out);
         return;
     }
-    if (bits % 8) {
-        codes_pad(codes, p, padded);
-        codes = padded;
-        size += 64;
-    }
-    __m512i a = table_64(p->a[0]), b = table_64(p->b[0]);
-    __m512i a_high = table_64(p->a[p->mixed]), b_high = table_64(p->b[p->mixed]);
+    __m512i a = table_64(p->a), b = table_64(p->b);
+    __m512i group_bytes = _mm512_loadu_si512(p->group_bytes);
+    __m512i group_bits = _mm512_loadu_si512(p->group_bits);
     for (unsigned i = 0; i < p->head_dim; i += 64) {
-        unsigned k = i % PATTERN, left = p->head_dim - i;
+        unsigned left = p->head_dim - i;
         __mmask64 wanted = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
-        __m512i bytes = bytes_from(codes, i / PATTERN * p->rate + p->groups[k / 8].first_byte, size);
-        __m512i lanes = _mm512_permutexvar_epi8(_mm512_loadu_si512(p->group_bytes + k), bytes);
-        __m512i window = _mm512_multishift_epi64_epi8(_mm512_loadu_si512(p->group_bits + k), lanes);
-        __m512i level = look_up(window, a, b);
-        if (p->mixed) {
-            __mmask64 high = _mm512_movepi8_mask(_mm512_loadu_si512(p->is_high + k));
-            level = _mm512_mask_mov_epi8(level, high, look_up(window, a_high, b_high));
-        }
-        _mm512_mask_storeu_epi8(out + i, wanted, level);
+        __m512i lanes = _mm512_permutexvar_epi8(group_bytes,
+                                                bytes_from(codes, i / 8 * p->bits, size));
+        __m512i window = _mm512_multishift_epi64_epi8(group_bits, lanes);
+        _mm512_mask_storeu_epi8(out + i, wanted, look_up(window, a, b));
     }
 }
 

@@ -17,7 +17,7 @@ enum { TILE = 128 };
 INLINE format_params key_format(PARAM const attend_params *p)
 {
     format_params f = p->keys.format;
-#ifdef KEY_RATE
+#ifdef KEY_BITS
     SET_CONSTANTS(f, KEY);
 #endif
     return f;
@@ -26,7 +26,7 @@ INLINE format_params key_format(PARAM const attend_params *p)
 INLINE format_params value_format(PARAM const attend_params *p)
 {
     format_params f = p->values.format;
-#ifdef VALUE_RATE
+#ifdef VALUE_BITS
     SET_CONSTANTS(f, VALUE);
 #endif
     return f;

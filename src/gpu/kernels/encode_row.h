@@ -82,10 +82,9 @@ INLINE void codes_store(const team *t, const format_params *f, GLOBAL uchar *cod
 {
     for (uint j = t->lane; j < f->code_bytes && t->is_active; j += t->lanes) {
         uint byte = 0;
-        for (uint i = 8 * j * 16 / f->rate; i < t->dim && stream_offset(f->rate, i) < 8 * j + 8;
-             i++) {
-            uint at = stream_offset(f->rate, i), bits = stream_offset(f->rate, i + 1) - at;
-            uint value = t->windows[i] & ((1u << bits) - 1);
+        for (uint i = 8 * j / f->code_bits; i < t->dim && i * f->code_bits < 8 * j + 8; i++) {
+            uint at = i * f->code_bits;
+            uint value = t->windows[i] & ((1u << f->code_bits) - 1);
             byte |= at >= 8 * j ? value << (at - 8 * j) : value >> (8 * j - at);
         }
         codes[j] = is_zero ? 0 : (uchar)byte;

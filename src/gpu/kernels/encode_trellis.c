@@ -7,16 +7,16 @@
 /* As in src/codec/encode.c. */
 #define RMS_GAIN 37.0f
 #define PEAK_GAIN 127.0f
-enum { LAST_RMS_RATE = 84 };
+enum { LAST_RMS_BITS = 5 };
 
 /* Sums of x * level and level * level, in lanes. */
-INLINE void team_project(const team *t, const format_params *f, float *xl, float *ll)
+INLINE void team_project(const team *t, float *xl, float *ll)
 {
     for (uint j = t->lane; j < 16; j += t->lanes) {
         float sum = 0;
         int squares = 0;
         for (uint i = j; i < t->dim; i += 16) {
-            int level = team_level(t, stream_bits(f->rate, i) > f->low_bits, t->windows[i]);
+            int level = team_level(t, t->windows[i]);
             sum += t->x[i] * (float)level;
             squares += level * level;
         }
@@ -41,11 +41,11 @@ INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *
     row_rotate(t, r, &square, &root, &unit);
     float gain = 2 * RMS_GAIN / root;
     team_moments(t, &again, &peak);
-    if (f->rate > LAST_RMS_RATE)
+    if (f->bits > LAST_RMS_BITS)
         gain = 2 * PEAK_GAIN / peak;
     bool is_zero = !(square >= SMALLEST_SQUARE);
-    int limit = f->rate == 128 ? 127 : 288;
-    if (f->rate == 128)
+    int limit = f->bits == 8 ? 127 : 288;
+    if (f->bits == 8)
         gain = gain / 2;
     for (uint i = t->lane; i < t->dim; i += t->lanes) {
         int target = is_zero ? 0 : (int)rintf(t->x[i] * gain);
@@ -56,7 +56,7 @@ INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *
     BARRIER(t->n_items);
     viterbi(t, f);
     float xl, ll;
-    team_project(t, f, &xl, &ll);
+    team_project(t, &xl, &ll);
     ushort scale16 = is_zero ? 0 : scale_of(xl, ll, unit);
     row_store(t, f, k, scale16);
 }

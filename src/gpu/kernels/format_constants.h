@@ -3,10 +3,9 @@
  * what the compiler shall know of it. */
 #define SET_CONSTANTS(f, name)          \
     do {                                \
-        (f).rate = name##_RATE;         \
-        (f).low_bits = name##_RATE / 16; \
         (f).kind = name##_KIND;         \
         (f).bits = name##_BITS;         \
+        (f).code_bits = name##_CODE_BITS; \
         (f).words = name##_WORDS;       \
         (f).type = name##_TYPE;         \
         (f).head_dim = name##_DIM;      \
@@ -16,7 +15,7 @@
 INLINE format_params rows_format(PARAM const rows_params *p)
 {
     format_params f = p->format;
-#ifdef FORMAT_RATE
+#ifdef FORMAT_BITS
     SET_CONSTANTS(f, FORMAT);
 #endif
     return f;

@@ -46,14 +46,16 @@ typedef struct rotation_params {
 
 /* A format of rows. */
 typedef struct format_params {
-    uint head_dim, rate, low_bits;
+    uint head_dim;
     uint kind; /* codebook: 0 plain numbers, then as tqkv_codebook */
-    uint bits; /* lm, mlx: of its codebook */
+    uint bits;
+    uint code_bits; /* that a value's code takes: a byte for mlx5 and mlx6 */
     uint type; /* plain numbers: tqkv_type */
     uint code_bytes;
     uint words; /* codes begin at multiples of 4 bytes in all rows */
     float block_factor; /* mlx over 256 values: its norms divide by it */
     float inverse_root; /* mlx up to 256 values: its norm times it */
+    uint unused;
 } format_params;
 
 /* Rows one after the other; strides in bytes. */

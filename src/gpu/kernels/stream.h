@@ -6,26 +6,13 @@ enum { KIND_PLAIN = 0, KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
 /* Floats of a format's table in local memory. */
 enum { TABLE_FLOATS = 256 };
 
-INLINE uint stream_offset(uint rate, uint i)
-{
-    return i * rate >> 4;
-}
-
-/* New bits in value i's window since the one before: the rate of its table. */
-INLINE uint stream_bits(uint rate, uint i)
-{
-    uint before = (i + 15) % 16;
-    return stream_offset(rate, before + 1) - stream_offset(rate, before);
-}
-
-/* tq: two halves for the lower rate, then two for the higher. */
+/* tq: its two halves. */
 INLINE void table_load(const format_params *f, LOCAL float *table, uint item, uint n_items)
 {
     for (uint i = item; i < TABLE_FLOATS; i += n_items) {
         float value = 0;
-        if (f->kind == KIND_TRELLIS && i < 64 && f->low_bits + i / 32 <= 8) {
-            uint bits = f->low_bits + i / 32 - 2;
-            value = i & 16 ? TRELLIS_B[bits][i & 15] : TRELLIS_A[bits][i & 15];
+        if (f->kind == KIND_TRELLIS && i < 32) {
+            value = i & 16 ? TRELLIS_B[f->bits - 2][i & 15] : TRELLIS_A[f->bits - 2][i & 15];
         } else if (f->kind == KIND_LLOYD) {
             value = LLOYD_VALUES[f->bits - 2][i & ((1u << f->bits) - 1)];
         } else if (f->kind == KIND_MLX) {
@@ -35,27 +22,17 @@ INLINE void table_load(const format_params *f, LOCAL float *table, uint item, ui
     }
 }
 
-INLINE float window_value(const format_params *f, LOCAL const float *table, uint window,
-                          uint high)
+INLINE float window_value(const format_params *f, LOCAL const float *table, uint window)
 {
-    if (f->kind == KIND_TRELLIS) {
-        LOCAL const float *part = table + 32 * high;
-        return part[window >> 4 & 15] + part[16 + (window & 15)];
-    }
+    if (f->kind == KIND_TRELLIS)
+        return table[window >> 4 & 15] + table[16 + (window & 15)];
     return table[window & ((1u << f->bits) - 1)];
 }
 
 /* Byte j of the stream, which goes on with its first bits behind its last. */
 INLINE uint stream_byte(const format_params *f, GLOBAL const uchar *codes, uint j)
 {
-    uint bits = f->head_dim / 16 * f->rate, bytes = (bits + 7) / 8, rest = bits % 8;
-    if (rest == 0)
-        return codes[j < bytes ? j : j - bytes];
-    if (j < bytes - 1)
-        return codes[j];
-    if (j == bytes - 1) /* unused bits of the last byte do not count */
-        return (codes[j] & ((1u << rest) - 1)) | ((uint)codes[0] << rest & 255u);
-    return codes[0] >> (8 - rest);
+    return codes[j < f->code_bytes ? j : j - f->code_bytes];
 }
 
 /* Word j of a row of whole words. */
@@ -72,36 +49,35 @@ INLINE void values_load(const format_params *f, GLOBAL const uchar *codes, uint 
     if (f->kind == KIND_PLAIN) {
         UNROLL for (uint j = 0; j < 8; j++)
             x[j] = number_load(codes, f->type, chunk * 8 + j);
-    } else if (f->words && f->rate == 64) {
+    } else if (f->words && f->code_bits == 4) {
         uint word = stream_word(f, codes, chunk);
         uint next = f->kind == KIND_TRELLIS ? stream_word(f, codes, chunk + 1) : 0;
         UNROLL for (uint j = 0; j < 7; j++)
-            x[j] = window_value(f, table, word >> 4 * j, 0);
-        x[7] = window_value(f, table, word >> 28 | next << 4, 0);
-    } else if (f->words && f->rate == 128) {
+            x[j] = window_value(f, table, word >> 4 * j);
+        x[7] = window_value(f, table, word >> 28 | next << 4);
+    } else if (f->words && f->code_bits == 8) {
         uint low = stream_word(f, codes, 2 * chunk), high = stream_word(f, codes, 2 * chunk + 1);
         UNROLL for (uint j = 0; j < 4; j++)
         {
-            x[j] = window_value(f, table, low >> 8 * j, 0);
-            x[j + 4] = window_value(f, table, high >> 8 * j, 0);
+            x[j] = window_value(f, table, low >> 8 * j);
+            x[j + 4] = window_value(f, table, high >> 8 * j);
         }
-    } else if (f->words && f->rate % 16 == 0) {
-        uint bits = f->rate / 16, first = chunk * bits / 4, shift = chunk * bits % 4 * 8;
+    } else if (f->words) {
+        uint bits = f->code_bits, first = chunk * bits / 4, shift = chunk * bits % 4 * 8;
         ulong stream = stream_word(f, codes, first) |
                        (ulong)stream_word(f, codes, first + 1) << 32;
         stream >>= shift;
         if (shift + 8 * bits + 8 > 64)
             stream |= (ulong)stream_word(f, codes, first + 2) << (64 - shift);
         UNROLL for (uint j = 0; j < 8; j++)
-            x[j] = window_value(f, table, (uint)(stream >> bits * j), 0);
+            x[j] = window_value(f, table, (uint)(stream >> bits * j));
     } else {
         for (uint j = 0; j < 8; j++) {
-            uint i = chunk * 8 + j, offset = stream_offset(f->rate, i);
-            uint pair = stream_byte(f, codes, offset / 8);
-            if (f->rate < 128)
-                pair |= stream_byte(f, codes, offset / 8 + 1) << 8;
-            x[j] = window_value(f, table, pair >> offset % 8 & 255u,
-                                stream_bits(f->rate, i) > f->low_bits);
+            uint bit = (chunk * 8 + j) * f->code_bits;
+            uint pair = stream_byte(f, codes, bit / 8);
+            if (f->code_bits < 8)
+                pair |= stream_byte(f, codes, bit / 8 + 1) << 8;
+            x[j] = window_value(f, table, pair >> bit % 8 & 255u);
         }
     }
 }

@@ -8,7 +8,7 @@ typedef struct team {
     LOCAL float *sums;       /* [64] */
     LOCAL int *costs;        /* [2][nodes] */
     LOCAL uchar *survivors;  /* [steps][pairs of nodes], one or two bytes each */
-    LOCAL int *tables;       /* of the group: a and b of the low rate, of the high */
+    LOCAL int *tables;       /* of the group: a and b */
     ulong row;
     uint dim, lane, lanes, n_items;
     bool is_active; /* the row exists; others are computed in vain */
@@ -19,13 +19,13 @@ INLINE team team_of(const format_params *f, uint lanes, uint team_floats, ulong 
                     ulong n_rows, uint item, uint n_items, LOCAL uchar *local_memory)
 {
     team t;
-    uint nodes = f->kind == KIND_TRELLIS && f->rate < 128 ? 256u >> f->low_bits : 0;
+    uint nodes = f->kind == KIND_TRELLIS && f->bits < 8 ? 256u >> f->bits : 0;
     t.lanes = lanes;
     t.lane = item % t.lanes;
     t.dim = f->head_dim;
     t.n_items = n_items;
     t.tables = (LOCAL int *)local_memory;
-    LOCAL float *memory = (LOCAL float *)(t.tables + 64) + item / t.lanes * team_floats;
+    LOCAL float *memory = (LOCAL float *)(t.tables + 32) + item / t.lanes * team_floats;
     t.x = memory;
     t.y = t.x + t.dim;
     t.targets = (LOCAL short *)t.y;

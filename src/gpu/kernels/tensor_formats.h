@@ -7,8 +7,8 @@
 #include "tensor_instructions.h"
 
 /* The case that this is compiled for: HEAD_DIM; ROWS of queries (4, 8, 16); WARPS; TILE (32, 64
- * tokens); STAGES of a ring; MERGE_WARPS, that merge at once; KEY_KIND, KEY_RATE, VALUE_KIND,
- * VALUE_RATE; BALANCES, SOFTCAP and STATE, 0 or 1; LAYOUT, see tensor_fetch.h. */
+ * tokens); STAGES of a ring; MERGE_WARPS, that merge at once; KEY_KIND, KEY_BITS, VALUE_KIND,
+ * VALUE_BITS; BALANCES, SOFTCAP and STATE, 0 or 1; LAYOUT, see tensor_fetch.h. */
 enum { KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
 enum { D = HEAD_DIM, SETS = ROWS <= 4 ? 1 : ROWS / 4, HIGH_SETS = (SETS + 1) / 2,
        THREADS = WARPS * 32, GROUPS = TILE / 32 /* of 32 tokens */, SCORES = ROWS };
@@ -30,23 +30,12 @@ INLINE float shuffle_xor(float x, int mask)
 enum { NIBBLES, PAIRS, WINDOWS, BYTES };
 
 /* width: coordinates of a lane's piece. */
-__host__ __device__ constexpr int form_of(int kind, int rate, int width)
+__host__ __device__ constexpr int form_of(int kind, int bits, int width)
 {
-    return kind != KIND_TRELLIS || rate == 64      ? NIBBLES
-           : rate == 128                           ? BYTES
-           : rate == 32 && width % 16 == 0         ? PAIRS
-                                                   : WINDOWS;
-}
-
-/* Where value i's window begins, and whether its table is that of the higher rate. */
-INLINE constexpr int window_offset(int rate, int i)
-{
-    return i * rate >> 4;
-}
-
-INLINE constexpr bool is_high(int rate, int i)
-{
-    return window_offset(rate, i % 16 + 16) - window_offset(rate, i % 16 + 15) > rate / 16;
+    return kind != KIND_TRELLIS || bits == 4      ? NIBBLES
+           : bits == 8                            ? BYTES
+           : bits == 2 && width % 16 == 0         ? PAIRS
+                                                  : WINDOWS;
 }
 
 /* The coordinate in its unit (8, with PAIRS 16 for two words) of a nibble of a word. */
@@ -57,34 +46,33 @@ INLINE constexpr int coordinate_of(int form, int word, int nibble)
                              : word * 8 + nibble;
 }
 
-/* What is compiled for keys, or for values: pieces of WIDTH coordinates of rows of RATE. */
-template <int KIND, int RATE, int WIDTH> struct format_case {
+/* What is compiled for keys, or for values: pieces of WIDTH coordinates of rows of BITS. */
+template <int KIND, int BITS, int WIDTH> struct format_case {
     enum {
-        FORM = form_of(KIND, RATE, WIDTH),
-        ROW = D / 16 * RATE / 8, /* bytes */
+        FORM = form_of(KIND, BITS, WIDTH),
+        ROW = D * BITS / 8, /* bytes */
         ROW_WORDS = ROW / 4,
-        PIECE = WIDTH * RATE / 16,           /* bits */
-        BEYOND = FORM == PAIRS ? 2 : FORM == WINDOWS && RATE < 128 ? 8 : 0, /* bits behind it */
+        PIECE = WIDTH * BITS,                /* bits */
+        BEYOND = FORM == PAIRS ? 2 : FORM == WINDOWS ? 8 : 0, /* bits behind it */
         WORDS = (PIECE + BEYOND + 31) / 32,
         IS_ALIGNED = PIECE % 32 == 0,
         OCTETS = WIDTH / 8,
         /* words of 8 nibbles (WINDOWS: low nibbles, then high ones, by turns), of 4 bytes */
         NIBBLE_WORDS = FORM == WINDOWS || FORM == BYTES ? 2 * OCTETS : OCTETS,
-        SUMMANDS = KIND == KIND_TRELLIS && RATE < 128 ? 2 : 1, /* of a level */
+        SUMMANDS = KIND == KIND_TRELLIS && BITS < 8 ? 2 : 1, /* of a level */
         TABLES = FORM == BYTES ? 1 : 2,                        /* of a summand */
         IS_SHIFTED = (FORM == NIBBLES && KIND == KIND_TRELLIS) || FORM == PAIRS,
         SHIFT = FORM == PAIRS ? 2 : 1,
-        IS_MIXED = KIND == KIND_TRELLIS && RATE % 16 != 0,
         SCALE = KIND == KIND_MLX ? 4 : 2 /* bytes */
     };
 };
 
 enum { KEY_WIDTH = D % 64 ? 8 : D / 4, KEY_PIECES = D % 64 ? (D + 31) / 32 : 1,
-       CHUNK = D == 64 && !(VALUE_KIND == KIND_TRELLIS && VALUE_RATE % 16) ? 64 : 128,
+       CHUNK = D == 64 ? 64 : 128,
        CHUNKS = (D + CHUNK - 1) / CHUNK, VALUE_WIDTH = CHUNK / 8, PADDED = CHUNKS * CHUNK };
-enum { SAME_FORMAT = KEY_KIND == VALUE_KIND && KEY_RATE == VALUE_RATE };
-typedef format_case<KEY_KIND, KEY_RATE, KEY_WIDTH> keys_case;
-typedef format_case<VALUE_KIND, VALUE_RATE, VALUE_WIDTH> values_case;
+enum { SAME_FORMAT = KEY_KIND == VALUE_KIND && KEY_BITS == VALUE_BITS };
+typedef format_case<KEY_KIND, KEY_BITS, KEY_WIDTH> keys_case;
+typedef format_case<VALUE_KIND, VALUE_BITS, VALUE_WIDTH> values_case;
 
 /* Steps of 32 coordinates by one table: each has a B fragment of the query. */
 enum { PIECE_STEPS = keys_case::OCTETS * keys_case::SUMMANDS, STEPS = KEY_PIECES * PIECE_STEPS };
@@ -135,19 +123,15 @@ template <int WORDS> INLINE uint bits_at(const uint *w, int offset)
 
 /* The windows of values i to i + 3 as bytes: the upper two move to the upper half, then
  * the second of each half to its upper byte. */
-template <class F, int RATE> INLINE uint four_windows(const uint *w, int i)
+template <class F, int BITS> INLINE uint four_windows(const uint *w, int i)
 {
-    int first = window_offset(RATE, i), d1 = window_offset(RATE, i + 1) - first,
-        d2 = window_offset(RATE, i + 2) - first, d3 = window_offset(RATE, i + 3) - first;
-    uint x = bits_at<F::WORDS>(w, first);
-    x = select(0x0000FFFF, x, x << (16 - d2));
-    if (d1 == d3 - d2)
-        return select(0x00FF00FF, x, x << (8 - d1));
-    return select(0x00FF00FF, x, select(0x0000FFFF, x << (8 - d1), x << (8 - (d3 - d2))));
+    uint x = bits_at<F::WORDS>(w, i * BITS);
+    x = select(0x0000FFFF, x, x << (16 - 2 * BITS));
+    return select(0x00FF00FF, x, x << (8 - BITS));
 }
 
 /* A piece as words of nibbles or bytes. */
-template <class F, int RATE> INLINE void nibbles_read(bytes row, uint start, uint *nibbles)
+template <class F, int BITS> INLINE void nibbles_read(bytes row, uint start, uint *nibbles)
 {
     uint w[F::WORDS];
     words_read<F>(row, start, w);
@@ -163,7 +147,7 @@ template <class F, int RATE> INLINE void nibbles_read(bytes row, uint start, uin
     } else {
         UNROLL for (int i = 0; i < F::NIBBLE_WORDS / 2; i++)
         {
-            uint low = four_windows<F, RATE>(w, 8 * i), high = four_windows<F, RATE>(w, 8 * i + 4);
+            uint low = four_windows<F, BITS>(w, 8 * i), high = four_windows<F, BITS>(w, 8 * i + 4);
             nibbles[2 * i] = select(0x0F0F0F0F, low, high << 4);
             nibbles[(2 * i + 1) % F::NIBBLE_WORDS] = select(0x0F0F0F0F, low >> 4, high);
         }
@@ -171,12 +155,12 @@ template <class F, int RATE> INLINE void nibbles_read(bytes row, uint start, uin
 }
 
 /* Four levels' summand from table 0 (T1) or 1 (T2): the nibbles of the lower or upper half. */
-INLINE uint look_up(const level_tables *t, int high, int summand, int table, uint nibbles,
-                    int half, uint minus_one)
+INLINE uint look_up(const level_tables *t, int summand, int table, uint nibbles, int half,
+                    uint minus_one)
 {
     uint selector = half ? nibbles >> 16 : nibbles;
     if (table)
         selector = complement(selector, minus_one);
-    const uint *w = t->words[high][summand][table];
+    const uint *w = t->words[summand][table];
     return prmt(w[0], w[1], selector);
 }

@@ -58,27 +58,12 @@ INLINE uint pair_token(int pair, uint r, uint c)
     return 16 * (SETS == 1 ? c / 2 : pair) + 2 * r;
 }
 
-/* Bytes of a fragment word that have the table of the higher rate. */
-template <class F, int RATE> INLINE constexpr uint high_mask(int word, int half)
-{
-    return (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half)) ? 0xFFu : 0) |
-           (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half + 1)) ? 0xFF00u : 0) |
-           (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half + 2)) ? 0xFF0000u : 0) |
-           (is_high(RATE, coordinate_of(WINDOWS, word, 4 * half + 3)) ? 0xFF000000u : 0);
-}
-
 /* A key's word for a step by a table. */
 INLINE uint key_levels(const tensor_params *p, const uint *nibbles, int inner, int table, int half)
 {
     typedef keys_case F;
-    uint word = nibbles[F::FORM == WINDOWS ? inner : inner / F::SUMMANDS], m = p->minus_one;
-    uint low = look_up(&p->keys.tables, 0, inner % F::SUMMANDS, table, word, half, m);
-    if (!F::IS_MIXED)
-        return low;
-    uint mask = high_mask<F, KEY_RATE>(inner / 2, half);
-    if (mask == 0)
-        return low;
-    return select(mask, look_up(&p->keys.tables, 1, inner % 2, table, word, half, m), low);
+    uint word = nibbles[F::FORM == WINDOWS ? inner : inner / F::SUMMANDS];
+    return look_up(&p->keys.tables, inner % F::SUMMANDS, table, word, half, p->minus_one);
 }
 
 /* Integer scores of two times 16 tokens, from their rows of codes. Sums by the two tables
@@ -95,7 +80,7 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
         uint start = D % 64 ? (4 * piece + c) * F::PIECE : c * F::PIECE;
         UNROLL for (int m = 0; m < 2; m++)
             UNROLL for (int i = 0; i < 2; i++)
-                nibbles_read<F, KEY_RATE>(rows + (16 * m + 2 * r + (x ^ i)) * F::ROW, start, words[m][i]);
+                nibbles_read<F, KEY_BITS>(rows + (16 * m + 2 * r + (x ^ i)) * F::ROW, start, words[m][i]);
         UNROLL for (int inner = 0; inner < PIECE_STEPS; inner++)
         {
             uint q[SETS][2];
@@ -177,7 +162,7 @@ INLINE void values_read(bytes rows, uint start, uint r, uint c, selector_words &
     uint words[4][F::NIBBLE_WORDS], y = c % 2;
     uint order[4] = {y, y ^ 1, 3 - y, 2 + y};
     UNROLL for (int t = 0; t < 4; t++)
-        nibbles_read<F, VALUE_RATE>(rows + (4 * c + order[t]) * F::ROW, start, words[t]);
+        nibbles_read<F, VALUE_BITS>(rows + (4 * c + order[t]) * F::ROW, start, words[t]);
     UNROLL for (int i = 0; i < F::NIBBLE_WORDS; i++)
     {
         uint four[4] = {words[0][i], words[1][i], words[2][i], words[3][i]};
@@ -188,7 +173,7 @@ INLINE void values_read(bytes rows, uint start, uint r, uint c, selector_words &
 /* And of a group of 32. */
 INLINE void group_read(bytes stage, int group, int chunk, uint r, uint c, selector_words *selectors)
 {
-    uint start = chunk * (CHUNK / 16 * VALUE_RATE) + r * values_case::PIECE;
+    uint start = chunk * (CHUNK * VALUE_BITS) + r * values_case::PIECE;
     UNROLL for (int m = 0; m < 2; m++)
         values_read(stage + VALUES_AT + (32 * group + 16 * m) * values_case::ROW, start, r, c,
                     selectors[m]);
@@ -203,11 +188,8 @@ enum { CHUNK_TILES = values_case::OCTETS * 4, TILES = CHUNKS * CHUNK_TILES,
 INLINE uint value_levels(const tensor_params *p, const selector_words &selectors, int word,
                          int nibble, int summand, int table)
 {
-    typedef values_case F;
-    int high = F::IS_MIXED && is_high(VALUE_RATE, coordinate_of(WINDOWS, word / 2, nibble));
-    return look_up(SAME_FORMAT ? &p->keys.tables : &p->values.tables, high, summand, table,
-                   selectors[word][nibble % 4],
-                   nibble / 4, p->minus_one);
+    return look_up(SAME_FORMAT ? &p->keys.tables : &p->values.tables, summand, table,
+                   selectors[word][nibble % 4], nibble / 4, p->minus_one);
 }
 
 /* The A fragment of M's rows (word, nibble) and (word8, nibble8), by a table; no word: 0. */
