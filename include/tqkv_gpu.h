@@ -42,7 +42,7 @@
 #ifndef TQKV_GPU_H
 #define TQKV_GPU_H
 
-#include "tqkv.h"
+#include "tqkv_attention.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -341,9 +341,9 @@ TQKV_API tqkv_status tqkv_dispatch_decode(tqkv_encoder *encoder, tqkv_registry *
                                           tqkv_domain domain, tqkv_buffer *dst,
                                           tqkv_type dst_type, size_t dst_stride);
 
-/* Bytes from one head, page or sequence to the next. */
+/* Bytes from one head, page, sequence or layer to the next. */
 typedef struct tqkv_gpu_strides {
-    size_t codes, scales;
+    size_t codes, scales, means;
 } tqkv_gpu_strides;
 
 /* Keys or values: the row of head h, slot s, sequence b begins at
@@ -355,21 +355,54 @@ typedef struct tqkv_gpu_operand {
     tqkv_format format;
     uint8_t type; /* tqkv_type, for plain numbers */
     tqkv_gpu_rows rows;
-    tqkv_gpu_strides head, page, sequence;
+    /* layer: for the calls that take several layers at a time (tqkv_gpu_pages). */
+    tqkv_gpu_strides head, page, sequence, layer;
+    /* Sealed pages (tqkv_page.h) with one mean each: that of page n and head h begins at
+     *   mean_offset + n * page.means + h * head.means
+     * of the buffer `means`, head_dim + 2 bytes. The sign of a row's scale is then its
+     * choice. Null: rows have no choice. page_size has to be TQKV_PAGE_TOKENS. Means that
+     * begin at multiples of 16 bytes, in a buffer that goes on for head_dim + 16 bytes from there,
+     * are faster. */
+    tqkv_buffer *means;
+    size_t mean_offset;
     tqkv_buffer *balances; /* keys: [n_kv_heads][head_dim] f32, or null */
     float scale_factor_d512; /* mlx over 256 values; 0 counts as 1 */
     int is_rotated; /* queries and outputs are in the rows' domain: rotate nothing */
 } tqkv_gpu_operand;
 
+/* Pages that wait to be sealed: plain numbers, n_pages pages of TQKV_PAGE_TOKENS rows. Keys
+ * and values as an operand lays them out, without means and balances. */
+typedef struct tqkv_gpu_staged {
+    tqkv_gpu_operand keys, values;
+    uint32_t n_pages;
+} tqkv_gpu_staged;
+
 /* Attention as tqkv_attention.h defines it, for several sequences at a time, each one set of
- * tokens; without masks, slopes and means of pages, with head_dims up to
- * TQKV_GPU_MAX_HEAD_DIM, and scale, softcap and plain keys and values that are finite where they
- * are seen: they are not cut to a range here. */
+ * tokens; with head_dims up to TQKV_GPU_MAX_HEAD_DIM, and scale, softcap and plain keys and
+ * values that are finite where they are seen: they are not cut to a range here.
+ *
+ *   One token more of 3 sequences, 32 query heads to 8 KV heads of 128, pages of tq4:
+ *   tqkv_gpu_attention a = {
+ *       .n_sequences = 3, .n_queries = 1, .n_heads = 32, .n_kv_heads = 8,
+ *       .queries = q, .out = out, .query_type = TQKV_F16, .out_type = TQKV_F16,
+ *       .n_tokens = 8192, .lengths = lengths,
+ *       .pages = table, .page_size = TQKV_PAGE_TOKENS, .pages_stride = 128, .n_pages = 400,
+ *       .scale = 1 / sqrtf(128)};
+ *   tqkv_gpu_pages_at(&tq4, buffer, 0, 8, &a.keys);    and a.values likewise
+ */
 typedef struct tqkv_gpu_attention {
+    /* n_queries: of each sequence; with query_starts the most of any. */
     uint32_t n_sequences, n_queries, n_heads, n_kv_heads;
     /* queries[sequence][i][head][.] of query_type, out likewise of out_type. */
     tqkv_buffer *queries, *out;
     tqkv_type query_type, out_type;
+    /* Sequences with different numbers of queries: n_sequences + 1 numbers (u32) on the
+     * device, of which number s says where sequence s begins in queries, out, state and mask,
+     * which then are [n_query_rows][head]. A sequence may have none. What exceeds
+     * n_query_rows or n_queries is left out. Null: n_queries each, n_query_rows is not looked
+     * at. */
+    tqkv_buffer *query_starts;
+    uint32_t n_query_rows;
     /* [sequence][i][head][2] f32: largest logit, and sum of exp(logit - largest);
      * or null. */
     tqkv_buffer *state;
@@ -382,13 +415,24 @@ typedef struct tqkv_gpu_attention {
     uint64_t first_slot;
     uint32_t capacity; /* of a ring, or 0 */
     /* [n_sequences][pages_stride] u32, or null. Each number is below n_pages: of what
-     * lies on the device, the caller sees to that. */
+     * lies on the device, the caller sees to that. With TQKV_PAGE_STAGED set it is the number
+     * of a staged page. */
     tqkv_buffer *pages;
     uint32_t page_size, pages_stride, n_pages;
     tqkv_gpu_operand keys, values;
+    const tqkv_gpu_staged *staged; /* or null */
     float scale, softcap;
     int causal;
     uint64_t window;
+    tqkv_buffer *slopes; /* [n_heads] f32: ALiBi by positions, or null */
+    /* Added to the logits of query row r (of all sequences, from 0 on), head h and token t of
+     * its sequence: element r * mask_row_stride + h * mask_head_stride + t, of mask_type F32 or
+     * F16. Minus infinity, and NaN, hide the token. mask_head_stride 0: one mask for all
+     * heads; mask_row_stride 0: one for all query rows of a launch. Null for none. */
+    tqkv_buffer *mask;
+    tqkv_type mask_type;
+    size_t mask_row_stride, mask_head_stride;
+    tqkv_buffer *mask_slopes; /* [n_heads] f32, finite, not negative: times the mask; or null */
     tqkv_buffer *sinks; /* [n_heads] f32, or null */
     int is_portable; /* the kernel in floats, also where there is one for tensor cores */
 } tqkv_gpu_attention;
@@ -420,6 +464,80 @@ TQKV_API tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *device,
                                                const tqkv_gpu_attention *a, size_t *bytes);
 TQKV_API tqkv_status tqkv_dispatch_attend(tqkv_encoder *encoder, tqkv_registry *registry,
                                           const tqkv_gpu_attention *a, tqkv_buffer *workspace);
+
+/* ------------------------------------------------------------------ */
+/* Pages (tqkv_page.h)                                                */
+/* ------------------------------------------------------------------ */
+
+/* Lays out pages with a mean as attention reads them fastest: [page][head] blocks of
+ * *bytes bytes, each the codes of 64 rows, their scales, the mean, and zeros up to a multiple
+ * of 16. */
+TQKV_API tqkv_status tqkv_gpu_page_bytes(const tqkv_format *format, size_t *bytes);
+/* An operand of pages laid out so, from `offset` of the buffer on. All of it is set; its
+ * layer stride is 0. */
+TQKV_API tqkv_status tqkv_gpu_pages_at(const tqkv_format *format, tqkv_buffer *buffer,
+                                       size_t offset, uint32_t n_kv_heads,
+                                       tqkv_gpu_operand *operand);
+/* Staged pages, [page][head] blocks of 64 rows of head_dim plain numbers. */
+TQKV_API tqkv_status tqkv_gpu_staged_at(uint32_t head_dim, tqkv_type type, tqkv_buffer *buffer,
+                                        size_t offset, uint32_t n_kv_heads,
+                                        tqkv_gpu_operand *operand);
+
+/* The pages of layers that are alike: of layer l, every address is l times the operand's
+ * `layer` strides further, balances at l * n_kv_heads * head_dim. Page numbers count for all layers
+ * alike. Sealed pages have a mean each, or operands without `means` none. */
+typedef struct tqkv_gpu_pages {
+    uint32_t n_layers, n_kv_heads;
+    tqkv_gpu_operand keys, values;
+    uint32_t n_pages;
+    tqkv_gpu_staged staged;
+} tqkv_gpu_pages;
+
+/* New rows, keys and values of all heads of one layer or of all of them:
+ * keys[layer][i][head][.] of `type`, strides in elements from layer to layer, row to row and head
+ * to head (all 0: without gaps), values likewise. */
+typedef struct tqkv_gpu_new_rows {
+    uint32_t n_rows;
+    tqkv_buffer *keys, *values;
+    tqkv_type type;
+    size_t key_layer_stride, key_row_stride, key_head_stride;
+    size_t value_layer_stride, value_row_stride, value_head_stride;
+    /* n_rows numbers (u32) on the device: row i goes to row places[i] % 64 of page
+     * places[i] / 64; ~0 leaves it out, and so does a page that is not there. Two rows to one
+     * place: undefined which. */
+    tqkv_buffer *places;
+} tqkv_gpu_new_rows;
+
+/* Copies rows into staged pages (places count staged pages), converted to the pages' type. */
+TQKV_API tqkv_status tqkv_dispatch_stage(tqkv_encoder *encoder, tqkv_registry *registry,
+                                         const tqkv_gpu_pages *pages, uint32_t first_layer,
+                                         uint32_t n_layers, const tqkv_gpu_new_rows *rows);
+/* tqkv_page_write for each row, bit for bit: into sealed pages, whose means stay. */
+TQKV_API tqkv_status tqkv_dispatch_write(tqkv_encoder *encoder, tqkv_registry *registry,
+                                         const tqkv_gpu_pages *pages, uint32_t first_layer,
+                                         uint32_t n_layers, const tqkv_gpu_new_rows *rows);
+
+/* tqkv_page_seal, bit for bit, for all heads of all layers, keys and values. jobs[max_jobs][4]
+ * u32 on the device: the staged page, the page it becomes, and the lower and upper 32 bits of
+ * the set of rows that are there. count: one u32 on the device, how many of them there are, up
+ * to max_jobs; null: max_jobs. A job whose pages are not there, or of no rows, is
+ * left out. So a launch in a graph seals what has become full since the last, which may be
+ * nothing. */
+TQKV_API tqkv_status tqkv_dispatch_seal(tqkv_encoder *encoder, tqkv_registry *registry,
+                                        const tqkv_gpu_pages *pages, tqkv_buffer *jobs,
+                                        tqkv_buffer *count, uint32_t max_jobs);
+
+/* Pages as plain numbers, which other kernels read: page_numbers[n_numbers] (u32, on the
+ * device; with TQKV_PAGE_STAGED: of staged pages) of one layer, all heads, keys and
+ * values. Row r of page page_numbers[i] and head h becomes head_dim numbers of `type` in the
+ * original domain (tqkv_page_read's, rounded to the type), row_stride * (64 i + r) + head_stride * h
+ * elements behind the beginning of `keys`, or of `values`. Either may be null. Numbers of pages that are
+ * not there give zeros. */
+TQKV_API tqkv_status tqkv_dispatch_read(tqkv_encoder *encoder, tqkv_registry *registry,
+                                        const tqkv_gpu_pages *pages, uint32_t layer,
+                                        tqkv_buffer *page_numbers, uint32_t n_numbers,
+                                        tqkv_buffer *keys, tqkv_buffer *values, tqkv_type type,
+                                        size_t row_stride, size_t head_stride);
 
 #ifdef __cplusplus
 }
