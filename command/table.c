@@ -13,7 +13,7 @@ void table_row(table *t)
     if (t->failed)
         return;
     if (t->n_rows == t->capacity) {
-        int capacity = t->capacity ? 2 * t->capacity : 16;
+        int capacity = t->capacity ? 2 * t->capacity : 8;
         void *grown = realloc(t->cells, (size_t)capacity * sizeof *t->cells);
         t->failed = !grown;
         if (t->failed)

@@ -43,7 +43,7 @@ unset TMPDIR
 
 # ---- tables ----
 
-# Room for the first 16 rows.
+# The 9th row is the first that does not fit.
 try with FAULT_REALLOC=5376 "$tqkv" formats -n 1000
 check "a table without memory fails" [ $status = 1 ]
 check "and says so" grep -q "out of memory" err
