@@ -162,9 +162,9 @@ static int job_make(bench *b, const shape *s, job *j)
     tqkv_gpu_operand o = {.format = s->f};
     o.rows = (tqkv_gpu_rows){.codes = b->codes, .scales = b->scales, .code_stride = j->code,
                              .scale_stride = j->scale};
-    o.head = (tqkv_gpu_strides){slots * j->code, slots * j->scale};
+    o.head = (tqkv_gpu_strides){slots * j->code, slots * j->scale, 0};
     o.page = o.sequence = (tqkv_gpu_strides){s->kv_heads * o.head.codes,
-                                             s->kv_heads * o.head.scales};
+                                             s->kv_heads * o.head.scales, 0};
     j->a = (tqkv_gpu_attention){
         .n_sequences = s->sequences, .n_queries = s->queries, .n_heads = s->heads,
         .n_kv_heads = s->kv_heads, .query_type = TQKV_BF16, .out_type = TQKV_BF16,

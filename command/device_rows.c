@@ -150,7 +150,7 @@ static int operand_buffer(const device *d, const device_attention *a, const tqkv
         out->rows.scales = *buffer;
         out->rows.scale_offset = (size_t)(r->scales - r->codes);
     }
-    out->head = (tqkv_gpu_strides){o->head.codes, o->head.scales};
+    out->head = (tqkv_gpu_strides){o->head.codes, o->head.scales, 0};
     return *buffer != NULL;
 }
 

@@ -378,8 +378,8 @@ typedef struct tqkv_gpu_staged {
 } tqkv_gpu_staged;
 
 /* Attention as tqkv_attention.h defines it, for several sequences at a time, each one set of
- * tokens; with head_dims up to TQKV_GPU_MAX_HEAD_DIM, and scale, softcap and plain keys and
- * values that are finite where they are seen: they are not cut to a range here.
+ * tokens; with head_dims up to TQKV_GPU_MAX_HEAD_DIM. Scale and softcap are finite, and not cut
+ * to a range here.
  *
  *   One token more of 3 sequences, 32 query heads to 8 KV heads of 128, pages of tq4:
  *   tqkv_gpu_attention a = {

@@ -14,8 +14,8 @@ static inline tqkv_gpu_operand operand(const gpu_case *g, const tqkv_operand *o,
     out.rows = (tqkv_gpu_rows){*buffer, r->scales ? *buffer : NULL, 0,
                                r->scales ? (size_t)(r->scales - r->codes) : 0, r->code_stride,
                                r->scale_stride};
-    out.head = (tqkv_gpu_strides){o->head.codes, o->head.scales};
-    out.page = (tqkv_gpu_strides){o->page.codes, o->page.scales};
+    out.head = (tqkv_gpu_strides){o->head.codes, o->head.scales, 0};
+    out.page = (tqkv_gpu_strides){o->page.codes, o->page.scales, 0};
     return out;
 }
 

@@ -40,7 +40,7 @@ static inline double reference_logit(const reference *r, uint32_t i, uint32_t h,
         float m;
         tqkv_to_f32((const uint8_t *)a->mask + at * (a->mask_type == TQKV_F32 ? 4 : 2),
                     a->mask_type, 1, &m);
-        l += m;
+        l += a->mask_slopes && m > -INFINITY ? a->mask_slopes[h] * (double)m : (double)m;
     }
     return l;
 }

@@ -44,8 +44,8 @@ static void side_make(const gpu_case *g, const layout *l, side *s, const char *n
     free(numbers);
     *o = (tqkv_gpu_operand){.format = s->f};
     o->rows = (tqkv_gpu_rows){s->buffer, s->buffer, 0, s->rows * s->code, s->code, s->scale};
-    o->head = (tqkv_gpu_strides){slots * s->code, slots * s->scale};
-    o->page = (tqkv_gpu_strides){HEADS * o->head.codes, HEADS * o->head.scales};
+    o->head = (tqkv_gpu_strides){slots * s->code, slots * s->scale, 0};
+    o->page = (tqkv_gpu_strides){HEADS * o->head.codes, HEADS * o->head.scales, 0};
     o->sequence = o->page;
 }
 

@@ -158,7 +158,6 @@ static void bad_calls_are_refused(void **state)
     BAD(a.first_slot = UINT64_MAX, workspace);
     BAD(a.capacity = TOKENS - 1, workspace);
     BAD((a.capacity = TOKENS, a.first_slot = TOKENS), workspace);
-    BAD(a.n_kv_heads = 2, workspace);
     BAD((a.n_kv_heads = 2, a.keys.head.codes = SIZE_MAX), workspace);
     BAD(a.n_sequences = 0, workspace);
     BAD(a.n_sequences = UINT32_MAX, workspace);
@@ -223,8 +222,8 @@ static void sequences_of_all_lengths(void **state)
     tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * PAGES * page_rows, &gpu_rows);
     a.keys.format = a.values.format = f;
     a.keys.rows = a.values.rows = gpu_rows;
-    a.keys.head = a.values.head = (tqkv_gpu_strides){PAGE * row, PAGE * row};
-    a.keys.page = a.values.page = (tqkv_gpu_strides){page_rows * row, page_rows * row};
+    a.keys.head = a.values.head = (tqkv_gpu_strides){PAGE * row, PAGE * row, 0};
+    a.keys.page = a.values.page = (tqkv_gpu_strides){page_rows * row, page_rows * row, 0};
     a.queries = gpu_buffer(g, q, N * HEADS * DIM * 4);
     a.out = gpu_buffer(g, NULL, N * HEADS * DIM * 4);
     a.lengths = gpu_buffer(g, lengths, sizeof lengths);
@@ -305,7 +304,7 @@ static void sequences_are_apart(void **state)
         .causal = 1, .is_portable = 1};
     tqkv_buffer *codes = gpu_rows_buffer(g, &f, memory, (size_t)N * MOST, &a.keys.rows);
     a.keys.format = f;
-    a.keys.sequence = (tqkv_gpu_strides){MOST * row, MOST * row};
+    a.keys.sequence = (tqkv_gpu_strides){MOST * row, MOST * row, 0};
     a.values = a.keys;
     a.queries = gpu_buffer(g, q, N * ROW * 4);
     a.out = gpu_buffer(g, NULL, N * ROW * 4);

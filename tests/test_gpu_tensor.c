@@ -183,7 +183,7 @@ static void small_make(const gpu_case *g, small_cache *s)
     o.rows = (tqkv_gpu_rows){.codes = s->cache, .scales = s->cache,
                              .scale_offset = KV * TOKENS * code, .code_stride = code,
                              .scale_stride = scale};
-    o.head = (tqkv_gpu_strides){TOKENS * code, TOKENS * scale};
+    o.head = (tqkv_gpu_strides){TOKENS * code, TOKENS * scale, 0};
     s->a = (tqkv_gpu_attention){.n_sequences = 1, .n_queries = 1, .n_heads = HEADS,
                                 .n_kv_heads = KV, .query_type = TQKV_F32, .out_type = TQKV_F32,
                                 .n_tokens = TOKENS, .keys = o, .values = o, .scale = 0.1f};

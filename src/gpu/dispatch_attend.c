@@ -10,8 +10,10 @@ enum { ROWS = 4 /* of a block where the kernel takes any */, TILE = 128, MAX_SPL
 
 /* How the work is divided; sizes of the parts of the portable kernels' workspace in floats. */
 typedef struct attend_plan {
-    uint64_t query_rows, rotated, partials;
+    uint64_t query_rows, prepared, partials;
     uint32_t n_splits;
+    int has_original; /* there are means or staged pages */
+    uint32_t part;    /* floats of a partial result */
     int has_tensor; /* there is a kernel for tensor cores, unless rows lie in its way */
     tensor_plan tensor;
     size_t workspace; /* bytes, for either */
@@ -37,20 +39,27 @@ static uint32_t count_splits(const tqkv_device *d, const tqkv_gpu_attention *a, 
     return wanted ? (uint32_t)wanted : 1;
 }
 
+/* Of all sequences, without heads. */
+static uint64_t count_query_rows(const tqkv_gpu_attention *a)
+{
+    return a->query_starts ? a->n_query_rows : product3(a->n_sequences, a->n_queries, 1);
+}
+
 static tqkv_status make_plan(const tqkv_device *d, const tqkv_gpu_attention *a, attend_plan *plan)
 {
     uint64_t rows = (uint64_t)a->n_queries * group_of(a), blocks = (rows + ROWS - 1) / ROWS;
-    uint64_t groups = product3(blocks, a->n_kv_heads, a->n_sequences);
-    uint64_t dim = a->values.format.head_dim;
+    uint32_t dim = a->values.format.head_dim;
     plan->n_splits = count_splits(d, a, product3(blocks, a->n_kv_heads, 1));
-    plan->query_rows = product3(a->n_queries, a->n_heads, a->n_sequences);
-    plan->rotated = product3(plan->query_rows, a->keys.format.head_dim, 1);
-    plan->partials = product3(product3(groups, plan->n_splits, ROWS), dim + 2, 1);
-    uint64_t floats = sum2(plan->rotated, plan->partials);
-    plan->rotated = (plan->rotated + 3) & ~3ull; /* what follows begins at a multiple of 16 bytes */
+    plan->has_original = cache_has_means(a) || a->staged;
+    plan->part = (plan->has_original ? 2 : 1) * dim + 2;
+    plan->query_rows = product3(count_query_rows(a), a->n_heads, 1);
+    plan->prepared = product3(plan->query_rows, a->keys.format.head_dim, plan->has_original ? 2 : 1);
+    plan->partials = product3(plan->query_rows, plan->n_splits, plan->part);
+    uint64_t floats = sum2(plan->prepared, plan->partials);
+    plan->prepared = (plan->prepared + 3) & ~3ull; /* what follows begins at a multiple of 16 bytes */
     if (floats > UINT64_MAX / 8 || plan->query_rows > INT32_MAX)
         return TQKV_ERROR_OVERFLOW;
-    plan->workspace = (size_t)(plan->rotated + plan->partials) * sizeof(float);
+    plan->workspace = (size_t)(plan->prepared + plan->partials) * sizeof(float);
     plan->has_tensor = tensor_plan_make(d, a, &plan->tensor);
     if (plan->has_tensor && plan->tensor.workspace > plan->workspace)
         plan->workspace = (size_t)plan->tensor.workspace;
@@ -60,7 +69,8 @@ static tqkv_status make_plan(const tqkv_device *d, const tqkv_gpu_attention *a, 
 static tqkv_status check_shapes(const tqkv_gpu_attention *a)
 {
     if (!a || !a->n_sequences || !a->n_queries || !a->n_heads || !a->n_kv_heads ||
-        a->n_heads % a->n_kv_heads || !is_type(a->query_type) || !is_type(a->out_type))
+        a->n_heads % a->n_kv_heads || !is_type(a->query_type) || !is_type(a->out_type) ||
+        (a->query_starts && !a->n_query_rows))
         return TQKV_ERROR_ARGUMENT;
     if (a->n_tokens > INT32_MAX)
         return TQKV_ERROR_OVERFLOW;
@@ -91,6 +101,26 @@ tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *d, const tqkv_gpu_atten
 
 /* ---- checks ---- */
 
+/* What is added to logits. */
+static tqkv_status check_additions(tqkv_encoder *e, const tqkv_gpu_attention *a)
+{
+    size_t size = type_size(a->mask_type);
+    tqkv_status status = TQKV_OK;
+    if (a->slopes)
+        status = dispatch_check_buffer(e, a->slopes, 0, a->n_heads * 4ull, 4, "slopes");
+    if (status == TQKV_OK && a->mask && a->mask_type != TQKV_F32 && a->mask_type != TQKV_F16)
+        status = FAILED(e, TQKV_ERROR_ARGUMENT, "a mask is f32 or f16");
+    if (status == TQKV_OK && a->mask) {
+        uint64_t last = sum2(product3(count_query_rows(a) - 1, a->mask_row_stride, 1),
+                             product3(a->n_heads - 1, a->mask_head_stride, 1));
+        status = dispatch_check_buffer(e, a->mask, 0, product3(sum2(last, a->n_tokens), size, 1),
+                                       size, "mask");
+    }
+    if (status == TQKV_OK && a->mask && a->mask_slopes)
+        status = dispatch_check_buffer(e, a->mask_slopes, 0, a->n_heads * 4ull, 4, "slopes of the mask");
+    return status;
+}
+
 static tqkv_status check_attention(tqkv_encoder *e, const tqkv_gpu_attention *a,
                                    const attend_plan *plan, tqkv_buffer *workspace)
 {
@@ -112,6 +142,11 @@ static tqkv_status check_attention(tqkv_encoder *e, const tqkv_gpu_attention *a,
         status = dispatch_check_buffer(e, a->state, 0, plan->query_rows * 8, 4, "state");
     if (status == TQKV_OK && a->sinks)
         status = dispatch_check_buffer(e, a->sinks, 0, a->n_heads * 4ull, 4, "sinks");
+    if (status == TQKV_OK && a->query_starts)
+        status = dispatch_check_buffer(e, a->query_starts, 0, (a->n_sequences + 1ull) * 4, 4,
+                                       "starts of queries");
+    if (status == TQKV_OK)
+        status = check_additions(e, a);
     if (status == TQKV_OK)
         status = dispatch_check_buffer(e, workspace, 0, plan->workspace, 16, "workspace");
     return status;
@@ -124,29 +159,31 @@ static uint32_t larger_of(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-/* The two parts of the workspace. */
+/* The two parts of the workspace, and of the cache. */
 typedef struct parts {
-    tqkv_buffer *rotated, *partials;
-    tqkv_buffer *operands[CACHE_VIEWS];
+    tqkv_buffer *prepared, *partials;
+    tqkv_buffer *operands[CACHE_VIEWS], *pages[PAGE_VIEWS];
 } parts;
 
 static void parts_free(parts *s)
 {
-    tqkv_buffer_free(s->rotated);
+    tqkv_buffer_free(s->prepared);
     tqkv_buffer_free(s->partials);
-    for (int i = 0; i < CACHE_VIEWS; i++)
-        tqkv_buffer_free(s->operands[i]);
+    views_free(s->operands, CACHE_VIEWS);
+    views_free(s->pages, PAGE_VIEWS);
 }
 
 static tqkv_status parts_make(parts *s, const tqkv_gpu_attention *a, const attend_plan *plan,
                               tqkv_buffer *workspace)
 {
-    size_t rotated = (size_t)plan->rotated * 4;
-    tqkv_status status = tqkv_buffer_view(workspace, 0, rotated, &s->rotated);
+    size_t prepared = (size_t)plan->prepared * 4;
+    tqkv_status status = tqkv_buffer_view(workspace, 0, prepared, &s->prepared);
     if (status == TQKV_OK)
-        status = tqkv_buffer_view(workspace, rotated, (size_t)plan->partials * 4, &s->partials);
+        status = tqkv_buffer_view(workspace, prepared, (size_t)plan->partials * 4, &s->partials);
     if (status == TQKV_OK)
         status = cache_views(a, 0, s->operands);
+    if (status == TQKV_OK)
+        status = page_views(a, s->pages);
     return status;
 }
 
@@ -157,74 +194,101 @@ static tqkv_status record_queries(tqkv_encoder *e, tqkv_registry *registry,
                                   const parts *s)
 {
     uint32_t dim = a->keys.format.head_dim;
-    query_params p = {.query_stride = (uint64_t)a->n_heads * dim, .head_stride = dim,
-                      .sequence_stride = (uint64_t)a->n_queries * a->n_heads * dim,
-                      .head_dim = dim, .n_queries = a->n_queries, .n_heads = a->n_heads,
+    query_params p = {.n_rows = plan->query_rows, .head_dim = dim, .n_heads = a->n_heads,
                       .n_kv_heads = a->n_kv_heads, .type = a->query_type,
-                      .has_balances = a->keys.balances != NULL};
+                      .has_balances = a->keys.balances != NULL,
+                      .has_original = (uint)plan->has_original,
+                      .has_starts = a->query_starts != NULL, .n_splits = plan->n_splits,
+                      .part = plan->part};
     operand_rotation_set(&p.rotation, &a->keys, 0);
-    launch l = {.buffers = {a->queries, a->keys.balances, s->rotated}, .n_buffers = 4,
+    launch l = {.buffers = {a->queries, a->keys.balances, s->prepared, s->partials}, .n_buffers = 4,
                 .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
                 .local_bytes = 2 * dim * 4, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "prepare_queries", NULL);
     return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
 }
 
-static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
-                                 const tqkv_gpu_attention *a, const attend_plan *plan,
-                                 const parts *s, uint32_t *block_rows)
+static attend_params split_params(const tqkv_gpu_attention *a, const attend_plan *plan)
 {
     attend_params p = {
         .keys = operand_of(a, &a->keys), .values = operand_of(a, &a->values),
         .position = a->position, .window = a->window, .places = places_of(a),
-        .first_position = a->first_position, .n_queries = a->n_queries, .n_heads = a->n_heads,
+        .first_position = a->first_position, .n_rows = plan->query_rows,
+        .n_queries = a->n_queries, .n_heads = a->n_heads,
         .n_kv_heads = a->n_kv_heads, .group = group_of(a), .n_tokens = a->n_tokens,
-        .has_lengths = a->lengths != NULL,
+        .n_query_rows = a->n_query_rows, .has_starts = a->query_starts != NULL,
+        .has_lengths = a->lengths != NULL, .has_key_means = a->keys.means != NULL,
+        .has_value_means = a->values.means != NULL, .has_original = (uint)plan->has_original,
+        .has_slopes = a->slopes != NULL, .has_mask = a->mask != NULL, .mask_type = a->mask_type,
+        .mask_row = a->mask_row_stride, .mask_head = a->mask_head_stride,
+        .has_mask_slopes = a->mask_slopes != NULL,
         .causal = a->causal != 0, .n_splits = plan->n_splits,
         .scale = a->scale, .softcap = a->softcap};
-    uint32_t rows = a->n_queries * group_of(a), best = rows == 1 ? 1 : rows == 2 ? 2 : ROWS;
-    uint32_t value_blocks = p.values.format.kind == TQKV_CODEBOOK_MLX
-                                ? mlx_norms_per_position(p.values.format.head_dim)
+    if (a->staged) {
+        p.staged_keys = staged_of(&a->staged->keys);
+        p.staged_values = staged_of(&a->staged->values);
+    }
+    return p;
+}
+
+/* Local memory of attend_split (attend.c, local_of). */
+static uint32_t split_bytes(const attend_params *p, uint32_t rows)
+{
+    uint32_t dim = p->keys.format.head_dim;
+    uint32_t value_blocks = p->values.format.kind == TQKV_CODEBOOK_MLX
+                                ? mlx_norms_per_position(p->values.format.head_dim)
                                 : 1;
+    uint32_t floats = 2 * 256 + larger_of(rows * dim, TILE) +
+                      larger_of(value_blocks * rows, 8) * TILE + 18 * rows;
+    if (p->has_original)
+        floats += rows * dim + 3 * 8 * rows + TILE * rows;
+    return 4 * floats;
+}
+
+static tqkv_status record_splits(tqkv_encoder *e, tqkv_registry *registry,
+                                 const tqkv_gpu_attention *a, const attend_plan *plan,
+                                 const parts *s)
+{
+    attend_params p = split_params(a, plan);
+    uint32_t rows = a->n_queries * group_of(a), best = rows == 1 ? 1 : rows == 2 ? 2 : ROWS;
     char options[512];
     size_t length = format_options(options, sizeof options, "KEY", &p.keys.format);
     length += format_options(options + length, sizeof options - length, "VALUE",
                              &p.values.format);
-    snprintf(options + length, sizeof options - length, "ROWS=%u GROUP_SIZE=%d", best,
-             TILE_ITEMS);
-    launch l = {.buffers = {s->rotated, s->operands[0], s->operands[1], s->operands[2],
-                            s->operands[3], a->pages, a->lengths, s->partials},
-                .n_buffers = 8, .n_items = TILE_ITEMS, .is_entered = 1};
+    snprintf(options + length, sizeof options - length, "ROWS=%u GROUP_SIZE=%d HAS_ORIGINAL=%d", best,
+             TILE_ITEMS, plan->has_original);
+    launch l = {.buffers = {s->prepared, s->operands[0], s->operands[1], s->pages[0], s->operands[2],
+                            s->operands[3], s->pages[1], s->pages[2], s->pages[3], a->pages,
+                            a->lengths, a->query_starts, a->slopes, a->mask, a->mask_slopes,
+                            s->partials},
+                .n_buffers = 16, .n_items = TILE_ITEMS, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "attend_split", options);
     if (status != TQKV_OK)
         return status;
-    *block_rows = best = l.pipeline->has_options ? best : ROWS;
+    best = l.pipeline->has_options ? best : ROWS;
     uint64_t blocks = product3((rows + best - 1) / best, a->n_kv_heads, 1);
     if (blocks > 65535 || a->n_sequences > 65535)
         return FAILED(e, TQKV_ERROR_OVERFLOW, "too many heads, queries or sequences");
     l.groups[0] = plan->n_splits;
     l.groups[1] = (uint32_t)blocks;
     l.groups[2] = a->n_sequences;
-    l.local_bytes = 4 * (2 * 256 + larger_of(best * p.keys.format.head_dim, TILE) +
-                         larger_of(value_blocks * best, 8) * TILE + 18 * best);
+    l.local_bytes = split_bytes(&p, best);
     return launch_record(&l, e, &p, sizeof p);
 }
 
 static tqkv_status record_merge(tqkv_encoder *e, tqkv_registry *registry,
                                 const tqkv_gpu_attention *a, const attend_plan *plan,
-                                const parts *s, uint32_t block_rows)
+                                const parts *s)
 {
     uint32_t dim = a->values.format.head_dim;
     merge_params p = {.out_stride = dim * type_size(a->out_type), .head_dim = dim,
-                      .n_rows = (uint)plan->query_rows, .n_splits = plan->n_splits,
-                      .n_queries = a->n_queries, .n_heads = a->n_heads,
-                      .n_kv_heads = a->n_kv_heads, .type = a->out_type,
-                      .block_rows = block_rows, .has_sinks = a->sinks != NULL,
-                      .has_state = a->state != NULL};
+                      .n_splits = plan->n_splits, .n_heads = a->n_heads, .type = a->out_type,
+                      .part = plan->part, .has_original = (uint)plan->has_original,
+                      .has_sinks = a->sinks != NULL, .has_state = a->state != NULL};
     operand_rotation_set(&p.rotation, &a->values, 1);
     launch l = {.buffers = {s->partials, a->sinks, a->out, a->state}, .n_buffers = 4,
                 .groups = {(uint32_t)plan->query_rows, 1, 1}, .n_items = 64,
-                .local_bytes = 2 * dim * 4, .is_entered = 1};
+                .local_bytes = 3 * dim * 4, .is_entered = 1};
     tqkv_status status = launch_find(&l, e, registry, "merge_splits", NULL);
     return status == TQKV_OK ? launch_record(&l, e, &p, sizeof p) : status;
 }
@@ -234,7 +298,6 @@ static tqkv_status record_portable(tqkv_encoder *e, tqkv_registry *registry,
                                    tqkv_buffer *workspace)
 {
     parts s = {0};
-    uint32_t block_rows = ROWS;
     size_t recorded = e->list.n;
     tqkv_status status = parts_make(&s, a, plan, workspace);
     if (status != TQKV_OK)
@@ -242,9 +305,9 @@ static tqkv_status record_portable(tqkv_encoder *e, tqkv_registry *registry,
     if (status == TQKV_OK)
         status = record_queries(e, registry, a, plan, &s);
     if (status == TQKV_OK)
-        status = record_splits(e, registry, a, plan, &s, &block_rows);
+        status = record_splits(e, registry, a, plan, &s);
     if (status == TQKV_OK)
-        status = record_merge(e, registry, a, plan, &s, block_rows);
+        status = record_merge(e, registry, a, plan, &s);
     parts_free(&s);
     if (status != TQKV_OK)
         encoder_truncate(e, recorded);

@@ -23,4 +23,11 @@ void operand_rotation_set(rotation_params *p, const tqkv_gpu_operand *o, int inv
 enum { CACHE_VIEWS = 4 };
 tqkv_status cache_views(const tqkv_gpu_attention *a, uint64_t first, tqkv_buffer **views);
 
+/* What pages add to a cache: means of keys and of values, staged keys and values. */
+enum { PAGE_VIEWS = 4 };
+int cache_has_means(const tqkv_gpu_attention *a);
+staged_params staged_of(const tqkv_gpu_operand *o);
+tqkv_status page_views(const tqkv_gpu_attention *a, tqkv_buffer **views);
+void views_free(tqkv_buffer **views, int n);
+
 #endif

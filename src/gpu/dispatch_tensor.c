@@ -132,7 +132,8 @@ int tensor_plan_make(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_p
     if (!d->tensor_memory || a->is_portable || dim != a->values.format.head_dim ||
         !is_head_dim(dim) || !format_serves(&a->keys.format) || !format_serves(&a->values.format) ||
         a->keys.scale_factor_d512 < 0 || a->values.scale_factor_d512 < 0 ||
-        a->n_tokens > INT32_MAX - 1024)
+        a->n_tokens > INT32_MAX - 1024 || cache_has_means(a) || a->staged || a->query_starts ||
+        a->mask || a->slopes)
         return 0;
     uint64_t wanted = rows <= 4 ? 4 : rows <= 8 ? 8 : 16;
     plan->block_rows = (uint32_t)(wanted < most ? wanted : most);

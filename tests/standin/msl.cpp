@@ -43,8 +43,9 @@ struct any {
 #define A(i) any{b[i]}
 #define RUN2(name, type) BEGIN(name) name(A(0), A(1), P(type)); }
 #define RUN4(name, type) BEGIN(name) name(A(0), A(1), A(2), A(3), P(type)); }
-#define RUN8(name, type) \
-    BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), P(type)); }
+#define RUN16(name, type)                                                                  \
+    BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), A(9), A(10), A(11), \
+                     A(12), A(13), A(14), A(15), P(type)); }
 #define RUN9(name, type) \
     BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), P(type)); }
 
@@ -59,7 +60,7 @@ RUN4(encode_trellis, rows_params)
 RUN4(encode_lloyd, rows_params)
 RUN4(encode_mlx, rows_params)
 RUN4(prepare_queries, query_params)
-RUN8(attend_split, attend_params)
+RUN16(attend_split, attend_params)
 RUN4(merge_splits, merge_params)
 RUN4(merge_parts, parts_params)
 RUN9(append_trellis, append_params)
@@ -78,7 +79,7 @@ extern "C" const host_kernel host_kernels[] = {
     {"encode_lloyd", run_encode_lloyd, 4},
     {"encode_mlx", run_encode_mlx, 4},
     {"prepare_queries", run_prepare_queries, 4},
-    {"attend_split", run_attend_split, 8},
+    {"attend_split", run_attend_split, 16},
     {"merge_splits", run_merge_splits, 4},
     {"merge_parts", run_merge_parts, 4},
     {"append_trellis", run_append_trellis, 9},

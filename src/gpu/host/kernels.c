@@ -25,7 +25,7 @@ const host_kernel host_kernels[] = {
     {"encode_lloyd_private", encode_lloyd_private, 4},
     {"encode_mlx", encode_mlx, 4},
     {"prepare_queries", prepare_queries, 4},
-    {"attend_split", attend_split, 8},
+    {"attend_split", attend_split, 16},
     {"merge_splits", merge_splits, 4},
     {"merge_parts", merge_parts, 4},
     {"append_trellis", append_trellis, 9},

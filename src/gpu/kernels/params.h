@@ -79,8 +79,15 @@ typedef struct operand_params {
     ulong code_head, scale_head;
     ulong code_page, scale_page;
     ulong code_sequence, scale_sequence;
+    ulong mean_head, mean_page;
     format_params format;
 } operand_params;
+
+/* Where staged rows of keys, or of values, lie: strides in bytes. */
+typedef struct staged_params {
+    ulong row, head, page;
+    uint type, unused;
+} staged_params;
 
 /* How tokens are numbered slots, and slots lie in pages. */
 typedef struct place_params {
@@ -89,17 +96,28 @@ typedef struct place_params {
     uint page_size;    /* 0: no pages */
     uint pages_stride; /* page numbers from sequence to sequence */
     uint n_pages;
+    uint n_staged; /* 0: page numbers are those of sealed pages */
+    uint unused;
 } place_params;
 
 typedef struct attend_params {
     operand_params keys, values;
+    staged_params staged_keys, staged_values;
     place_params places;
     ulong position;    /* of the first query, if no lengths are given */
     ulong window;      /* 0: none */
     ulong first_position;
+    ulong mask_row, mask_head; /* elements */
+    ulong n_rows;      /* of queries, with all heads */
     uint n_queries, n_heads, n_kv_heads, group; /* group: query heads a KV head */
+    uint n_query_rows; /* of all sequences, where these have starts */
     uint n_tokens;     /* most tokens of a sequence */
-    uint has_lengths, causal, n_splits;
+    uint has_lengths, has_starts, causal, n_splits;
+    uint has_key_means, has_value_means;
+    uint has_original; /* queries and results in the original domain stand beside those in
+                        * the rows' */
+    uint has_mask, mask_type, has_mask_slopes, has_slopes;
+    uint unused;
     float scale, softcap;
 } attend_params;
 
@@ -118,18 +136,21 @@ typedef struct append_params {
 
 /* Queries to rows of floats that the attention kernel reads. */
 typedef struct query_params {
-    ulong query_stride, head_stride, sequence_stride; /* elements */
     rotation_params rotation;
-    uint head_dim, n_queries, n_heads, n_kv_heads, type;
-    uint has_balances;
+    ulong n_rows; /* of all sequences and heads */
+    uint head_dim, n_heads, n_kv_heads, type;
+    uint has_balances, has_original;
+    uint has_starts, n_splits, part; /* part: floats of a partial result */
+    uint unused;
 } query_params;
 
 typedef struct merge_params {
     ulong out_stride; /* bytes from row to row */
     rotation_params rotation;
-    uint head_dim, n_rows, n_splits, n_queries, n_heads, n_kv_heads;
+    uint head_dim, n_splits, n_heads;
     uint type;
-    uint block_rows; /* ROWS of the attention kernel */
+    uint part; /* floats of a partial result */
+    uint has_original;
     uint has_sinks, has_state;
 } merge_params;
 

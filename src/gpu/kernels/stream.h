@@ -48,7 +48,7 @@ INLINE void values_load(const format_params *f, GLOBAL const uchar *codes, uint 
 {
     if (f->kind == KIND_PLAIN) {
         UNROLL for (uint j = 0; j < 8; j++)
-            x[j] = number_load(codes, f->type, chunk * 8 + j);
+            x[j] = finite_input(number_load(codes, f->type, chunk * 8 + j));
     } else if (f->words && f->code_bits == 4) {
         uint word = stream_word(f, codes, chunk);
         uint next = f->kind == KIND_TRELLIS ? stream_word(f, codes, chunk + 1) : 0;
