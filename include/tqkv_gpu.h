@@ -190,7 +190,7 @@ TQKV_API void tqkv_encoder_free(tqkv_encoder *encoder); /* null is fine; waits *
 TQKV_API tqkv_status tqkv_encoder_message(const tqkv_encoder *encoder, char *message,
                                           size_t size);
 
-enum { TQKV_MAX_BUFFERS = 16, TQKV_MAX_PARAMS = 2048 };
+enum { TQKV_MAX_BUFFERS = 24, TQKV_MAX_PARAMS = 2048 };
 
 /* Records a kernel: `buffers` as it declares them (null where it needs none), its
  * parameter struct, groups along three axes, items of a group, and bytes of memory

@@ -42,7 +42,7 @@ def table(tqkv):
     for row in rows:
         other = theirs.get(row["shape"], {}) if row["queries"] == 1 else {}
         name = row["format"] + (", portable kernel" if row["portable"] else "")
-        yield (f"| {name} | {row['shape']} | {row['queries']} | {row['page'] or ''} "
+        yield (f"| {name} | {row['shape']} | {row['queries']} | {row['page'] or ''}{row['extras']} "
                f"| {row['bytes'] / 1e6:.1f} | {row['us']:.1f} | {100 * row['of_copy']:.1f}% "
                f"| {cell(row, other, 'us')} | {row['graph_us']:.1f} "
                f"| {100 * row['graph_of_copy']:.1f}% | {cell(row, other, 'graph_us')} |")

@@ -8,7 +8,7 @@
 #include "format/mlx.h"
 #include "format/trellis.h"
 #include "gpu/dispatch_cache.h"
-#include "gpu/kernels/tensor_params.h"
+#include "gpu/kernels/tensor_sizes.h"
 
 /* Blocks of a launch, at most: the backend has as many counters. */
 enum { MAX_GROUPS = COUNTERS_PER_STREAM, UNIT = 16 /* slots that stand together in any page */,
@@ -41,26 +41,15 @@ static uint32_t scale_bytes(const tqkv_format *f)
     return f->codebook == TQKV_CODEBOOK_MLX ? 4 : 2;
 }
 
-static uint32_t stage_bytes(const tqkv_gpu_attention *a, uint32_t tile)
+/* Sizes of the case, but for those that choose_sizes tries. */
+static tensor_case case_of(const tqkv_gpu_attention *a, const tensor_plan *plan)
 {
     const tqkv_format *k = &a->keys.format, *v = &a->values.format;
-    return tile * (row_bytes(k) + row_bytes(v) + scale_bytes(k) + scale_bytes(v));
-}
-
-/* PADDED, in the kernel's words; then struct workplace and what stands around it. */
-static uint32_t padded_dim(const tqkv_format *v)
-{
-    return v->head_dim == 64 ? 64 : (v->head_dim + 127u) / 128 * 128;
-}
-
-static uint32_t place_bytes(const tqkv_gpu_attention *a, const tensor_plan *plan)
-{
-    uint32_t d = a->keys.format.head_dim, rows = plan->block_rows, warps = plan->warps;
-    uint32_t merge = plan->merge_warps * rows * (padded_dim(&a->values.format) + 4) * 4;
-    uint32_t sets = rows <= 4 ? 1 : rows / 4, steps = (d + 31) / 32 * 2;
-    uint32_t fragments = steps * sets * 256, state = (3 * warps + 7) * rows * 4 + 64;
-    return 2 * rows * d * 4 + rows * 2 * d * 4 + merge +
-           (warps * plan->stages + 2) * 8 + fragments + state;
+    return (tensor_case){.head_dim = k->head_dim, .rows = plan->block_rows,
+                         .key_row = row_bytes(k), .value_row = row_bytes(v),
+                         .key_scale = scale_bytes(k), .value_scale = scale_bytes(v),
+                         .has_means = a->keys.means != NULL,
+                         .has_original = a->keys.means || a->staged};
 }
 
 /* Tiles of a head, at most: with a window those around its ends. */
@@ -85,26 +74,27 @@ static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tenso
                               tiles_of_head(a, 64), 1);
     int is_wide = plan->block_rows * a->keys.format.head_dim > 1024 ||
                   tiles <= 4ull * 8 * d->info.n_units;
+    tensor_case *c = &plan->sizes;
+    *c = case_of(a, plan);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         if (is_wide && sizes[i].tile > 32)
             continue;
-        plan->warps = sizes[i].warps;
-        plan->tile = sizes[i].tile;
-        plan->stages = sizes[i].stages;
-        uint32_t rings = plan->warps * plan->stages * stage_bytes(a, plan->tile);
-        plan->merge_warps = plan->warps;
-        while (plan->merge_warps % 2 == 0 && rings + place_bytes(a, plan) > d->tensor_memory)
-            plan->merge_warps /= 2;
-        plan->local_bytes = rings + place_bytes(a, plan);
-        if (plan->local_bytes <= d->tensor_memory)
+        c->warps = c->merge_warps = sizes[i].warps;
+        c->tile = sizes[i].tile;
+        c->stages = sizes[i].stages;
+        while (c->merge_warps % 2 == 0 && tensor_local_bytes(c) > d->tensor_memory)
+            c->merge_warps /= 2;
+        if (tensor_local_bytes(c) <= d->tensor_memory)
             return 1;
     }
     return 0;
 }
 
-/* Pages and rings of whole units. */
+/* Pages and rings of whole units; means of both operands or of none. */
 static int places_serve(const tqkv_gpu_attention *a)
 {
+    if (!a->keys.means != !a->values.means)
+        return 0;
     return a->capacity % UNIT == 0 &&
            (!a->pages || (a->page_size && a->page_size % UNIT == 0)) &&
            ((!a->capacity && !a->pages) || sum2(a->first_slot, a->n_tokens) <= INT32_MAX);
@@ -114,11 +104,13 @@ static int places_serve(const tqkv_gpu_attention *a)
 static uint32_t count_groups(const tqkv_device *d, const tqkv_gpu_attention *a,
                              const tensor_plan *plan, uint64_t heads)
 {
-    uint64_t tiles = tiles_of_head(a, plan->tile), units = d->info.n_units;
+    uint64_t tiles = tiles_of_head(a, plan->sizes.tile), units = d->info.n_units;
     uint64_t groups = product3(heads, tiles, 1) < units ? heads * tiles : units;
     if (units >= heads && units / heads * heads * 10 >= units * 9 && units / heads <= tiles)
         groups = units / heads * heads;
-    uint64_t most = (uint64_t)MAX_TOKENS_OF_WARP * plan->warps / plan->tile;
+    uint64_t most = (uint64_t)MAX_TOKENS_OF_WARP * plan->sizes.warps / plan->sizes.tile;
+    uint64_t staged = a->staged ? 32ull * MAX_STAGED_WORDS : most;
+    most = staged < most ? staged : most;
     if (tiles > most && product3(heads, tiles, 1) / most + 1 > groups)
         groups = product3(heads, tiles, 1) / most + 1;
     return groups <= MAX_GROUPS ? (uint32_t)groups : 0;
@@ -132,8 +124,7 @@ int tensor_plan_make(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_p
     if (!d->tensor_memory || a->is_portable || dim != a->values.format.head_dim ||
         !is_head_dim(dim) || !format_serves(&a->keys.format) || !format_serves(&a->values.format) ||
         a->keys.scale_factor_d512 < 0 || a->values.scale_factor_d512 < 0 ||
-        a->n_tokens > INT32_MAX - 1024 || cache_has_means(a) || a->staged || a->query_starts ||
-        a->mask || a->slopes)
+        a->n_tokens > INT32_MAX - 1024)
         return 0;
     uint64_t wanted = rows <= 4 ? 4 : rows <= 8 ? 8 : 16;
     plan->block_rows = (uint32_t)(wanted < most ? wanted : most);
@@ -141,11 +132,11 @@ int tensor_plan_make(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_p
     if (!choose_sizes(d, a, plan))
         return 0;
     uint64_t heads = product3(product3(a->n_sequences, a->n_kv_heads, 1), plan->n_blocks, 1);
-    if (!places_serve(a) || product3(heads, tiles_of_head(a, plan->tile), 1) > INT32_MAX)
+    if (!places_serve(a) || product3(heads, tiles_of_head(a, plan->sizes.tile), 1) > INT32_MAX)
         return 0;
     plan->groups = count_groups(d, a, plan, heads);
     plan->workspace = product3(2ull * plan->groups * plan->block_rows,
-                               padded_dim(&a->values.format) + 4, 4);
+                               tensor_part_row(&plan->sizes), 4);
     return plan->groups > 0;
 }
 
@@ -156,6 +147,24 @@ static int part_fits(const tqkv_buffer *b, size_t offset, size_t row, size_t wan
     return row == want && strides % 16 == 0 && buffer_is_aligned(b, offset, 16);
 }
 
+/* A mean is copied with what is behind it, up to a multiple of 16 bytes. */
+static int means_fit(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
+{
+    if (!o->means)
+        return 1;
+    uint64_t end = sum2(product3(a->n_pages - 1, o->page.means, 1),
+                        product3(a->n_kv_heads - 1, o->head.means, 1));
+    end = sum2(end, sum2(o->mean_offset, o->format.head_dim + MEAN_PADDING));
+    return (o->head.means | o->page.means) % 16 == 0 && end <= o->means->bytes &&
+           buffer_is_aligned(o->means, o->mean_offset, 16);
+}
+
+static int staged_fits(const tqkv_gpu_operand *o)
+{
+    return o->type != TQKV_F32 && buffer_is_aligned(o->rows.codes, o->rows.code_offset, 16) &&
+           (o->rows.code_stride | o->head.codes | o->page.codes) % 16 == 0;
+}
+
 static int operand_fits(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
 {
     const tqkv_gpu_rows *r = &o->rows;
@@ -163,21 +172,23 @@ static int operand_fits(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o)
     return part_fits(r->codes, r->code_offset, r->code_stride, row_bytes(&o->format),
                      o->head.codes | group->codes) &&
            part_fits(r->scales, r->scale_offset, r->scale_stride, scale_bytes(&o->format),
-                     o->head.scales | group->scales);
+                     o->head.scales | group->scales) &&
+           means_fit(a, o);
 }
 
 int tensor_layout_fits(const tqkv_gpu_attention *a)
 {
     return a->n_tokens > 0 && operand_fits(a, &a->keys) && operand_fits(a, &a->values) &&
+           (!a->staged || (staged_fits(&a->staged->keys) && staged_fits(&a->staged->values))) &&
            buffer_is_aligned(a->queries, 0, 16);
 }
 
 /* Whether the buffers go on behind the last token to the end of its tile. */
 static int reads_on(const tqkv_gpu_attention *a, const tensor_plan *plan)
 {
-    uint64_t begin = a->first_slot - a->first_slot % plan->tile;
+    uint64_t begin = a->first_slot - a->first_slot % plan->sizes.tile;
     uint64_t n = a->first_slot - begin + a->n_tokens, last = a->n_sequences - 1;
-    uint64_t slots = begin + (n + plan->tile - 1) / plan->tile * plan->tile;
+    uint64_t slots = begin + (n + plan->sizes.tile - 1) / plan->sizes.tile * plan->sizes.tile;
     for (int i = 0; i < 2; i++) {
         const tqkv_gpu_operand *o = i ? &a->values : &a->keys;
         const tqkv_gpu_rows *r = &o->rows;
@@ -201,7 +212,26 @@ static int layout_of(const tqkv_gpu_attention *a, const tensor_plan *plan)
 {
     if (!a->capacity && !a->pages)
         return reads_on(a, plan) ? 0 : 3;
-    return a->capacity % plan->tile || (a->pages && a->page_size % plan->tile) ? 2 : 1;
+    return a->capacity % plan->sizes.tile || (a->pages && a->page_size % plan->sizes.tile) ? 2 : 1;
+}
+
+/* BLOCKS (there, too), of an operand: as tqkv_gpu_pages_at lays it out. */
+static int is_in_blocks(const tqkv_gpu_operand *o)
+{
+    const tqkv_gpu_rows *r = &o->rows;
+    size_t scales_at = r->code_offset + TQKV_PAGE_TOKENS * r->code_stride;
+    if (r->scales != r->codes || r->scale_offset != scales_at || o->head.scales != o->head.codes ||
+        o->page.scales != o->page.codes)
+        return 0;
+    return !o->means || (o->means == r->codes && o->head.means == o->head.codes &&
+                         o->page.means == o->page.codes &&
+                         o->mean_offset == scales_at + TQKV_PAGE_TOKENS * r->scale_stride);
+}
+
+static int are_blocks(const tqkv_gpu_attention *a, const tensor_plan *plan)
+{
+    return a->pages && a->page_size == TQKV_PAGE_TOKENS && plan->sizes.tile == TQKV_PAGE_TOKENS &&
+           a->capacity % TQKV_PAGE_TOKENS == 0 && is_in_blocks(&a->keys) && is_in_blocks(&a->values);
 }
 
 /* ---- levels ---- */
@@ -261,27 +291,12 @@ static float levels_make(const tqkv_format *f, level_tables *t)
 
 /* ---- the launch ---- */
 
-/* Tiles of a head of n_tokens, as the kernel counts them (tensor_list.h, tiles_of). */
-static uint32_t count_tiles(const tqkv_gpu_attention *a, const tensor_params *p, uint32_t tile)
-{
-    uint64_t low = 0, high = a->n_tokens, last = a->position + a->n_queries - 1;
-    if (a->window && a->position >= a->window && a->position - a->window >= a->first_position) {
-        low = a->position - a->window - a->first_position + 1;
-        low = low < a->n_tokens ? low : a->n_tokens;
-    }
-    if (a->causal && last < a->first_position)
-        high = 0;
-    else if (a->causal && last - a->first_position < high)
-        high = last - a->first_position + 1;
-    uint64_t first = (p->skipped + low) / tile, end = (p->skipped + high + tile - 1) / tile;
-    return end > first ? (uint32_t)(end - first) : 1;
-}
-
 static tensor_operand operand_make(const tqkv_gpu_attention *a, const tqkv_gpu_operand *o,
                                    float *unit)
 {
     const tqkv_gpu_strides *group = a->pages ? &o->page : &o->sequence;
-    tensor_operand t = {o->head.codes, o->head.scales, group->codes, group->scales, {{{{0}}}}};
+    tensor_operand t = {o->head.codes, o->head.scales, o->head.means, group->codes, group->scales,
+                        o->page.means, {{{{0}}}}};
     *unit = levels_make(&o->format, &t.tables);
     return t;
 }
@@ -289,7 +304,7 @@ static tensor_operand operand_make(const tqkv_gpu_attention *a, const tqkv_gpu_o
 /* first_slot of the parameters, and how many slots before it the operands' addresses move. */
 static uint64_t slots_make(const tqkv_gpu_attention *a, const tensor_plan *plan, tensor_params *p)
 {
-    uint64_t begin = a->first_slot - a->first_slot % plan->tile;
+    uint64_t begin = a->first_slot - a->first_slot % plan->sizes.tile;
     p->skipped = (uint)(a->first_slot - begin);
     if (!a->capacity && !a->pages)
         return begin;
@@ -319,50 +334,75 @@ static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const ten
         .page_size = a->pages ? a->page_size : 0, .pages_stride = a->pages_stride,
         .n_pages = a->n_pages, .n_blocks = plan->n_blocks,
         .query_type = a->query_type, .out_type = a->out_type,
-        .has_sinks = a->sinks != NULL,
+        .has_sinks = a->sinks != NULL, .n_staged = a->staged ? a->staged->n_pages : 0,
+        .n_query_rows = a->n_query_rows, .has_mask_slopes = a->mask_slopes != NULL,
+        .mask_row = a->mask_row_stride, .mask_head = a->mask_head_stride,
         .overlaps = (uint)overlaps, .minus_one = ~0u,
         .scale = a->scale, .softcap = a->softcap};
     p->keys = operand_make(a, &a->keys, &p->key_unit);
     p->values = operand_make(a, &a->values, &p->value_unit);
+    if (a->staged) {
+        p->staged_keys = staged_of(&a->staged->keys);
+        p->staged_values = staged_of(&a->staged->values);
+    }
     operand_rotation_set(&p->query_rotation, &a->keys, 0);
     operand_rotation_set(&p->out_rotation, &a->values, 1);
+}
+
+/* All that the kernel is told. *first: the slot that the operands' addresses begin with. */
+static void launch_params_make(tensor_params *p, const tqkv_gpu_attention *a,
+                               const tensor_plan *plan, int overlaps, uint64_t *first)
+{
+    uint first_tile, n_tiles;
+    params_make(p, a, plan, overlaps);
+    *first = slots_make(a, plan, p);
+    divisor_make(p->page_size, p);
+    tensor_tiles(p, a->n_tokens, a->n_queries, plan->sizes.tile, &first_tile, &n_tiles);
+    p->tiles_of_sequence = n_tiles * a->n_kv_heads * plan->n_blocks;
 }
 
 static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *registry,
                                const tqkv_gpu_attention *a, const tensor_plan *plan)
 {
     const tqkv_format *k = &a->keys.format, *v = &a->values.format;
+    const tensor_case *c = &plan->sizes;
     char options[512];
     snprintf(options, sizeof options,
              "HEAD_DIM=%u ROWS=%u WARPS=%u TILE=%u STAGES=%u MERGE_WARPS=%u KEY_KIND=%u "
-             "KEY_BITS=%u VALUE_KIND=%u VALUE_BITS=%u BALANCES=%d SOFTCAP=%d STATE=%d LAYOUT=%d",
-             k->head_dim, plan->block_rows, plan->warps, plan->tile, plan->stages,
-             plan->merge_warps, k->codebook, k->bits, v->codebook, v->bits,
-             a->keys.balances != NULL, a->softcap > 0, a->state != NULL, layout_of(a, plan));
+             "KEY_BITS=%u VALUE_KIND=%u VALUE_BITS=%u BALANCES=%d SOFTCAP=%d STATE=%d LAYOUT=%d "
+             "BLOCKS=%d MEANS=%u STAGED=%d STARTS=%d SLOPES=%d MASK=%d",
+             c->head_dim, c->rows, c->warps, c->tile, c->stages, c->merge_warps, k->codebook,
+             k->bits, v->codebook, v->bits, a->keys.balances != NULL, a->softcap > 0,
+             a->state != NULL, layout_of(a, plan), are_blocks(a, plan), c->has_means, a->staged != NULL,
+             a->query_starts != NULL, a->slopes != NULL,
+             !a->mask ? 0 : a->mask_type == TQKV_F32 ? 1 : 2);
     return launch_find(l, e, registry, "attend_tensor", options);
 }
 
 tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_gpu_attention *a,
                           const tensor_plan *plan, tqkv_buffer *workspace)
 {
+    enum { COUNTERS = 20 };
     tensor_params p;
-    tqkv_buffer *views[CACHE_VIEWS] = {0};
-    launch l = {.n_buffers = 13, .groups = {plan->groups, 1, 1}, .n_items = 32 * plan->warps,
-                .local_bytes = plan->local_bytes, .is_entered = 1};
+    uint64_t slots;
+    tqkv_buffer *views[CACHE_VIEWS] = {0}, *extra[PAGE_VIEWS] = {0};
+    launch l = {.n_buffers = COUNTERS + 1, .groups = {plan->groups, 1, 1},
+                .n_items = 32 * plan->sizes.warps, .local_bytes = tensor_local_bytes(&plan->sizes),
+                .is_entered = 1};
     tqkv_status status = find_kernel(&l, e, registry, a, plan);
     if (status != TQKV_OK)
         return status;
     /* Between two of these launches nothing writes rows, so the second may fetch them early. */
     const command *last = e->list.n ? &e->list.commands[e->list.n - 1] : NULL;
     int overlaps = last && last->counters_at;
-    params_make(&p, a, plan, overlaps);
-    uint64_t slots = slots_make(a, plan, &p);
-    divisor_make(p.page_size, &p);
-    p.tiles_of_sequence = count_tiles(a, &p, plan->tile) * a->n_kv_heads * plan->n_blocks;
+    launch_params_make(&p, a, plan, overlaps, &slots);
     status = cache_views(a, slots, views);
-    tqkv_buffer *buffers[] = {a->queries, a->keys.balances, views[0], views[1], views[2],
-                              views[3], a->pages, a->lengths, a->sinks, a->out, a->state,
-                              workspace, NULL};
+    if (status == TQKV_OK)
+        status = page_views(a, extra);
+    tqkv_buffer *buffers[] = {a->queries, a->keys.balances, views[0], views[1], extra[0], views[2],
+                              views[3], extra[1], extra[2], extra[3], a->pages, a->lengths,
+                              a->query_starts, a->sinks, a->slopes, a->mask, a->mask_slopes, a->out,
+                              a->state, workspace, NULL};
     memcpy(l.buffers, buffers, sizeof buffers);
     if (status != TQKV_OK)
         FAILED(e, status, "out of host memory");
@@ -370,10 +410,10 @@ tqkv_status tensor_record(tqkv_encoder *e, tqkv_registry *registry, const tqkv_g
         status = launch_record(&l, e, &p, sizeof p);
     if (status == TQKV_OK) {
         command *c = &e->list.commands[e->list.n - 1];
-        c->counters_at = 12;
+        c->counters_at = COUNTERS;
         c->overlaps = overlaps;
     }
-    for (int i = 0; i < CACHE_VIEWS; i++)
-        tqkv_buffer_free(views[i]);
+    views_free(views, CACHE_VIEWS);
+    views_free(extra, PAGE_VIEWS);
     return status;
 }

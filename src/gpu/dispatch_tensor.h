@@ -3,14 +3,14 @@
 #define TQKV_GPU_DISPATCH_TENSOR_H
 
 #include "gpu/dispatch.h"
+#include "gpu/kernels/tensor_sizes.h"
 
 /* How a case is compiled and launched. */
 typedef struct tensor_plan {
     uint32_t block_rows; /* ROWS */
-    uint32_t warps, tile, stages, merge_warps;
+    tensor_case sizes;
     uint32_t n_blocks; /* of rows, of a KV head */
     uint32_t groups;
-    uint32_t local_bytes;
     uint64_t workspace; /* bytes */
 } tensor_plan;
 

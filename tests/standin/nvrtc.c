@@ -50,10 +50,13 @@ static const char launcher[] =
     "extern \"C\" void emulate(unsigned blocks, unsigned threads, void **arguments)\n"
     "{\n"
     "    emulated_launch([](void **a) {\n"
-    "        attend_tensor(*(uchar **)a[0], *(float **)a[1], *(uchar **)a[2], *(uchar **)a[3],\n"
-    "                      *(uchar **)a[4], *(uchar **)a[5], *(uint **)a[6], *(uint **)a[7],\n"
-    "                      *(float **)a[8], *(uchar **)a[9], *(float **)a[10], *(float **)a[11],\n"
-    "                      *(uint **)a[12], *(tensor_params *)a[13]);\n"
+    "        attend_tensor(*(uchar **)a[0], *(float **)a[1], *(uchar **)a[2],\n"
+    "                      *(uchar **)a[3], *(uchar **)a[4], *(uchar **)a[5],\n"
+    "                      *(uchar **)a[6], *(uchar **)a[7], *(uchar **)a[8],\n"
+    "                      *(uchar **)a[9], *(uint **)a[10], *(uint **)a[11],\n"
+    "                      *(uint **)a[12], *(float **)a[13], *(float **)a[14],\n"
+    "                      *(uchar **)a[15], *(float **)a[16], *(uchar **)a[17],\n"
+    "                      *(float **)a[18], *(float **)a[19], *(uint **)a[20], *(tensor_params *)a[21]);\n"
     "    }, blocks, threads, arguments);\n"
     "}\n";
 

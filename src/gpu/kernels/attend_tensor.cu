@@ -40,31 +40,40 @@
  * what belongs to the coordinate before a lane's first has an accumulator of its own, and
  * is added at the end.
  *
+ * Pages. A mean is 8-bit levels, as codes of 8 bits are: query . mean is one more product on the
+ * tensor cores, of the query in the original domain, whose result all lanes get because all rows
+ * of M are the mean. Weights of rows with a choice are added up in floats, a sum a page and query
+ * row, and that times the mean goes to sums in the original domain, which the warp keeps beside
+ * those in the rows'. So do staged tiles, in floats throughout (tensor_staged.h).
+ *
  * Work. The tiles of all heads of all sequences form one list; each block takes an equal
  * share, each warp of it tiles in turn, through a ring of its own that the copy engine
  * fills. Warps meet where a head ends; the last block that is done with a head adds up
  * what the blocks have, in order, so that results are the same every time.
  *
  * Integer operations a value, counted in the machine code, are in doc/gpu.md. */
-#include "tensor_fetch.h"
 #include "tensor_merge.h"
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attend_tensor(const uchar *queries, const float *balances, const uchar *key_codes,
-                  const uchar *key_scales, const uchar *value_codes, const uchar *value_scales,
-                  const uint *pages, const uint *lengths, const float *sinks, uchar *out,
-                  float *state, float *partials, uint *counters,
-                  const __grid_constant__ tensor_params params)
+                  const uchar *key_scales, const uchar *key_means, const uchar *value_codes,
+                  const uchar *value_scales, const uchar *value_means, const uchar *staged_keys,
+                  const uchar *staged_values_at, const uint *pages, const uint *lengths,
+                  const uint *starts, const float *sinks, const float *slopes, const uchar *mask,
+                  const float *mask_slopes, uchar *out, float *state, float *partials,
+                  uint *counters, const __grid_constant__ tensor_params params)
 {
     const tensor_params *p = &params;
     uchar *shared = (uchar *)shared_memory;
     uchar *raw_queries = shared + WARPS * STAGES * STAGE; /* [2][ROWS][D] of up to 4 bytes */
     float *x = (float *)(raw_queries + 2 * ROWS * D * 4);  /* [ROWS][2 D] */
-    float *merge = x + ROWS * 2 * D;
+    float *original = x + ROWS * 2 * D;                    /* [ROWS][D]: queries, then sums */
+    float *merge = original + (ORIGINAL ? ROWS * D : 0);
     workplace *b = (workplace *)(merge + MERGE_WARPS * ROWS * MERGE_STRIDE);
     uint thread = threadIdx.x, lane = thread % 32;
     uint warp = __shfl_sync(~0u, thread / 32, 0); /* the compiler sees that it is uniform */
-    share mine = share_of(p, lengths, blockIdx.x, gridDim.x, lane);
+    counts numbers = {lengths, starts};
+    share mine = share_of(p, &numbers, blockIdx.x, gridDim.x, lane);
     uint begin = mine.begin, end = mine.end;
     if (begin >= end)
         return;
@@ -79,13 +88,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         barriers_publish();
     }
     __syncwarp();
-    sources from = {{key_codes, value_codes, key_scales, value_scales}};
-    segment s = segment_at(p, lengths, begin, lane), ahead = s;
+    sources from;
+    UNROLL for (int i = 0; i < PARTS; i++)
+        from.parts[i] = part_kind(i) == CODES    ? part_is_value(i) ? value_codes : key_codes
+                        : part_kind(i) == SCALES ? part_is_value(i) ? value_scales : key_scales
+                        : part_is_value(i)       ? value_means
+                                                 : key_means;
+    segment s = segment_at(p, &numbers, begin, lane), ahead = s;
     fetcher f;
     f.at = s;
     f.index = begin + warp;
     while (f.index < end && f.index >= f.at.begin + f.at.n_tiles)
-        segment_next(p, lengths, &f.at);
+        segment_next(p, &numbers, &f.at);
     fetcher_place(p, &from, &f);
     if (LAYOUT)
         page_read(p, pages, &f, end, lane);
@@ -100,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             queries_fetch(p, &ahead, queries, raw_queries + n_fetched % 2 * ROWS * D * 4,
                           query_barriers + n_fetched % 2, lane);
         n_fetched++;
-        segment_next(p, lengths, &ahead);
+        segment_next(p, &numbers, &ahead);
     };
     auto fetch_tile = [&](uint stage) {
         if (f.index < end) {
@@ -110,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 whole_fetch(p, &f, ring + stage * STAGE, ring_barriers + stage, lane);
         }
         warp_copies_mark();
-        fetcher_next(p, &from, lengths, pages, &f, end, lane);
+        fetcher_next(p, &from, &numbers, pages, &f, end, lane);
     };
     if (!p->overlaps)
         fetch_queries(), fetch_queries();
@@ -122,39 +136,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     __syncthreads();
 
     uint stage = 0, phase = 0, index = begin + warp;
-    for (uint n = 0; s.begin < end; n++, segment_next(p, lengths, &s)) {
-        uint n_rows = rows_of(p, s.block), stop = min_of(end, s.begin + s.n_tiles);
+    for (uint n = 0; s.begin < end; n++, segment_next(p, &numbers, &s)) {
+        uint n_rows = rows_of(p, &s), stop = min_of(end, s.begin + s.n_tiles);
+        uint first = s.begin < begin ? begin - s.begin : 0; /* of the head's tiles, the block's first */
         barrier_wait(query_barriers + n % 2, n / 2 % 2);
         for (uint r = warp; r < n_rows; r += WARPS)
             query_prepare(p, &s, r,
                           HAS_ENGINE ? raw_queries + n % 2 * ROWS * D * 4 + r * query_bytes(p)
                                      : queries + query_row(p, &s, r) * query_bytes(p),
-                          balances, x + r * 2 * D, b, lane);
+                          balances, x + r * 2 * D, original + r * D, b, lane);
+        if (thread < ROWS)
+            row_terms_set(p, &s, thread, slopes, mask_slopes, b);
+        if (STAGED)
+            staged_mark(p, pages, &s, first, stop - s.begin - first, b, warp, lane);
         __syncthreads();
         fragments_make(x, b, n_rows, thread);
         __syncthreads();
         for (; filled < STAGES; filled++)
             fetch_tile(filled);
         progress w = {};
-        float row_scale[LANE_ROWS];
+        lane_terms terms = terms_load(b, n_rows, lane % 4);
         UNROLL for (int k = 0; k < LANE_ROWS; k++)
         {
             w.ref[k] = REF_BEGIN;
             w.largest[k] = -INFINITY;
-            row_scale[k] = row_number(k, lane % 4) < n_rows ? b->row_scale[row_number(k, lane % 4)] : 0;
         }
         uint low_most = b->low[n_rows - 1], high_least = b->high[0];
 
         for (; index < stop; index += WARPS) {
-            uint first = (s.first_tile + (index - s.begin)) * TILE - p->skipped;
-            bool is_edge = first > 0x7FFFFFFF || first < low_most || first + TILE > high_least;
+            uint tile = index - s.begin, at = (s.first_tile + tile) * TILE - p->skipped;
+            bool is_edge = at > 0x7FFFFFFF || at < low_most || at + TILE > high_least;
             if (USES_ENGINE) {
                 barrier_wait(ring_barriers + stage, phase);
             } else {
                 warp_copies_wait();
                 __syncwarp();
             }
-            tile_attend(p, b, ring + stage * STAGE, is_edge, first, row_scale, lane, &w);
+            if (!STAGED || !(b->staged[(tile - first) / 32] >> (tile - first) % 32 & 1))
+                tile_attend(p, b, ring + stage * STAGE, is_edge, at, s.length, mask, &terms, lane, &w);
             __syncwarp();
             fetch_tile(stage);
             if (++stage == STAGES) {
@@ -162,6 +181,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 phase ^= 1;
             }
         }
+        if (STAGED)
+            for (uint tile = first; s.begin + tile < stop; tile += 32)
+                for (uint bits = b->staged[(tile - first) / 32]; bits; bits &= bits - 1)
+                    staged_attend(p, &s, b, (s.first_tile + tile + __ffs(bits) - 1) * TILE, pages,
+                                  staged_keys, staged_values_at, mask, original, warp, lane, &w);
 
         warps_merge(&w, b, merge, warp, lane);
         fetch_queries();
@@ -180,6 +204,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 *(float4 *)(part + row * PART_ROW + PADDED) =
                     make_float4(b->total_ref[row], b->total[row], b->total_largest[row], 0);
         }
+        if (ORIGINAL) {
+            originals_merge(&w, b, merge, original, n_rows, thread);
+            for (uint i = thread; n_parts > 1 && i < n_rows * D; i += THREADS)
+                part[i / D * PART_ROW + PADDED + 4 + i % D] = original[i];
+        }
         __syncthreads();
         if (n_parts > 1) {
             if (thread == 0) {
@@ -191,11 +220,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             __syncthreads();
             if (!b->is_last)
                 continue;
-            parts_merge(partials, first_block, n_parts, n_rows, b, x, thread);
+            parts_merge(partials, first_block, n_parts, n_rows, b, x, original, thread);
             __syncthreads();
         }
         for (uint r = warp; r < n_rows; r += WARPS)
-            row_finish(p, &s, r, b, sinks, x + r * 2 * D, out, state, lane);
+            row_finish(p, &s, r, b, sinks, x + r * 2 * D, original + r * D, out, state, lane);
         __syncthreads();
     }
 }

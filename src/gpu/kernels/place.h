@@ -1,4 +1,6 @@
 #pragma once
+#include "params.h"
+
 /* Where a token's row is: in units of rows of one head, and of pages. */
 typedef struct place {
     ulong page, slot;

@@ -4,27 +4,46 @@
  *
  * LAYOUT, where a part of a tile lies: 0: all of a head's stand one behind the other; 1: those
  * of a tile do, which may be anywhere (pages of at least a tile, rings); 2: those of 16 slots
- * do; 3: and what is behind the last token must not be read. With 0 and 1 the copy engine takes
+ * do; 3: and what is behind the last token must not be read. BLOCKS: a tile is a page, and all
+ * parts of its keys, or of its values, stand one behind the other, as they do in the ring. With 0 and 1 the copy engine takes
  * a part at a time; with 2 and 3, and before sm_90, every lane copies 16 bytes at a time. */
+#include "place.h"
 #include "tensor_query.h"
 
-enum { PARTS = 4, UNIT = 16, UNITS = TILE / UNIT, USES_ENGINE = HAS_ENGINE && LAYOUT < 2,
-       TOKEN_BYTES = keys_case::ROW + values_case::ROW + keys_case::SCALE + values_case::SCALE };
+enum { OPERAND_PARTS = BLOCKS ? 1 : MEANS ? 3 : 2, PARTS = 2 * OPERAND_PARTS, UNIT = 16, UNITS = TILE / UNIT, UNIT_LANES = 32 / UNITS,
+       USES_ENGINE = HAS_ENGINE && LAYOUT < 2 };
 
+/* Codes, scales, mean of keys, then of values. */
+enum { CODES, SCALES, MEAN };
+
+INLINE constexpr int part_kind(int part)
+{
+    return part % OPERAND_PARTS;
+}
+
+INLINE constexpr bool part_is_value(int part)
+{
+    return part >= OPERAND_PARTS;
+}
+
+/* Bytes a token. */
 INLINE constexpr uint part_row(int part)
 {
-    return part == 0   ? keys_case::ROW
-           : part == 1 ? values_case::ROW
-           : part == 2 ? keys_case::SCALE
-                       : values_case::SCALE;
+    return part_kind(part) == CODES    ? part_is_value(part) ? values_case::ROW : keys_case::ROW
+           : part_kind(part) == SCALES ? part_is_value(part) ? values_case::SCALE : keys_case::SCALE
+                                       : 0;
+}
+
+INLINE constexpr uint part_bytes(int part)
+{
+    return BLOCKS ? part_is_value(part) ? tensor_value_bytes(&CASE) : tensor_key_bytes(&CASE)
+           : part_kind(part) == MEAN ? tensor_mean_bytes(&CASE)
+                                     : TILE * part_row(part);
 }
 
 INLINE constexpr uint part_place(int part)
 {
-    return part == 0   ? 0
-           : part == 1 ? VALUES_AT
-           : part == 2 ? SCALES_AT
-                       : VALUE_SCALES_AT;
+    return part == 0 ? 0 : part_place(part - 1) + part_bytes(part - 1);
 }
 
 struct sources {
@@ -36,7 +55,10 @@ struct fetcher {
     segment at;
     uint index;
     bytes next[PARTS]; /* LAYOUT 0: where the tile's parts begin; else the head's, of page 0 */
-    uint page;         /* of the tile, or of the lane's unit; the sequence if there are none */
+    uint page;         /* LAYOUT 2 and 3: of the lane's unit; the sequence if there are none */
+    /* LAYOUT 1: entries of the page table, a lane each, for the warp's 32 tiles from tile
+     * first_entry on. They are used a tile after they are asked for, or later. */
+    uint entries, first_entry;
 };
 
 INLINE uint tile_begin(const fetcher *f)
@@ -46,20 +68,24 @@ INLINE uint tile_begin(const fetcher *f)
 
 INLINE const tensor_operand *part_operand(const tensor_params *p, int part)
 {
-    return part % 2 ? &p->values : &p->keys;
+    return part_is_value(part) ? &p->values : &p->keys;
 }
 
 /* From page to page, or sequence to sequence. */
 INLINE ulong part_group(const tensor_params *p, int part)
 {
     const tensor_operand *o = part_operand(p, part);
-    return part < 2 ? o->code_group : o->scale_group;
+    return part_kind(part) == CODES    ? o->code_group
+           : part_kind(part) == SCALES ? o->scale_group
+                                       : o->mean_group;
 }
 
 INLINE ulong part_head(const tensor_params *p, int part)
 {
     const tensor_operand *o = part_operand(p, part);
-    return part < 2 ? o->code_head : o->scale_head;
+    return part_kind(part) == CODES    ? o->code_head
+           : part_kind(part) == SCALES ? o->scale_head
+                                       : o->mean_head;
 }
 
 /* The slot in its page, or ring, that is `at` slots behind the first tile's first. */
@@ -72,18 +98,40 @@ INLINE uint slot_of(const tensor_params *p, uint at, uint *page)
     return slot - *page * p->page_size;
 }
 
-/* LAYOUT 2 and 3: a unit's lanes. */
-enum { UNIT_LANES = 32 / UNITS };
+/* A page by its entry in the table, and whether it is staged. */
+INLINE uint page_of(const tensor_params *p, uint entry, bool *is_staged)
+{
+    *is_staged = STAGED && entry & PAGE_STAGED;
+    if (*is_staged)
+        return min_of(entry & ~PAGE_STAGED, p->n_staged - 1);
+    return min_of(entry, p->n_pages - 1);
+}
 
-/* Page numbers are read a tile ahead of their use. */
+/* The table's entry for the slot that is `at` slots behind a sequence's first tile's first; 0 behind
+ * its last token. */
+INLINE uint entry_at(const tensor_params *p, const uint *pages, const segment *s, uint at)
+{
+    uint page;
+    if (!p->page_size || at >= p->skipped + s->length)
+        return 0;
+    slot_of(p, at, &page);
+    return pages[(ulong)s->sequence * p->pages_stride + page];
+}
+
 INLINE void page_read(const tensor_params *p, const uint *pages, fetcher *f, uint end, uint lane)
 {
-    uint at = tile_begin(f) + (LAYOUT >= 2 ? lane / UNIT_LANES * UNIT : 0), page;
-    f->page = p->page_size ? 0 : f->at.sequence;
-    if (p->page_size && f->index < end && at < p->skipped + f->at.length) {
-        slot_of(p, at, &page);
-        f->page = min_of(pages[(ulong)f->at.sequence * p->pages_stride + page], p->n_pages - 1);
+    if (LAYOUT >= 2) { /* a tile ahead of its use */
+        bool unused;
+        uint at = tile_begin(f) + lane / UNIT_LANES * UNIT;
+        f->page = f->at.sequence;
+        if (p->page_size)
+            f->page = page_of(p, f->index < end ? entry_at(p, pages, &f->at, at) : 0, &unused);
+        return;
     }
+    uint tile = f->index + lane * WARPS;
+    bool is_there = tile < end && tile < f->at.begin + f->at.n_tiles;
+    f->first_entry = f->index;
+    f->entries = is_there ? entry_at(p, pages, &f->at, tile_begin(f) + lane * WARPS * TILE) : 0;
 }
 
 INLINE void fetcher_place(const tensor_params *p, const sources *from, fetcher *f)
@@ -96,37 +144,49 @@ INLINE void fetcher_place(const tensor_params *p, const sources *from, fetcher *
     }
 }
 
-INLINE void fetcher_next(const tensor_params *p, const sources *from, const uint *lengths,
+INLINE void fetcher_next(const tensor_params *p, const sources *from, const counts *n,
                          const uint *pages, fetcher *f, uint end, uint lane)
 {
     f->index += WARPS;
     if (f->index >= f->at.begin + f->at.n_tiles) {
         while (f->index < end && f->index >= f->at.begin + f->at.n_tiles)
-            segment_next(p, lengths, &f->at);
+            segment_next(p, n, &f->at);
         fetcher_place(p, from, f);
     } else if (LAYOUT == 0) {
         UNROLL for (int i = 0; i < PARTS; i++) f->next[i] += WARPS * TILE * part_row(i);
+        return;
+    } else if (LAYOUT == 1 && f->index - f->first_entry < 32 * WARPS) {
+        return;
     }
     if (LAYOUT)
         page_read(p, pages, f, end, lane);
 }
 
-/* LAYOUT 0 and 1. */
+/* LAYOUT 0 and 1. Staged tiles are read where they lie: no byte is copied. */
 INLINE void whole_fetch(const tensor_params *p, const fetcher *f, uchar *stage, ulong *barrier,
                         uint lane)
 {
-    bytes here[PARTS];
-    uint unused, slot = LAYOUT == 1 ? slot_of(p, tile_begin(f), &unused) : 0;
+    bool is_staged = false;
+    uint page = f->at.sequence, unused, slot = 0;
+    if (LAYOUT == 1 && p->page_size)
+        page = page_of(p, __shfl_sync(~0u, f->entries, (f->index - f->first_entry) / WARPS), &is_staged);
+    if (LAYOUT == 1 && !BLOCKS)
+        slot = slot_of(p, tile_begin(f), &unused);
+    if (HAS_ENGINE && !is_elected())
+        return;
+    if (HAS_ENGINE)
+        barrier_expect(barrier, is_staged ? 0 : tensor_stage_bytes(&CASE));
     UNROLL for (int i = 0; i < PARTS; i++)
-        here[i] = LAYOUT == 0 ? f->next[i]
-                              : f->next[i] + f->page * part_group(p, i) + (ulong)slot * part_row(i);
-    if (!HAS_ENGINE) {
-        UNROLL for (int i = 0; i < PARTS; i++)
-            warp_copy(stage + part_place(i), here[i], TILE * part_row(i), lane);
-    } else if (is_elected()) {
-        barrier_expect(barrier, TILE * TOKEN_BYTES);
-        UNROLL for (int i = 0; i < PARTS; i++)
-            engine_copy(stage + part_place(i), here[i], TILE * part_row(i), barrier);
+    {
+        bytes here = f->next[i];
+        if (LAYOUT == 1)
+            here += page * part_group(p, i) + (ulong)slot * part_row(i);
+        if (is_staged)
+            continue;
+        if (HAS_ENGINE)
+            engine_copy(stage + part_place(i), here, part_bytes(i), barrier);
+        else
+            warp_copy(stage + part_place(i), here, part_bytes(i), lane);
     }
 }
 
@@ -141,7 +201,7 @@ INLINE void units_fetch(const tensor_params *p, const fetcher *f, uchar *stage, 
                                                              : min_of(end - first, UNIT);
     if (valid == 0)
         return;
-    UNROLL for (int i = 0; i < PARTS; i++)
+    UNROLL for (int i = 0; i < PARTS; i++) /* without means: pages of those are not cut up */
     {
         /* UNIT * row bytes, as pieces: row of them */
         bytes here = f->next[i] + f->page * part_group(p, i) + (ulong)slot * part_row(i) + sub * PIECE;

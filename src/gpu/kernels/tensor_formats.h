@@ -1,17 +1,18 @@
 #pragma once
 /* Formats as attend_tensor.cu has them: rows as words of nibbles, and the levels that those
  * stand for. */
-#include "params.h"
-#include "tensor_params.h"
 #include "number.h"
+#include "tensor_sizes.h"
 #include "tensor_instructions.h"
 
 /* The case that this is compiled for: HEAD_DIM; ROWS of queries (4, 8, 16); WARPS; TILE (32, 64
  * tokens); STAGES of a ring; MERGE_WARPS, that merge at once; KEY_KIND, KEY_BITS, VALUE_KIND,
- * VALUE_BITS; BALANCES, SOFTCAP and STATE, 0 or 1; LAYOUT, see tensor_fetch.h. */
+ * VALUE_BITS; LAYOUT and BLOCKS, see tensor_fetch.h; and, 0 or 1, BALANCES, SOFTCAP, STATE, MEANS and STAGED
+ * (pages), STARTS (of queries), SLOPES; MASK: 0 none, 1 f32, 2 f16. */
 enum { KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
 enum { D = HEAD_DIM, SETS = ROWS <= 4 ? 1 : ROWS / 4, HIGH_SETS = (SETS + 1) / 2,
-       THREADS = WARPS * 32, GROUPS = TILE / 32 /* of 32 tokens */, SCORES = ROWS };
+       THREADS = WARPS * 32, GROUPS = TILE / 32 /* of 32 tokens */, SCORES = ROWS,
+       ORIGINAL = MEANS || STAGED /* sums in the original domain, too */ };
 
 typedef const uchar *bytes;
 
@@ -70,12 +71,21 @@ template <int KIND, int BITS, int WIDTH> struct format_case {
 enum { KEY_WIDTH = D % 64 ? 8 : D / 4, KEY_PIECES = D % 64 ? (D + 31) / 32 : 1,
        CHUNK = D == 64 ? 64 : 128,
        CHUNKS = (D + CHUNK - 1) / CHUNK, VALUE_WIDTH = CHUNK / 8, PADDED = CHUNKS * CHUNK };
+static_assert(PADDED == tensor_padded_dim(D), "tensor_sizes.h counts the same");
 enum { SAME_FORMAT = KEY_KIND == VALUE_KIND && KEY_BITS == VALUE_BITS };
 typedef format_case<KEY_KIND, KEY_BITS, KEY_WIDTH> keys_case;
 typedef format_case<VALUE_KIND, VALUE_BITS, VALUE_WIDTH> values_case;
 
-/* Steps of 32 coordinates by one table: each has a B fragment of the query. */
-enum { PIECE_STEPS = keys_case::OCTETS * keys_case::SUMMANDS, STEPS = KEY_PIECES * PIECE_STEPS };
+/* A mean is bytes. */
+typedef format_case<KIND_TRELLIS, 8, KEY_WIDTH> mean_case;
+
+/* Steps of 32 coordinates by one table: each has a B fragment of the query. Those for keys come
+ * first, then those for means, of the query in the original domain. */
+enum { PIECE_STEPS = keys_case::OCTETS * keys_case::SUMMANDS, KEY_STEPS = KEY_PIECES * PIECE_STEPS,
+       MEAN_STEPS = MEANS ? KEY_PIECES * mean_case::OCTETS : 0, STEPS = KEY_STEPS + MEAN_STEPS };
+
+constexpr tensor_case CASE = {HEAD_DIM, ROWS, WARPS, TILE, STAGES, MERGE_WARPS, keys_case::ROW,
+                              values_case::ROW, keys_case::SCALE, values_case::SCALE, MEANS, ORIGINAL};
 
 /* The stream of a row from bit `start` on; behind its last word comes the first. */
 template <class F> INLINE void words_read(bytes row, uint start, uint *w)

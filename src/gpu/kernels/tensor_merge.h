@@ -1,7 +1,7 @@
 #pragma once
 /* What a warp knows of a head is added up: over the block's warps in shared memory, then
  * over the blocks that share the head in memory, by the last of them. */
-#include "tensor_tile.h"
+#include "tensor_staged.h"
 
 /* A merge buffer's row has the lanes' (r) values of a coordinate in their pieces side by side. */
 INLINE uint place_coordinate(uint place)
@@ -119,9 +119,45 @@ INLINE void warps_merge(progress *w, workplace *b, float *merge, uint warp, uint
     }
 }
 
-/* A block's part of a head in memory: rows of sums, and behind each its ref, total and
- * largest logit. */
-enum { PART_ROW = PADDED + 4, PART = ROWS * PART_ROW };
+/* Warps' sums in the original domain, in merge buffers once more, added up: to `sums`, [ROWS][D].
+ * Begins and ends with a barrier. */
+INLINE void originals_merge(const progress *w, const workplace *b, float *merge, float *sums,
+                            uint n_rows, uint thread)
+{
+    uint warp = thread / 32, lane = thread % 32;
+    __syncthreads();
+    UNROLL for (uint first = 0; first < WARPS; first += MERGE_WARPS)
+    {
+        if (warp >= first && warp < first + MERGE_WARPS)
+            UNROLL for (int k = 0; k < LANE_ROWS; k++)
+            {
+                uint row = row_number(k, lane % 4);
+                float factor = power2(b->ref[warp][row] - b->total_ref[row]);
+                UNROLL for (int j = 0; j < LANE_WORDS; j++)
+                {
+                    const float *x = w->original[ORIGINAL ? k : 0] + 4 * j;
+                    float4 *to = (float4 *)(merge + ((warp - first) * ROWS + row) * MERGE_STRIDE +
+                                            4 * lane_word(j, lane));
+                    if (!has_word(j, lane))
+                        continue;
+                    float4 sum = first ? *to : make_float4(0, 0, 0, 0);
+                    *to = make_float4(fmaf(x[0], factor, sum.x), fmaf(x[1], factor, sum.y),
+                                      fmaf(x[2], factor, sum.z), fmaf(x[3], factor, sum.w));
+                }
+            }
+        __syncthreads();
+    }
+    for (uint i = thread; i < n_rows * D; i += THREADS) {
+        float sum = 0;
+        UNROLL for (int k = 0; k < MERGE_WARPS; k++) sum += merge[(k * ROWS + i / D) * MERGE_STRIDE + i % D];
+        sums[i] = sum;
+    }
+    __syncthreads();
+}
+
+/* A block's part of a head in memory: rows of sums in the rows' domain, ref, total and largest
+ * logit, sums in the original domain. */
+enum { PART_ROW = tensor_part_row(&CASE), PART = ROWS * PART_ROW };
 
 INLINE float2 merged_pair(const float *merge, uint row, uint place)
 {
@@ -145,11 +181,12 @@ INLINE void pair_place(float *x, uint row, uint place, float2 sum)
 
 /* Adds up the parts of blocks first to first + n - 1, 16 at a time in flight. */
 INLINE void parts_merge(const float *partials, uint first, uint n, uint n_rows, workplace *b,
-                        float *x, uint thread)
+                        float *x, float *original, uint thread)
 {
-    enum { AT_ONCE = 16 };
-    for (uint i = thread; i < n_rows * (PADDED / 2); i += THREADS) {
-        uint row = i / (PADDED / 2), place = i % (PADDED / 2) * 2;
+    enum { AT_ONCE = 16, PAIRS_OF_ROW = (PADDED + (ORIGINAL ? D : 0)) / 2 };
+    for (uint i = thread; i < n_rows * PAIRS_OF_ROW; i += THREADS) {
+        uint row = i / PAIRS_OF_ROW, place = i % PAIRS_OF_ROW * 2;
+        uint offset = place < PADDED ? place : place + 4;
         const float *from = partials + (ulong)2 * first * PART + row * PART_ROW;
         float2 sum = make_float2(0, 0);
         float ref = REF_BEGIN, total = 0, largest = -INFINITY;
@@ -161,7 +198,7 @@ INLINE void parts_merge(const float *partials, uint first, uint n, uint n_rows, 
                 /* the first block's part is its last, the others' their first */
                 const float *part = from + ((ulong)2 * (k0 + k) + (k0 + k == 0)) * PART;
                 bool has = k0 + k < n;
-                v[k] = has ? __ldcg((const float2 *)(part + place)) : make_float2(0, 0);
+                v[k] = has ? __ldcg((const float2 *)(part + offset)) : make_float2(0, 0);
                 s[k] = has ? __ldcg((const float4 *)(part + PADDED))
                            : make_float4(REF_BEGIN, 0, -INFINITY, 0);
             }
@@ -177,7 +214,10 @@ INLINE void parts_merge(const float *partials, uint first, uint n, uint n_rows, 
                 largest = fmaxf(largest, s[k].z);
             }
         }
-        pair_place(x, row, place, sum);
+        if (place < PADDED)
+            pair_place(x, row, place, sum);
+        else
+            *(float2 *)(original + row * D + place - PADDED) = sum;
         if (place == 0)
             b->total_ref[row] = ref, b->total[row] = total, b->total_largest[row] = largest;
     }
@@ -185,7 +225,8 @@ INLINE void parts_merge(const float *partials, uint first, uint n, uint n_rows, 
 
 /* A row of the result, by a warp: divided, out of the values' domain, stored. */
 INLINE void row_finish(const tensor_params *p, const segment *s, uint r, const workplace *b,
-                       const float *sinks, float *x, uchar *out, float *state, uint lane)
+                       const float *sinks, float *x, const float *original, uchar *out,
+                       float *state, uint lane)
 {
     ulong row = query_row(p, s, r);
     float ref = b->total_ref[r], sum = b->total[r] * (1.0f / 16384), rescale = 1;
@@ -202,11 +243,14 @@ INLINE void row_finish(const tensor_params *p, const segment *s, uint r, const w
     row_rotate(&p->out_rotation, v, x, lane);
     row_flip(&p->out_rotation, v, lane);
     float factor = p->out_rotation.active ? p->out_rotation.inverse_root : 1;
-    factor = sum > 0 ? factor * p->value_unit * rescale * (1.0f / 16384) / sum : 0;
+    float weight = sum > 0 ? rescale * (1.0f / 16384) / sum : 0;
+    factor *= weight * p->value_unit;
     uchar *to = out + row * (D * (p->out_type == TYPE_F32 ? 4 : 2));
     UNROLL for (int k = 0; k < LANE_VALUES; k++)
         if (D % 32 == 0 || 32 * k + lane < D)
-            number_store(to, p->out_type, 32 * k + lane, v[k] * factor);
+            number_store(to, p->out_type, 32 * k + lane,
+                         ORIGINAL ? fmaf(v[k], factor, original[32 * k + lane] * weight)
+                                  : v[k] * factor);
     if (STATE && lane == 0) {
         float largest = fmaxf(b->total_largest[r], sink);
         state[2 * row] = largest * 0.69314718f;

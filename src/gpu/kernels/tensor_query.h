@@ -9,14 +9,21 @@ struct workplace {
     uint fragments[STEPS * SETS * 64];  /* [step][set][lane][2] */
     float ref[WARPS][ROWS], sum[WARPS][ROWS], largest[WARPS][ROWS];
     float total_ref[ROWS], total[ROWS], total_largest[ROWS];
-    float row_scale[ROWS]; /* of integer scores, to base-2 logits */
+    /* Of integer scores, to base-2 logits: of codes, and of means. */
+    float row_scale[ROWS], mean_scale[ROWS];
+    float slope[ROWS], mask_slope[ROWS]; /* in base 2 */
     uint low[ROWS], high[ROWS]; /* tokens that a row sees */
+    int position[ROWS];         /* of the row's query, counted from the first token */
+    ulong mask_at[ROWS];        /* element of the mask for the first token */
+    uint staged[STAGED ? MAX_STAGED_WORDS : 1]; /* bits: tiles of the share of this head */
+    float staged_weights[STAGED ? TILE : 1][ROWS];
     uint is_last;
 };
-enum { MERGE_STRIDE = PADDED + 4 };
-enum { CODE_TILE = TILE * (keys_case::ROW + values_case::ROW),
-       SCALES_AT = CODE_TILE, VALUE_SCALES_AT = SCALES_AT + TILE * keys_case::SCALE,
-       STAGE = VALUE_SCALES_AT + TILE * values_case::SCALE, VALUES_AT = TILE * keys_case::ROW };
+enum { MERGE_STRIDE = PADDED + 4, STAGE = tensor_stage_bytes(&CASE), SCALES_AT = TILE * keys_case::ROW,
+       MEAN_AT = SCALES_AT + TILE * keys_case::SCALE, VALUES_AT = tensor_key_bytes(&CASE),
+       VALUE_SCALES_AT = VALUES_AT + TILE * values_case::ROW,
+       VALUE_MEAN_AT = VALUE_SCALES_AT + TILE * values_case::SCALE };
+static_assert(sizeof(workplace) <= tensor_workplace_bytes(&CASE), "tensor_sizes.h counts all of it");
 
 /* [2][DIGITS] bytes of a row: high digits, low digits; both with the last four of the row
  * in front, because the row is a circle. */
@@ -32,7 +39,7 @@ INLINE uint query_bytes(const tensor_params *p)
 INLINE void queries_fetch(const tensor_params *p, const segment *s, bytes queries, uchar *to,
                           ulong *barrier, uint lane)
 {
-    uint n = rows_of(p, s->block), size = query_bytes(p);
+    uint n = rows_of(p, s), size = query_bytes(p);
     if (!HAS_ENGINE)
         return;
     if (lane == 0)
@@ -96,25 +103,17 @@ INLINE void row_rotate(const rotation_params *r, float *v, float *x, uint lane)
             }
 }
 
-/* A row, as its warp has it: to the rows' domain, then to 16 bits, which are left as digits
- * in x, [2 D] floats. */
-INLINE void query_prepare(const tensor_params *p, const segment *s, uint r, bytes raw,
-                          const float *balances, float *x, workplace *b, uint lane)
+INLINE float row_largest(const float *v)
 {
-    float v[LANE_VALUES], largest = 0;
-    UNROLL for (int k = 0; k < LANE_VALUES; k++)
-    {
-        uint d = 32 * k + lane;
-        v[k] = D % 32 == 0 || d < D ? finite_input(number_load(raw, p->query_type, d)) : 0;
-        if (BALANCES && (D % 32 == 0 || d < D))
-            v[k] /= balances[(ulong)s->head * D + d];
-    }
-    row_flip(&p->query_rotation, v, lane);
-    row_rotate(&p->query_rotation, v, x, lane);
+    float largest = 0;
     UNROLL for (int k = 0; k < LANE_VALUES; k++) largest = fmaxf(largest, fabsf(v[k]));
-    largest = warp_max(largest);
+    return warp_max(largest);
+}
+
+/* A row as 16-bit integers, whose largest is 32512, in two digits. */
+INLINE void digits_make(const float *v, float largest, uchar *digits, uint lane)
+{
     float inverse = largest > 0 ? 32512 / largest : 0;
-    uchar *digits = (uchar *)x;
     UNROLL for (int k = 0; k < LANE_VALUES; k++)
     {
         uint d = 32 * k + lane;
@@ -129,18 +128,65 @@ INLINE void query_prepare(const tensor_params *p, const segment *s, uint r, byte
             }
         }
     }
-    if (lane == 0) {
-        float factor = p->query_rotation.active ? p->query_rotation.inverse_root : 1;
-        b->row_scale[r] = largest * (1.0f / 32512) * factor * p->key_unit * p->scale * 1.44269504f;
-        sight(p, s->length, (s->block * ROWS + r) / p->group, &b->low[r], &b->high[r]);
+}
+
+#define LOG2_E 1.44269504f
+
+/* What a row's logits take beside the product of query and key, but for the mask. Rows that a
+ * block has too many of are as its last one: nothing that they read is missing. */
+INLINE void row_terms_set(const tensor_params *p, const segment *s, uint r, const float *slopes,
+                          const float *mask_slopes, workplace *b)
+{
+    uint n = s->block * ROWS + min_of(r, rows_of(p, s) - 1), query = n / p->group, head = s->head * p->group + n % p->group;
+    tensor_sight(p, s->length, s->n_queries, query, &b->low[r], &b->high[r]);
+    if (SLOPES) {
+        ulong position = p->has_lengths ? s->length - min_of(s->length, s->n_queries)
+                                        : p->position - p->first_position;
+        position += query;
+        b->position[r] = (int)position;
+        b->slope[r] = slopes[head] * LOG2_E;
+    }
+    if (MASK) {
+        b->mask_slope[r] = (p->has_mask_slopes ? mask_slopes[head] : 1) * LOG2_E;
+        b->mask_at[r] = (s->first_query + query) * p->mask_row + head * p->mask_head;
     }
 }
 
-/* Digits of the coordinates whose values meet four nibbles of a lane's piece (half 0 or 1 of
- * the word of a step); w: digits from coordinate 0 on. */
-INLINE uint four_digits(const uint *w, uint step, uint half, uint c)
+/* A row, as its warp has it: to the rows' domain, then to 16 bits, which are left as digits
+ * in x, [2 D] floats; and behind them those of the row as it is, which is left in `original`,
+ * too, times what makes products with keys base-2 logits. */
+INLINE void query_prepare(const tensor_params *p, const segment *s, uint r, bytes raw,
+                          const float *balances, float *x, float *original, workplace *b, uint lane)
 {
-    typedef keys_case F;
+    float v[LANE_VALUES], o[LANE_VALUES], logit_scale = p->scale * LOG2_E;
+    UNROLL for (int k = 0; k < LANE_VALUES; k++)
+    {
+        uint d = 32 * k + lane;
+        v[k] = D % 32 == 0 || d < D ? finite_input(number_load(raw, p->query_type, d)) : 0;
+        o[k] = v[k];
+        if (STAGED && (D % 32 == 0 || d < D))
+            original[d] = o[k] * logit_scale;
+        if (BALANCES && (D % 32 == 0 || d < D))
+            v[k] /= balances[(ulong)s->head * D + d];
+    }
+    row_flip(&p->query_rotation, v, lane);
+    row_rotate(&p->query_rotation, v, x, lane);
+    float largest = row_largest(v), largest_original = MEANS ? row_largest(o) : 0;
+    digits_make(v, largest, (uchar *)x, lane);
+    if (MEANS)
+        digits_make(o, largest_original, (uchar *)x + 2 * DIGITS, lane);
+    if (lane == 0) {
+        float factor = p->query_rotation.active ? p->query_rotation.inverse_root : 1;
+        b->row_scale[r] = largest * (1.0f / 32512) * factor * p->key_unit * logit_scale;
+        b->mean_scale[r] = largest_original * (1.0f / 32512) * logit_scale;
+    }
+}
+
+/* Digits of the coordinates whose values meet four nibbles, or bytes, of a lane's piece (half 0
+ * or 1 of the word of a step); w: digits from coordinate 0 on. */
+template <class F> INLINE uint four_digits(const uint *w, uint step, uint half, uint c)
+{
+    enum { PIECE_STEPS = F::OCTETS * F::SUMMANDS };
     uint piece = step / PIECE_STEPS, inner = step % PIECE_STEPS;
     uint word = F::SUMMANDS == 1 ? inner : inner / 2;
     bool is_shifted = F::IS_SHIFTED && step % 2;
@@ -168,9 +214,17 @@ INLINE void fragments_make(const float *x, workplace *b, uint n_rows, uint threa
         bool is_low = SETS == 1 ? r >= 4 : set >= HIGH_SETS;
         uint row = SETS == 1 ? r % 4 : set % HIGH_SETS * 8 + r;
         bool is_used = row < n_rows;
-        const uint *w = (const uint *)((bytes)(x + 2 * D * row) +
-                                       (is_low ? DIGITS : 0) + FRONT);
-        uint2 two = {is_used ? four_digits(w, step, 0, c) : 0, is_used ? four_digits(w, step, 1, c) : 0};
+        bytes digits = (bytes)(x + 2 * D * row) + (is_low ? DIGITS : 0) + FRONT;
+        uint2 two = {0, 0};
+        if (is_used && step < KEY_STEPS) {
+            const uint *w = (const uint *)digits;
+            two.x = four_digits<keys_case>(w, step, 0, c);
+            two.y = four_digits<keys_case>(w, step, 1, c);
+        } else if (is_used) {
+            const uint *w = (const uint *)(digits + 2 * DIGITS);
+            two.x = four_digits<mean_case>(w, step - KEY_STEPS, 0, c);
+            two.y = four_digits<mean_case>(w, step - KEY_STEPS, 1, c);
+        }
         *(uint2 *)(b->fragments + 2 * i) = two;
     }
 }

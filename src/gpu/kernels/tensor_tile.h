@@ -9,20 +9,35 @@ INLINE uint exchanged(uint r)
     return (r ^ r >> 1) & 1;
 }
 
-/* Two tokens' scales, in the order of M's rows; what no encoder writes counts as 0. */
+/* A scale of 16 bits; what no encoder writes counts as 0. With means, the sign is kept: it is
+ * the row's choice. */
+INLINE float half_scale(uint half)
+{
+    float x = (half & 0x7FFF) < 0x7C00 ? f16_to_float((ushort)(half & 0x7FFF)) : 0;
+    if (MEANS)
+        return as_float(as_uint(x) | (half & 0x8000) << 16);
+    return half < 0x7C00 ? x : 0;
+}
+
+INLINE float float_scale(float x)
+{
+    if (MEANS)
+        return fabsf(x) < INFINITY ? x : as_float(as_uint(x) & 0x80000000u);
+    return x > 0 && x < INFINITY ? x : 0;
+}
+
+/* Two tokens' scales, in the order of M's rows. */
 template <class F> INLINE float2 two_scales(bytes scales, uint token, uint is_exchanged)
 {
     float2 x;
     if (F::SCALE == 4) {
         x = *(const float2 *)(scales + 4 * token);
-        x.x = x.x > 0 && x.x < INFINITY ? x.x : 0;
-        x.y = x.y > 0 && x.y < INFINITY ? x.y : 0;
+        x.x = float_scale(x.x);
+        x.y = float_scale(x.y);
     } else {
         uint w = *(const uint *)(scales + 2 * token);
-        x.x = f16_to_float((ushort)(w & 0xFFFF));
-        x.y = f16_to_float((ushort)(w >> 16));
-        x.x = (w & 0xFFFF) < 0x7C00 ? x.x : 0;
-        x.y = w < 0x7C000000u ? x.y : 0;
+        x.x = half_scale(w & 0xFFFF);
+        x.y = half_scale(w >> 16);
     }
     if (is_exchanged) {
         float t = x.x;
@@ -30,6 +45,12 @@ template <class F> INLINE float2 two_scales(bytes scales, uint token, uint is_ex
         x.y = t;
     }
     return x;
+}
+
+/* Rows whose scales have a sign are coded relative to their page's mean. */
+INLINE bool is_chosen(float scale)
+{
+    return MEANS && (int)as_uint(scale) < 0;
 }
 
 /* ---- scores ----
@@ -132,6 +153,51 @@ INLINE void scores_take(const int (*sums)[SETS][4], uint c, float *scores)
     UNROLL for (int i = 0; i < SCORES; i++)
         scores[i] = (float)(sums[i / 4 % 2][i / 8][i % 4] * 256 +
                             sums[i / 4 % 2][(i / 8 + HIGH_SETS) % SETS][i % 4]);
+}
+
+/* ---- means ---- */
+
+/* A mean's factor, behind its levels. */
+INLINE float mean_factor(bytes mean)
+{
+    uint half = *(const ushort *)(mean + D);
+    return half < 0x7C00 ? f16_to_float((ushort)half) : 0;
+}
+
+/* Query . mean for each of a lane's rows. All rows of M are the mean, so that every lane has
+ * what it needs of it. */
+INLINE void means_multiply(const workplace *b, bytes mean, const float *mean_scale, uint c, uint lane,
+                           float *products)
+{
+    int sums[SETS][4] = {};
+    UNROLL for (int piece = 0; piece < KEY_PIECES; piece++)
+    {
+        uint words[mean_case::NIBBLE_WORDS];
+        nibbles_read<mean_case, 8>(mean, (D % 64 ? 4 * piece + c : c) * mean_case::PIECE, words);
+        UNROLL for (int inner = 0; inner < mean_case::OCTETS; inner++)
+        {
+            uint low = words[2 * inner], high = words[(2 * inner + 1) % mean_case::NIBBLE_WORDS];
+            uint a[4] = {low, low, high, high};
+            UNROLL for (int n = 0; n < SETS; n++)
+            {
+                uint step = KEY_STEPS + piece * mean_case::OCTETS + inner;
+                uint2 two = *(const uint2 *)(b->fragments + 2 * ((step * SETS + n) * 32 + lane));
+                uint q[2] = {two.x, two.y};
+                mma_signed(sums[n], a, q);
+            }
+        }
+    }
+    float factor = mean_factor(mean);
+    UNROLL for (int k = 0; k < LANE_ROWS; k++)
+    {
+        int high = sums[k / 2][k % 2], low = sums[(k / 2 + HIGH_SETS) % SETS][k % 2];
+        if (SETS == 1) { /* lanes c < 2 have the high digits' sums, the others the low ones' */
+            int taken = __shfl_xor_sync(~0u, high, 2);
+            low = c < 2 ? taken : high;
+            high = c < 2 ? high : taken;
+        }
+        products[k] = fmaf((float)high, 256, (float)low) * mean_scale[k] * factor;
+    }
 }
 
 /* ---- values ---- */
@@ -267,15 +333,80 @@ INLINE void values_multiply(const tensor_params *p, const selector_words *select
 #define GOLDEN 0.61803399f
 #define LARGEST_WEIGHT 0x4B00FFFFu
 
-/* What a warp knows of a head: sums are int32, of levels times digits of weights. */
+/* Sums in the original domain: PEERS lanes have the same query rows, and share their
+ * coordinates by words of four. */
+enum { PEERS = SETS == 1 ? 16 : 8, LANE_WORDS = (D / 4 + PEERS - 1) / PEERS };
+
+/* Word j of a lane, of a row's D / 4; D / 4 or more for none. */
+INLINE uint lane_word(int j, uint lane)
+{
+    return (SETS == 1 ? lane / 4 * 2 + lane % 4 / 2 : lane / 4) + PEERS * j;
+}
+
+INLINE bool has_word(int j, uint lane)
+{
+    return D / 4 % PEERS == 0 || lane_word(j, lane) < D / 4;
+}
+
+/* What a warp knows of a head: sums are int32, of levels times digits of weights; those in the
+ * original domain are of means, and of staged values, times weights. */
 struct progress {
     int sums[SETS][SUMS][4];
     float ref[LANE_ROWS], sum[LANE_ROWS], largest[LANE_ROWS];
+    float original[ORIGINAL ? LANE_ROWS : 1][4 * LANE_WORDS];
 };
 
+/* A lane's rows, in registers. */
+struct lane_terms {
+    float row_scale[LANE_ROWS], mean_scale[LANE_ROWS];
+};
+
+INLINE lane_terms terms_load(const workplace *b, uint n_rows, uint c)
+{
+    lane_terms t;
+    UNROLL for (int k = 0; k < LANE_ROWS; k++)
+    {
+        uint row = row_number(k, c);
+        t.row_scale[k] = row < n_rows ? b->row_scale[row] : 0;
+        t.mean_scale[k] = row < n_rows ? b->mean_scale[row] : 0;
+    }
+    return t;
+}
+
+/* Where scores are, of which a lane has 16-bit pairs for each token. */
+INLINE uint score_token(int g, int score, uint r, uint c)
+{
+    return 32 * g + pair_token(token_pair(score), r, c) + (score / 2 % 2 ^ exchanged(r));
+}
+
+INLINE float softcapped(const tensor_params *p, float y)
+{
+    return tanhf(y * (1.0f / LOG2_E) / p->softcap) * (p->softcap * LOG2_E);
+}
+
+/* Element of a row's mask at a token, or 0 beyond the last: minus infinity for NaN. */
+INLINE float mask_read(const workplace *b, const uchar *mask, uint row, uint token, uint length)
+{
+    ulong at = b->mask_at[row] + token;
+    float x = token >= length ? 0
+              : MASK == 1     ? ((const float *)mask)[at]
+                              : f16_to_float(((const ushort *)mask)[at]);
+    return x > -INFINITY ? x : -INFINITY;
+}
+
+/* What a mask and slopes add to a base-2 logit. */
+INLINE float logit_add(const workplace *b, uint row, uint token, float mask, float y)
+{
+    if (SLOPES)
+        y += b->slope[row] * (float)((int)token - b->position[row]);
+    if (MASK)
+        y += mask > -INFINITY ? mask * b->mask_slope[row] : -INFINITY;
+    return y;
+}
+
 /* Base-2 logits, from integer scores. */
-INLINE void logits_make(const tensor_params *p, bytes stage, const float *row_scale, uint r,
-                        uint c, int group, float *y)
+INLINE void logits_make(const tensor_params *p, bytes stage, const lane_terms *t, const float *products,
+                        uint r, uint c, int group, float *y)
 {
     UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
     {
@@ -283,12 +414,12 @@ INLINE void logits_make(const tensor_params *p, bytes stage, const float *row_sc
         float2 scales = two_scales<keys_case>(stage + SCALES_AT, token, exchanged(r));
         UNROLL for (int i = 0; i < SCORES; i++)
             if (token_pair(i) == pair) {
-                uint second = i / 2 % 2;
-                y[i] *= (second ? scales.y : scales.x) * row_scale[lane_row(i)];
-                if (SOFTCAP) {
-                    float z = y[i] * (1.0f / 1.44269504f) / p->softcap;
-                    y[i] = tanhf(z) * (p->softcap * 1.44269504f);
-                }
+                float scale = i / 2 % 2 ? scales.y : scales.x;
+                y[i] *= fabsf(scale) * t->row_scale[lane_row(i)];
+                if (MEANS)
+                    y[i] += is_chosen(scale) ? products[lane_row(i)] : 0;
+                if (SOFTCAP)
+                    y[i] = softcapped(p, y[i]);
             }
     }
 }
@@ -299,11 +430,18 @@ INLINE void logits_mask(const workplace *b, uint first_token, uint r, uint c, fl
     UNROLL for (int g = 0; g < GROUPS; g++)
         UNROLL for (int i = 0; i < SCORES; i++)
         {
-            uint row = row_number(lane_row(i), c),
-                 at = first_token + 32 * g + pair_token(token_pair(i), r, c) + (i / 2 % 2 ^ exchanged(r));
+            uint row = row_number(lane_row(i), c), at = first_token + score_token(g, i, r, c);
             bool is_seen = at >= b->low[row] && at < b->high[row];
             y[g][i] = is_seen ? y[g][i] : -INFINITY;
         }
+}
+
+/* What lanes have of their rows, once all lanes that share them have the same, for all rows. */
+INLINE void rows_gather(const float *of_lane, float *of_rows)
+{
+    UNROLL for (int row = 0; row < ROWS; row++)
+        of_rows[row] = __shfl_sync(~0u, of_lane[SETS == 1 ? row % 2 : row / 8 * 2 + row % 2],
+                                   SETS == 1 ? row / 2 : row % 8 / 2);
 }
 
 /* A bit for each of a lane's rows that has a weight of more than 16 bits. */
@@ -317,22 +455,12 @@ INLINE uint rows_over(const uint (*weights)[SCORES])
     return over;
 }
 
-/* A weight needs more than 16 bits: moves the row's ref, and its sums with it. Only that row's,
- * so that a query's result does not depend on those beside it. */
-INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIRS][2],
-                      uint over, progress *w)
+/* Moves the rows' refs, and their sums with them. */
+INLINE void refs_set(const float *ref, progress *w)
 {
     UNROLL for (int k = 0; k < LANE_ROWS; k++)
     {
-        float most = -1e30f;
-        UNROLL for (int g = 0; g < GROUPS; g++)
-            UNROLL for (int i = 0; i < SCORES; i++)
-                if (lane_row(i) == k)
-                    most = fmaxf(most, y[g][i] + logarithm2(fmaxf(scales[g][token_pair(i)][i / 2 % 2],
-                                                                  2.98e-8f)));
-        UNROLL for (int o = SETS == 1 ? 2 : 4; o < 32; o *= 2) most = fmaxf(most, shuffle_xor(most, o));
-        float ref = over >> k & 1 ? fmaxf(w->ref[k], ceilf(most)) : w->ref[k];
-        int shift = (int)fminf(ref - w->ref[k], 30), half = (1 << shift) >> 1;
+        int shift = (int)fminf(ref[k] - w->ref[k], 30), half = (1 << shift) >> 1;
         UNROLL for (int n = 0; n < SETS; n++)
             if (SETS == 1 || n % HIGH_SETS == k / 2)
                 UNROLL for (int j = 0; j < SUMS; j++)
@@ -340,9 +468,32 @@ INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIR
                     w->sums[n][j][k % 2] = (w->sums[n][j][k % 2] + half) >> shift;
                     w->sums[n][j][k % 2 + 2] = (w->sums[n][j][k % 2 + 2] + half) >> shift;
                 }
-        w->sum[k] *= power2(w->ref[k] - ref);
-        w->ref[k] = ref;
+        float factor = power2(w->ref[k] - ref[k]);
+        w->sum[k] *= factor;
+        if (ORIGINAL)
+            UNROLL for (int i = 0; i < 4 * LANE_WORDS; i++) w->original[ORIGINAL ? k : 0][i] *= factor;
+        w->ref[k] = ref[k];
     }
+}
+
+/* A weight needs more than 16 bits: moves the row's ref. Only that row's, so that a query's
+ * result does not depend on those beside it. */
+INLINE void refs_move(const float (*y)[SCORES], const float (*scales)[TOKEN_PAIRS][2],
+                      uint over, progress *w)
+{
+    float ref[LANE_ROWS];
+    UNROLL for (int k = 0; k < LANE_ROWS; k++)
+    {
+        float most = -1e30f;
+        UNROLL for (int g = 0; g < GROUPS; g++)
+            UNROLL for (int i = 0; i < SCORES; i++)
+                if (lane_row(i) == k)
+                    most = fmaxf(most, y[g][i] + logarithm2(fmaxf(fabsf(scales[g][token_pair(i)][i / 2 % 2]),
+                                                                  2.98e-8f)));
+        UNROLL for (int o = SETS == 1 ? 2 : 4; o < 32; o *= 2) most = fmaxf(most, shuffle_xor(most, o));
+        ref[k] = over >> k & 1 ? fmaxf(w->ref[k], ceilf(most)) : w->ref[k];
+    }
+    refs_set(ref, w);
 }
 
 /* Weights are rounded down after a part of 1 is added that differs from token to token (multiples
@@ -369,7 +520,7 @@ INLINE bool weights_make(const float (*y)[SCORES], const float (*scales)[TOKEN_P
         UNROLL for (int i = 0; i < SCORES; i++)
         {
             e[g][i] = power2(y[g][i] + (WEIGHT_BITS - w->ref[lane_row(i)]));
-            float weight = fmaf(e[g][i], scales[g][token_pair(i)][i / 2 % 2],
+            float weight = fmaf(e[g][i], fabsf(scales[g][token_pair(i)][i / 2 % 2]),
                                 dithers[g][token_pair(i)][i / 2 % 2]);
             weights[g][i] = as_uint(__fadd_rz(weight, ROUNDING));
             any |= weights[g][i];
@@ -401,25 +552,66 @@ INLINE void weights_arrange(const uint *w, uint r, uint (*b)[2])
         }
 }
 
+/* The weights of tokens whose values have chosen the page's mean, times the mean. */
+INLINE void means_add(const float (*e)[SCORES], const float (*scales)[TOKEN_PAIRS][2], bytes mean,
+                      uint lane, progress *w)
+{
+    float chosen[LANE_ROWS], factor = mean_factor(mean);
+    UNROLL for (int k = 0; k < LANE_ROWS; k++)
+    {
+        chosen[k] = 0;
+        UNROLL for (int g = 0; g < GROUPS; g++)
+            UNROLL for (int i = 0; i < SCORES; i++)
+                if (lane_row(i) == k)
+                    chosen[k] += is_chosen(scales[g][token_pair(i)][i / 2 % 2]) ? e[g][i] : 0;
+        UNROLL for (int o = SETS == 1 ? 2 : 4; o < 32; o *= 2) chosen[k] += shuffle_xor(chosen[k], o);
+        chosen[k] *= factor;
+    }
+    UNROLL for (int j = 0; j < LANE_WORDS; j++)
+    {
+        uint word = has_word(j, lane) ? *(const uint *)(mean + 4 * lane_word(j, lane)) : 0;
+        UNROLL for (int i = 0; i < 4; i++)
+        {
+            float level = (float)(signed char)(word >> 8 * i);
+            UNROLL for (int k = 0; k < LANE_ROWS; k++)
+                w->original[ORIGINAL ? k : 0][4 * j + i] =
+                    fmaf(chosen[k], level, w->original[ORIGINAL ? k : 0][4 * j + i]);
+        }
+    }
+}
+
 /* One tile: scores, weights, and their sums with the values. */
 INLINE void tile_attend(const tensor_params *p, const workplace *b, bytes stage, bool is_edge,
-                        uint first_token, const float *row_scale, uint lane, progress *w)
+                        uint first_token, uint length, const uchar *mask, const lane_terms *t,
+                        uint lane, progress *w)
 {
     uint r = lane / 4, c = lane % 4, x = exchanged(r);
     float y[GROUPS][SCORES], scales[GROUPS][TOKEN_PAIRS][2], e[GROUPS][SCORES];
+    float products[LANE_ROWS] = {}, masks[MASK ? GROUPS : 1][SCORES];
     uint weights[GROUPS][SCORES];
+    if (MASK) /* they come from memory: first */
+        UNROLL for (int g = 0; g < GROUPS; g++)
+            UNROLL for (int i = 0; i < SCORES; i++)
+                masks[MASK ? g : 0][i] = mask_read(b, mask, row_number(lane_row(i), c),
+                                                   first_token + score_token(g, i, r, c), length);
+    if (MEANS)
+        means_multiply(b, stage + MEAN_AT, t->mean_scale, c, lane, products);
     UNROLL for (int g = 0; g < GROUPS; g++)
     {
         int sums[2][SETS][4];
         keys_multiply(p, stage + 32 * g * keys_case::ROW, r, c, b->fragments, lane, sums);
         scores_take(sums, c, y[g]);
-        logits_make(p, stage, row_scale, r, c, g, y[g]);
+        logits_make(p, stage, t, products, r, c, g, y[g]);
         UNROLL for (int pair = 0; pair < TOKEN_PAIRS; pair++)
         {
             float2 two = two_scales<values_case>(stage + VALUE_SCALES_AT,
                                                  32 * g + pair_token(pair, r, c), x);
             scales[g][pair][0] = two.x, scales[g][pair][1] = two.y;
         }
+        if (SLOPES || MASK)
+            UNROLL for (int i = 0; i < SCORES; i++)
+                y[g][i] = logit_add(b, row_number(lane_row(i), c),
+                                    first_token + score_token(g, i, r, c), masks[MASK ? g : 0][i], y[g][i]);
     }
     if (is_edge)
         logits_mask(b, first_token, r, c, y);
@@ -434,6 +626,8 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, bytes stage,
         refs_move(y, scales, rows_over(weights), w);
         weights_make(y, scales, dithers, w, e, weights);
     }
+    if (MEANS)
+        means_add(e, scales, stage + VALUE_MEAN_AT, lane, w);
     UNROLL for (int g = 0; g < GROUPS; g++)
     {
         UNROLL for (int i = 0; i < SCORES; i++)
