@@ -181,7 +181,7 @@ TQKV_API tqkv_status tqkv_sequence_save(tqkv_sequence *sequence,
                                         void *context);
 
 /* Reads a sequence, and nothing behind it. Refuses snapshots of another version
- * (TQKV_ERROR_VERSION: version 1, whose pages were others, too), model (TQKV_ERROR_MODEL),
+ * (TQKV_ERROR_VERSION: those before version 3, whose codes were others, too), model (TQKV_ERROR_MODEL),
  * shape, format, or with means where the cache has none or the other way round
  * (TQKV_ERROR_FORMAT), of other balances (TQKV_ERROR_PROFILE; a cache that has yet to fit them
  * takes the snapshot's), and damaged ones. */

@@ -21,7 +21,7 @@ static uint64_t tag_of(const cells *c, uint64_t profile_id)
 {
     char text[128], name[TQKV_FORMAT_NAME_SIZE] = "";
     tqkv_format_name(&c->format, name, sizeof name);
-    int n = snprintf(text, sizeof text, "tqkv page rows 1 %s %u %s %016llx", name, c->head_dim,
+    int n = snprintf(text, sizeof text, "tqkv page rows 2 %s %u %s %016llx", name, c->head_dim,
                      c->is_key ? "keys" : "values",
                      c->balances ? (unsigned long long)profile_id : 0ull);
     return XXH64(text, (size_t)n, 0);

@@ -204,7 +204,7 @@ def write(name, at, value):
     copy[at:at + len(value)] = value
     open(name, "wb").write(copy)
 write("flip.tqkv", 2000, bytes([data[2000] ^ 1]))
-write("version.tqkv", 8, b"\x03\x00")
+write("version.tqkv", 8, b"\x01\x00")
 write("endian.tqkv", 10, b"\x12\x34")
 END
 broken "bit flip" "damaged" flip.tqkv

@@ -9,19 +9,20 @@ import xxhash
 
 # doc/format.md, section 2
 A = {2: [-37, -51, -28, -42, -11, -12, -8, -11, 9, 7, 16, 8, 40, 28, 52, 35],
-     3: [-53, -66, -34, -39, -18, -22, -3, -9, 10, 3, 22, 15, 39, 31, 64, 51],
      4: [-86, -58, -45, -35, -26, -18, -10, -4, 4, 11, 19, 27, 36, 46, 58, 88],
      5: [-11, 87, -90, 12, -38, 23, -28, 34, -33, 29, -22, 39, -17, 44, -44, 18],
      6: [-95, -33, 28, 91, -91, -29, 32, 95, -100, -37, 24, 87, -87, -25, 36, 100],
      7: [-113, -79, -48, -17, 15, 46, 77, 110, -110, -77, -46, -15, 17, 48, 79, 113],
      8: [0, 16, 32, 48, 64, 80, 96, 112, -128, -112, -96, -80, -64, -48, -32, -16]}
 B = {2: [-24, 9, 38, -17, 23, -13, -47, 15, -13, 48, 12, -19, 10, -38, -11, 21],
-     3: [-19, -43, 38, -26, 5, 23, -7, 11, -22, 27, -38, -14, 13, -4, 46, 11],
      4: [11, -1, -27, 19, -10, 8, -17, 31, -2, -29, 15, -9, 5, 23, -18, -2],
      5: [-15, -18, -37, -25, -6, -30, -1, -10, 16, 18, 3, 12, 22, 8, 40, 28],
      6: [-21, -24, -18, -27, -6, -9, -3, -12, 9, 6, 12, 3, 25, 22, 27, 19],
      7: [-14, -13, -10, -9, -6, -5, -3, -1, 1, 2, 5, 6, 9, 10, 13, 14],
      8: list(range(16))}
+TAPS = [[-49, -30, -5, -15, 4, 16, 30, 51],
+        [18, -23, 6, -6, 3, -15, 11, -3],
+        [-9, 5, -42, 26, 46, -23, 15, -6]]
 # Section 3, the upper halves
 LLOYD = {2: [0.452780035, 1.51041761],
          3: [0.245094179, 0.756005281, 1.34390928, 2.1519457],
@@ -99,7 +100,19 @@ def signs(d):
     return np.array(result)
 
 
+def plane_values(codes, d):
+    """Section 2, 3 bits."""
+    part, symbols = d // 8, []
+    for i in range(d):
+        byte, half, j = codes[i // 4], i // (d // 2), i % (d // 2)
+        high = codes[2 * part + j // 4] >> [0, 1, 4, 5][j % 4] + 2 * half & 1
+        symbols.append(byte >> 2 * (i % 4) & 3 | high << 2)
+    return [sum(TAPS[t][symbols[i - t]] for t in range(3)) for i in range(d)]
+
+
 def stream_values(codes, bits, d, codebook):
+    if (codebook, bits) == (1, 3):
+        return plane_values(codes, d)
     stream = int.from_bytes(codes, "little")
     stream |= stream << d * bits  # cyclic
     out = []
@@ -118,8 +131,8 @@ class Container:
     def __init__(self, path):
         data = open(path, "rb").read()
         magic, version, endian = struct.unpack_from("<8sHH", data)
-        assert (magic, endian) == (b"TQKVROWS", 0x1234) and version in (1, 2)
-        self.is_paged = version == 2
+        assert (magic, endian) == (b"TQKVROWS", 0x1234) and version in (3, 4)
+        self.is_paged = version == 4
         assert data[22:24] == bytes([self.is_paged, 0])
         assert xxhash.xxh64(data[:56]).intdigest() == struct.unpack_from("<Q", data, 56)[0]
         self.codebook, _, self.rotation, _ = data[12:16]

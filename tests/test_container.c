@@ -160,8 +160,8 @@ static void contradictions_are_refused(void **state)
         uint8_t value;
         tqkv_status expected;
     } cases[] = {
-        {0, 'X', TQKV_ERROR_MAGIC},      {8, 3, TQKV_ERROR_VERSION},
-        {8, 2, TQKV_ERROR_CORRUPT},
+        {0, 'X', TQKV_ERROR_MAGIC},      {8, 1, TQKV_ERROR_VERSION},
+        {8, 5, TQKV_ERROR_VERSION},      {8, 4, TQKV_ERROR_CORRUPT},
         {12, 9, TQKV_ERROR_CORRUPT},     {13, 2, TQKV_ERROR_CORRUPT},
         {15, 3, TQKV_ERROR_CORRUPT},     {16, 200, TQKV_ERROR_CORRUPT},
         {18, 49, TQKV_ERROR_CORRUPT},    {20, 2, TQKV_ERROR_CORRUPT},

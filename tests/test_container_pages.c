@@ -336,8 +336,8 @@ static void contradictions_are_refused(void **state)
         uint8_t value;
         tqkv_status expected;
     } cases[] = {
-        {8, 3, TQKV_ERROR_VERSION},         {8, 0, TQKV_ERROR_VERSION},
-        {8, 1, TQKV_ERROR_CORRUPT}, /* rows that have pages */
+        {8, 2, TQKV_ERROR_VERSION},         {8, 5, TQKV_ERROR_VERSION},
+        {8, 3, TQKV_ERROR_CORRUPT}, /* rows that have pages */
         {16, 33, TQKV_ERROR_CORRUPT}, /* no whole number of bits */
         {22, 0, TQKV_ERROR_CORRUPT},        {22, 2, TQKV_ERROR_CORRUPT},
         {23, 1, TQKV_ERROR_CORRUPT},        {32, TOKENS - 1, TQKV_ERROR_CORRUPT},
@@ -384,7 +384,7 @@ static void sections_that_do_not_belong(void **state)
     size_t n, row = DIM / 4 + 2, full = HEADS * (FULL * row + DIM + 2) + 24;
     rows.is_paged = 0;
     memory m = write_container(&rows, NULL, x, ROWS);
-    m.data[8] = 2, m.data[22] = 1;
+    m.data[8] = 4, m.data[22] = 1;
     repair(&m);
     assert_int_equal(read_container(&m, y, &n, ROWS), TQKV_ERROR_CORRUPT);
     free(m.data);

@@ -184,6 +184,6 @@ void tile_plan_init(tile_plan *p, const tqkv_format *f, tqkv_type type)
         p->is_fine = f->bits > 6;
         stream_plan_init(&p->stream, f);
     }
-    if (p->source == TILE_STREAM)
+    if (p->source == TILE_STREAM && !p->stream.is_planes)
         place_windows(p);
 }

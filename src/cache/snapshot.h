@@ -6,7 +6,7 @@
 #include "container/section.h"
 
 enum {
-    SNAPSHOT_VERSION = 2,
+    SNAPSHOT_VERSION = 3,
     SNAPSHOT_HEADER_BYTES = 16 + TQKV_MAX_FINGERPRINT + 1,
     SNAPSHOT_LAYER_BYTES = 128,
     SECTION_LAYER = 17,    /* one layer's shape and lengths */

@@ -45,7 +45,7 @@ static uint16_t encode_trellis(row_encoder *e, const float *x, float root, float
     const codec_kernels *k = e->codec.kernels;
     const stream_plan *stream = &e->codec.stream;
     unsigned n = stream->head_dim;
-    uint8_t windows[MAX_DIM];
+    uint8_t symbols[MAX_DIM];
     int8_t levels[MAX_DIM];
     int16_t targets[MAX_DIM];
     float gain = 2 * RMS_GAIN / root, square, peak;
@@ -56,12 +56,12 @@ static uint16_t encode_trellis(row_encoder *e, const float *x, float root, float
     if (stream->bits == 8) {
         k->quantize(x, n, gain / 2, 127, targets);
         for (unsigned i = 0; i < n; i++)
-            windows[i] = (uint8_t)targets[i];
+            symbols[i] = (uint8_t)targets[i];
     } else {
         k->quantize(x, n, gain, TARGET_LIMIT, targets);
-        k->viterbi(&e->trellis, targets, windows, e->survivors);
+        k->viterbi(&e->trellis, targets, symbols, e->survivors);
     }
-    codes_pack(k, windows, stream, codes);
+    codes_pack(k, symbols, stream, codes);
     k->levels(codes, stream, levels);
     float xl;
     int32_t ll;

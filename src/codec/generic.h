@@ -18,14 +18,15 @@ TARGET static inline float lanes_sum(const float *lane)
 }
 
 /* Follows survivors from the node after position count - 1 back to the node
- * before position 0, which it returns. */
+ * before position 0, which it returns. A value's own bits are the lowest of its
+ * window, but with three taps the highest. */
 TARGET static inline unsigned viterbi_trace(const trellis_plan *p, const uint8_t *survivors,
-                                            unsigned count, unsigned node, uint8_t *windows)
+                                            unsigned count, unsigned node, uint8_t *symbols)
 {
-    unsigned nodes = 256u >> p->bits;
+    unsigned nodes = p->nodes, own = trellis_has_taps(p->bits) ? 6 : 0;
     for (unsigned s = count; s-- > 0;) {
         unsigned window = node << p->bits | survivors[s * nodes + node];
-        windows[s] = (uint8_t)window;
+        symbols[s] = (uint8_t)(window >> own);
         node = window & (nodes - 1);
     }
     return node;

@@ -34,9 +34,10 @@ typedef struct codec_kernels {
     void (*quantize)(const float *x, unsigned n, float gain, int limit,
                      int16_t *t);
 
-    /* The windows of the tail-biting path nearest to the targets t, which are
-     * in half levels, |t| <= TARGET_LIMIT. survivors: SURVIVOR_BYTES. */
-    void (*viterbi)(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+    /* The symbols, each value's own bits, of the tail-biting path nearest to the
+     * targets t, which are in half levels, |t| <= TARGET_LIMIT. survivors:
+     * SURVIVOR_BYTES. */
+    void (*viterbi)(const trellis_plan *p, const int16_t *t, uint8_t *symbols,
                     uint8_t *survivors);
 
     /* Levels from a row's codes, of which it reads no byte too many. */
@@ -95,8 +96,8 @@ const codec_kernels *codec_kernels_get(void);
 
 /* ---- shared by all tables: too short or too rare to differ ---- */
 
-/* Codes from windows: the low bits of each, in order; 4 bits by the kernel. */
-void codes_pack(const codec_kernels *k, const uint8_t *windows,
+/* Codes from symbols, of which only the low bits count; nibbles by the kernel. */
+void codes_pack(const codec_kernels *k, const uint8_t *symbols,
                 const stream_plan *p, uint8_t *codes);
 
 /* Copies a row's codes to padded[code bytes + CODE_PADDING] and puts the first

@@ -17,11 +17,19 @@ enum {
     MAX_LEAD = 16
 };
 
-/* The bit stream of a row, for tq and lm. Every 8 values have `bits` bytes, from which their
- * windows are cut alike. */
+/* The codes of a row, for tq and lm: a bit stream, of which every 8 values have `bits` bytes
+ * from which their windows are cut alike; or planes of symbols with three taps. */
 typedef struct stream_plan {
     unsigned head_dim, bits;
-    int8_t a[16], b[16]; /* level tables */
+    int is_planes;
+    /* Planes: the tables, each twice; and what two symbols add to levels, by bits 0 to
+     * 3 of a nibble of the low plane, and above them the third bits of its symbols: their
+     * own second level, the second level behind them, their own first, the first
+     * behind. */
+    int8_t taps[3][16];
+    int8_t pairs[4][64];
+    /* Streams: level tables. */
+    int8_t a[16], b[16];
     /* 8 windows: with their bytes shuffled by shuffle into 16-bit lanes, window i is
      * (lane i * multiplier[i]) >> 8 & 255. */
     uint8_t shuffle[16];
@@ -33,6 +41,7 @@ typedef struct stream_plan {
 /* The search for codes (doc/format.md, section 8). */
 typedef struct trellis_plan {
     unsigned head_dim, bits;
+    unsigned nodes;
     const trellis_table *table;
 } trellis_plan;
 

@@ -6,14 +6,17 @@
  *   LANES, vec           4, 8 or 16 int32 and their type
  *   vec_load, vec_store  from and to int32_t[LANES], any alignment
  *   vec_set1, vec_add, vec_sub, vec_min, vec_and, vec_times_16
- *   vec_repeat_2(p), vec_repeat_4(p)   p[0], p[1], p[0] ... ; p[0] ... p[3], p[0] ...
+ *   vec_repeat_4(p)      p[0] ... p[3], p[0] ...
+ *   vec_repeat_8(p)      likewise, if there are 16 lanes, and then also
+ *   vec_transpose_8(v)   in place, 8 x 8 lanes in 4 vectors
  *   vec_operand(v)       lanes of 16-bit ints as vec_multiply_add takes them
  *   vec_multiply_add(x, y, sum)        x * y + sum, x and y as operands
  *   vec_store_bytes(p, v)              the low bytes of LANES lanes
  *   vec_least(v)                       the least lane
  *
  * Window w of node n (after) is w = n << bits | branch, and its level is
- * a[w >> 4] + b[w & 15]. With A = w >> 4, q = w & 15 and u = target - 2 a[A],
+ * a[w >> 4] + b[w & 15] (three taps come below). With A = w >> 4, q = w & 15
+ * and u = target - 2 a[A],
  *
  *   (target - level)^2 = u^2 - 2 u (2 b[q]) + (2 b[q])^2,
  *
@@ -51,13 +54,11 @@ TARGET INLINE void step_tables_init(step_tables *s, const trellis_plan *p)
     }
 }
 
-/* Costs of the old nodes, b_square added: cost[q] for more than 4 bits,
- * cost[q * width + A % width] for less, with width = nodes / 16. */
+/* Costs of the old nodes, b_square added: cost[q], and for 2 bits
+ * cost[q * width + A % width], with width = nodes / 16. */
 TARGET INLINE vec old_cost(const int32_t *cost, unsigned q, const unsigned bits)
 {
-    if (bits == 2)
-        return vec_repeat_4(cost + 4 * q);
-    return bits == 3 ? vec_repeat_2(cost + 2 * q) : vec_set1(cost[q]);
+    return bits == 2 ? vec_repeat_4(cost + 4 * q) : vec_set1(cost[q]);
 }
 
 /* One step for all windows: best[g * 16 + A] for group g of q, as cost * 16 + q. */
@@ -215,7 +216,7 @@ TARGET INLINE void vector_run(const trellis_plan *p, const step_tables *s,
     }
 }
 
-TARGET INLINE void viterbi_full(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+TARGET INLINE void viterbi_full(const trellis_plan *p, const int16_t *t, uint8_t *symbols,
                                 uint8_t *survivors, const unsigned bits)
 {
     const unsigned nodes = 256u >> bits;
@@ -228,15 +229,15 @@ TARGET INLINE void viterbi_full(const trellis_plan *p, const int16_t *t, uint8_t
     for (unsigned n = 1; n < nodes; n++)
         if (cost[n] < cost[cheapest])
             cheapest = n;
-    unsigned seam = viterbi_trace(p, survivors + lead * nodes, lead, cheapest, windows);
+    unsigned seam = viterbi_trace(p, survivors + lead * nodes, lead, cheapest, symbols);
     for (unsigned n = 0; n < nodes; n++)
         cost[n] = n == seam ? 0 : BLOCKED_COST * 16;
     vector_run(p, &s, t, 0, p->head_dim, cost, survivors, bits);
-    viterbi_trace(p, survivors, p->head_dim, seam, windows);
+    viterbi_trace(p, survivors, p->head_dim, seam, symbols);
 }
 
 TARGET static void viterbi_narrow(const trellis_plan *p, const int16_t *t,
-                                  uint8_t *windows, uint8_t *survivors)
+                                  uint8_t *symbols, uint8_t *survivors)
 {
     const unsigned n = p->head_dim, lead = trellis_lead(4);
     uint16_t first[MAX_DIM] = {0};
@@ -250,35 +251,153 @@ TARGET static void viterbi_narrow(const trellis_plan *p, const int16_t *t,
     unsigned cheapest = first[lead - 1];
     for (unsigned i = cheapest; i < first[lead - 1] + (unsigned)NARROW; i++)
         cheapest = cost[i] < cost[cheapest] ? i : cheapest;
-    unsigned seam = viterbi_trace(p, survivors + lead * 16, lead, cheapest, windows);
+    unsigned seam = viterbi_trace(p, survivors + lead * 16, lead, cheapest, symbols);
     for (unsigned i = 0; i < 16; i++)
         cost[i] = i == seam ? 0 : BLOCKED_COST * 16;
     narrow_run(p, &s, t, first, 0, n, cost, survivors);
-    viterbi_trace(p, survivors, n, seam, windows);
+    viterbi_trace(p, survivors, n, seam, symbols);
+}
+
+/* ---- three taps ----
+ *
+ * The node after a value has A, its symbol, and m, the one before; the branch q is
+ * the symbol that is dropped. With taps[0][A] + taps[1][m] in place of a[A], and
+ * taps[2] in place of b, a step is as above: a multiply-add and a minimum for each
+ * of 8 q. The node before has m and q. Costs and survivors of a node are at
+ * m << 3 | A, so that those of one old q stand side by side: lanes over m with
+ * A = 2 v and 2 v + 1, where there are 16, and the result is transposed; with
+ * fewer, lanes over A for one m after the other, and the old cost in all of them. */
+
+typedef struct tap_tables {
+    int32_t partial[64]; /* 2 (taps[0][A] + taps[1][m]), in the order of the search */
+    int32_t minus_b[8][LANES];
+    int32_t b_square[64]; /* for each old node, of its q */
+} tap_tables;
+
+TARGET INLINE void tap_tables_init(tap_tables *s, const trellis_plan *p)
+{
+    const trellis_table *t = p->table;
+    for (unsigned i = 0; i < 64; i++) {
+        int b = t->taps[2][i >> 3] * 2;
+        unsigned symbol = LANES == 16 ? i >> 3 : i & 7, before = LANES == 16 ? i & 7 : i >> 3;
+        s->partial[i] = 2 * (t->taps[0][symbol] + t->taps[1][before]);
+        s->b_square[i] = 16 * b * b + (int)(i >> 3);
+    }
+    for (unsigned q = 0; q < 8; q++)
+        vec_store(s->minus_b[q], vec_operand(vec_set1(-64 * t->taps[2][q])));
+}
+
+TARGET INLINE vec taps_old(const int32_t *old, unsigned q, unsigned v)
+{
+#if LANES == 16
+    (void)v;
+    return vec_repeat_8(old + 8 * q);
+#else
+    return vec_set1(old[8 * q + v * LANES / 8]);
+#endif
+}
+
+/* From old costs with b_square to new ones with it. */
+TARGET INLINE void taps_step(const tap_tables *s, int target, const int32_t *old, int32_t *next,
+                             uint8_t *survivor)
+{
+    vec node[64 / LANES];
+    for (unsigned v = 0; v < 64 / LANES; v++) {
+        vec x = vec_sub(vec_set1(target), vec_load(s->partial + v * LANES));
+        vec u = vec_operand(x), least[2];
+        for (unsigned q = 0; q < 8; q++) {
+            vec c = vec_multiply_add(u, vec_load(s->minus_b[q]), taps_old(old, q, v));
+            least[q & 1] = q < 2 ? c : vec_min(least[q & 1], c);
+        }
+        node[v] = vec_multiply_add(u, vec_operand(vec_times_16(x)), vec_min(least[0], least[1]));
+    }
+#if LANES == 16
+    vec_transpose_8(node);
+#endif
+    for (unsigned v = 0; v < 64 / LANES; v++) {
+        vec_store_bytes(survivor + v * LANES, vec_and(node[v], vec_set1(7)));
+        vec_store(next + v * LANES, vec_add(vec_and(node[v], vec_set1(~15)),
+                                            vec_load(s->b_square + v * LANES)));
+    }
+    /* From memory, because compilers would shuffle them out of registers. */
+    __asm__ volatile("" : : "r"(next) : "memory");
+}
+
+/* Costs come and go with b_square. */
+TARGET INLINE void taps_run(const trellis_plan *p, const tap_tables *s, const int16_t *t,
+                            unsigned i, unsigned count, int32_t *cost, uint8_t *survivors)
+{
+    int32_t other[64];
+    for (unsigned step = 0; step < count; step += 2, survivors += 128) {
+        taps_step(s, t[i], cost, other, survivors);
+        taps_step(s, t[i + 1], other, cost, survivors + 64); /* head_dim is even */
+        if (step % RENORMALISE == RENORMALISE - 2) {
+            vec least = vec_load(cost);
+            for (unsigned v = 1; v < 64 / LANES; v++)
+                least = vec_min(least, vec_load(cost + v * LANES));
+            least = vec_set1(vec_least(least) & ~15);
+            for (unsigned v = 0; v < 64 / LANES; v++)
+                vec_store(cost + v * LANES, vec_sub(vec_load(cost + v * LANES), least));
+        }
+        i = i + 2 == p->head_dim ? 0 : i + 2;
+    }
+}
+
+/* As viterbi_trace, of nodes m << 3 | A. */
+TARGET static inline unsigned taps_trace(const uint8_t *survivors, unsigned count, unsigned node,
+                                         uint8_t *symbols)
+{
+    for (unsigned s = count; s-- > 0;) {
+        symbols[s] = (uint8_t)(node & 7);
+        node = (unsigned)survivors[s * 64 + node] << 3 | node >> 3;
+    }
+    return node;
+}
+
+TARGET static void viterbi_taps(const trellis_plan *p, const int16_t *t, uint8_t *symbols,
+                                uint8_t *survivors)
+{
+    const unsigned lead = trellis_lead(p->bits);
+    unsigned cheapest = 0;
+    tap_tables s;
+    tap_tables_init(&s, p);
+    int32_t cost[64];
+    memcpy(cost, s.b_square, sizeof cost);
+    taps_run(p, &s, t, p->head_dim - lead, 2 * lead, cost, survivors);
+    for (unsigned n = 0; n < 64; n++) { /* the first of equals by A, then by m */
+        unsigned i = (n & 7) << 3 | n >> 3;
+        cost[i] -= s.b_square[i];
+        cheapest = cost[i] < cost[cheapest] ? i : cheapest;
+    }
+    unsigned seam = taps_trace(survivors + lead * 64, lead, cheapest, symbols);
+    for (unsigned i = 0; i < 64; i++)
+        cost[i] = s.b_square[i] + (i == seam ? 0 : BLOCKED_COST * 16);
+    taps_run(p, &s, t, 0, p->head_dim, cost, survivors);
+    taps_trace(survivors, p->head_dim, seam, symbols);
 }
 
 TARGET static void viterbi(const trellis_plan *p, const int16_t *t,
-                           uint8_t *windows, uint8_t *survivors)
+                           uint8_t *symbols, uint8_t *survivors)
 {
     if (trellis_is_narrow(p)) {
-        viterbi_narrow(p, t, windows, survivors);
+        viterbi_narrow(p, t, symbols, survivors);
         return;
     }
     switch (p->bits) {
     case 2:
-        viterbi_full(p, t, windows, survivors, 2);
+        viterbi_full(p, t, symbols, survivors, 2);
         break;
     case 3:
-        viterbi_full(p, t, windows, survivors, 3);
+        viterbi_taps(p, t, symbols, survivors);
         break;
     case 5:
-        viterbi_full(p, t, windows, survivors, 5);
+        viterbi_full(p, t, symbols, survivors, 5);
         break;
     case 6:
-        viterbi_full(p, t, windows, survivors, 6);
+        viterbi_full(p, t, symbols, survivors, 6);
         break;
     case 7:
-        viterbi_full(p, t, windows, survivors, 7);
+        viterbi_full(p, t, symbols, survivors, 7);
         break;
     }
 }

@@ -5,8 +5,8 @@
 #include "tqkv.h"
 
 enum {
-    ROWS_VERSION = 1,
-    PAGES_VERSION = 2,
+    ROWS_VERSION = 3, /* 1 and 2 had other codes of 3 bits */
+    PAGES_VERSION = 4,
     HEADER_BYTES = 64,
     SECTION_PROFILE = 1,
     SECTION_ROWS = 2,

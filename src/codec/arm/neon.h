@@ -188,11 +188,6 @@ typedef int32x4_t vec;
 #define vec_min vminq_s32
 #define vec_least vminvq_s32
 #define vec_repeat_4 vld1q_s32
-TARGET static inline vec vec_repeat_2(const int32_t *p)
-{
-    int32x2_t two = vld1_s32(p);
-    return vcombine_s32(two, two);
-}
 TARGET static inline vec vec_operand(vec v)
 {
     return v;
@@ -231,8 +226,71 @@ TARGET static inline uint8x8_t windows_8(const uint8_t *codes, uint8x16_t shuffl
     return vshrn_n_u16(shifted, 8);
 }
 
+/* Symbols 4 b + r of 16 bytes b of the low plane, r = 0 to 3; high has their third bits
+ * at bits 2, 3, 6 and 7. */
+TARGET static inline uint8x16x4_t plane_symbols(uint8x16_t low, uint8x16_t high)
+{
+    const uint8x16_t two = vdupq_n_u8(0x33), third = vdupq_n_u8(0x44), nibble = vdupq_n_u8(15);
+    uint8x16_t even = vorrq_u8(vandq_u8(low, two), vandq_u8(high, third));
+    uint8x16_t odd = vorrq_u8(vandq_u8(vshrq_n_u8(low, 2), two),
+                              vandq_u8(vshrq_n_u8(high, 1), third));
+    return (uint8x16x4_t){{vandq_u8(even, nibble), vandq_u8(odd, nibble), vshrq_n_u8(even, 4),
+                           vshrq_n_u8(odd, 4)}};
+}
+
+TARGET static inline int8x16_t taps_sum(const int8x16_t *tap, uint8x16_t own, uint8x16_t before,
+                                        uint8x16_t first)
+{
+    int8x16_t sum = vaddq_s8(vqtbl1q_s8(tap[0], own), vqtbl1q_s8(tap[1], before));
+    return vaddq_s8(sum, vqtbl1q_s8(tap[2], first));
+}
+
+/* Levels of 64 values, the last of `before` coming before the first of them. */
+TARGET static inline void store_symbol_levels(const int8x16_t *tap, uint8x16x4_t u,
+                                              uint8x16x4_t before, int8_t *out)
+{
+    uint8x16_t second = vextq_u8(before.val[2], u.val[2], 15);
+    uint8x16_t third = vextq_u8(before.val[3], u.val[3], 15);
+    int8x16x4_t level = {{taps_sum(tap, u.val[0], third, second),
+                          taps_sum(tap, u.val[1], u.val[0], third),
+                          taps_sum(tap, u.val[2], u.val[1], u.val[0]),
+                          taps_sum(tap, u.val[3], u.val[2], u.val[1])}};
+    vst4q_s8(out, level);
+}
+
+/* Three taps. The row is copied, so that 16 bytes can be read before and behind it, and
+ * levels are written behind the halves of the row. */
+TARGET static void plane_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
+{
+    enum { ROOM = 16, HALF = MAX_DIM / 2 };
+    const unsigned n = p->head_dim, part = n / 8;
+    uint8_t padded[ROOM + 3 * MAX_DIM / 8 + ROOM] = {0};
+    int8_t level[2][HALF + 64];
+    int8x16_t tap[3] = {vld1q_s8(p->taps[0]), vld1q_s8(p->taps[1]), vld1q_s8(p->taps[2])};
+    memcpy(padded + ROOM, codes, 3 * part);
+    const uint8_t *first = padded + ROOM, *second = first + part, *high = second + part;
+    uint8x16_t last = vld1q_u8(high + part - 16);
+    uint8x16x4_t end = plane_symbols(vld1q_u8(second + part - 16), last);
+    uint8x16x4_t middle = plane_symbols(vld1q_u8(first + part - 16), vshlq_n_u8(last, 2));
+    for (unsigned c = 0; c < part; c += 16) {
+        uint8x16_t h = vld1q_u8(high + c);
+        uint8x16x4_t u = plane_symbols(vld1q_u8(first + c), vshlq_n_u8(h, 2));
+        store_symbol_levels(tap, u, end, level[0] + 4 * c);
+        end = u;
+        u = plane_symbols(vld1q_u8(second + c), h);
+        store_symbol_levels(tap, u, middle, level[1] + 4 * c);
+        middle = u;
+    }
+    memcpy(out, level[0], n / 2);
+    memcpy(out + n / 2, level[1], n / 2);
+}
+
 TARGET static void levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
+    if (p->is_planes) {
+        plane_levels(codes, p, out);
+        return;
+    }
     uint8_t padded[MAX_DIM + CODE_PADDING];
     codes_pad(codes, p, padded);
     int8x16_t a = vld1q_s8(p->a), b = vld1q_s8(p->b);

@@ -30,28 +30,42 @@ static void quantize(const float *x, unsigned n, float gain, int limit, int16_t 
 
 /* ---- the trellis ----
  *
- * Window i is 8 bits of the stream. Its low bits, all but those that are new
- * since window i - 1, are the node before it; its high bits, all but those
- * that window i + 1 does not share, are the node after it. */
+ * Of window i the low bits, all but those that are new since window i - 1, are
+ * the node before it; its high bits, all but those that window i + 1 does not
+ * share, are the node after it. */
 
 enum { BLOCKED = 1 << 21 /* more than 4 steps can cost */ };
 
-/* Squared distance of a target to a window, both in half levels. */
-static int32_t error_of(const trellis_table *t, int target, unsigned window)
+/* The plan, and twice the levels of all windows. */
+typedef struct search {
+    const trellis_plan *plan;
+    int16_t level[512];
+} search;
+
+static search search_of(const trellis_plan *p)
 {
-    int32_t error = target - 2 * (t->a[window >> 4] + t->b[window & 15]);
+    search s = {.plan = p};
+    for (unsigned w = 0; w < p->nodes << p->bits; w++)
+        s.level[w] = (int16_t)(2 * trellis_level(p->table, p->bits, w));
+    return s;
+}
+
+/* Squared distance of a target to a window, both in half levels. */
+static int32_t error_of(const search *s, int target, unsigned window)
+{
+    int32_t error = target - s->level[window];
     return error * error;
 }
 
-static void viterbi_step(const trellis_plan *p, int target, int32_t *cost, uint8_t *survivor)
+static void viterbi_step(const search *s, int target, int32_t *cost, uint8_t *survivor)
 {
-    unsigned nodes = 256u >> p->bits, branches = 1u << p->bits;
+    unsigned bits = s->plan->bits, nodes = s->plan->nodes, branches = 1u << bits;
     int32_t best[64];
     for (unsigned n = 0; n < nodes; n++) {
         best[n] = INT32_MAX;
         for (unsigned j = 0; j < branches; j++) {
-            unsigned window = n << p->bits | j;
-            int32_t total = cost[window & (nodes - 1)] + error_of(p->table, target, window);
+            unsigned window = n << bits | j;
+            int32_t total = cost[window & (nodes - 1)] + error_of(s, target, window);
             if (total < best[n]) {
                 best[n] = total;
                 survivor[n] = (uint8_t)j;
@@ -62,12 +76,12 @@ static void viterbi_step(const trellis_plan *p, int target, int32_t *cost, uint8
 }
 
 /* Steps over count positions from first, around the end of the row. */
-static void viterbi_run(const trellis_plan *p, const int16_t *t, unsigned first,
+static void viterbi_run(const search *s, const int16_t *t, unsigned first,
                         unsigned count, int32_t *cost, uint8_t *survivors)
 {
-    unsigned nodes = 256u >> p->bits;
-    for (unsigned s = 0; s < count; s++)
-        viterbi_step(p, t[(first + s) % p->head_dim], cost, survivors + s * nodes);
+    const trellis_plan *p = s->plan;
+    for (unsigned step = 0; step < count; step++)
+        viterbi_step(s, t[(first + step) % p->head_dim], cost, survivors + step * p->nodes);
 }
 
 static unsigned cheapest(const int32_t *cost, unsigned first, unsigned end)
@@ -79,38 +93,40 @@ static unsigned cheapest(const int32_t *cost, unsigned first, unsigned end)
     return best;
 }
 
-static void viterbi_full(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+static void viterbi_full(const trellis_plan *p, const int16_t *t, uint8_t *symbols,
                          uint8_t *survivors)
 {
-    unsigned n = p->head_dim, nodes = 256u >> p->bits, lead = trellis_lead(p->bits);
+    unsigned n = p->head_dim, nodes = p->nodes, lead = trellis_lead(p->bits);
     int32_t cost[64] = {0};
+    search s = search_of(p);
     /* The lead-in runs over the seam with both ends free. */
-    viterbi_run(p, t, n - lead, 2 * lead, cost, survivors);
+    viterbi_run(&s, t, n - lead, 2 * lead, cost, survivors);
     unsigned seam =
-        viterbi_trace(p, survivors + lead * nodes, lead, cheapest(cost, 0, nodes), windows);
+        viterbi_trace(p, survivors + lead * nodes, lead, cheapest(cost, 0, nodes), symbols);
     /* The row starts and ends in the node found there. */
     for (unsigned i = 0; i < nodes; i++)
         cost[i] = BLOCKED;
     cost[seam] = 0;
-    viterbi_run(p, t, 0, n, cost, survivors);
-    viterbi_trace(p, survivors, n, seam, windows);
+    viterbi_run(&s, t, 0, n, cost, survivors);
+    viterbi_trace(p, survivors, n, seam, symbols);
 }
 
 /* The same at 4 bits, going on only from the nodes that each target allows. */
-static void narrow_run(const trellis_plan *p, const int16_t *t, unsigned first,
+static void narrow_run(const search *s, const int16_t *t, unsigned first,
                        unsigned count, int32_t *cost, uint8_t *survivors)
 {
-    for (unsigned s = 0; s < count; s++) {
-        unsigned i = (first + s) % p->head_dim;
+    const trellis_plan *p = s->plan;
+    for (unsigned step = 0; step < count; step++) {
+        unsigned i = (first + step) % p->head_dim;
         unsigned from = trellis_first_node(p, t[(i ? i : p->head_dim) - 1]);
         int32_t best[16];
         for (unsigned n = 0; n < 16; n++) {
             best[n] = INT32_MAX;
             for (unsigned old = from; old < from + NARROW; old++) {
-                int32_t total = cost[old] + error_of(p->table, t[i], n << 4 | old);
+                int32_t total = cost[old] + error_of(s, t[i], n << 4 | old);
                 if (total < best[n]) {
                     best[n] = total;
-                    survivors[s * 16 + n] = (uint8_t)old;
+                    survivors[step * 16 + n] = (uint8_t)old;
                 }
             }
         }
@@ -118,32 +134,56 @@ static void narrow_run(const trellis_plan *p, const int16_t *t, unsigned first,
     }
 }
 
-static void viterbi_narrow(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+static void viterbi_narrow(const trellis_plan *p, const int16_t *t, uint8_t *symbols,
                            uint8_t *survivors)
 {
     unsigned n = p->head_dim, lead = trellis_lead(4);
     unsigned first = trellis_first_node(p, t[lead - 1]);
     int32_t cost[16] = {0};
-    narrow_run(p, t, n - lead, 2 * lead, cost, survivors);
+    search s = search_of(p);
+    narrow_run(&s, t, n - lead, 2 * lead, cost, survivors);
     unsigned seam = viterbi_trace(p, survivors + lead * 16, lead,
-                                  cheapest(cost, first, first + NARROW), windows);
+                                  cheapest(cost, first, first + NARROW), symbols);
     for (unsigned i = 0; i < 16; i++)
         cost[i] = BLOCKED;
     cost[seam] = 0;
-    narrow_run(p, t, 0, n, cost, survivors);
-    viterbi_trace(p, survivors, n, seam, windows);
+    narrow_run(&s, t, 0, n, cost, survivors);
+    viterbi_trace(p, survivors, n, seam, symbols);
 }
 
-static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *windows,
+static void viterbi(const trellis_plan *p, const int16_t *t, uint8_t *symbols,
                     uint8_t *survivors)
 {
-    (trellis_is_narrow(p) ? viterbi_narrow : viterbi_full)(p, t, windows, survivors);
+    (trellis_is_narrow(p) ? viterbi_narrow : viterbi_full)(p, t, symbols, survivors);
 }
 
 /* ---- codes and values ---- */
 
+/* Symbol i of planes. */
+static unsigned symbol_of(const uint8_t *codes, unsigned head_dim, unsigned i)
+{
+    unsigned at = trellis_high_bit(i, head_dim), high = codes[head_dim / 4 + at / 8] >> at % 8 & 1;
+    return (codes[i / 4] >> 2 * (i % 4) & 3) | high << 2;
+}
+
+static void plane_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
+{
+    unsigned n = p->head_dim;
+    unsigned first = symbol_of(codes, n, n - 2), second = symbol_of(codes, n, n - 1);
+    for (unsigned i = 0; i < n; i++) {
+        unsigned own = symbol_of(codes, n, i);
+        out[i] = (int8_t)(p->taps[0][own] + p->taps[1][second] + p->taps[2][first]);
+        first = second;
+        second = own;
+    }
+}
+
 static void levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
+    if (p->is_planes) {
+        plane_levels(codes, p, out);
+        return;
+    }
     uint8_t padded[MAX_DIM + CODE_PADDING];
     codes_pad(codes, p, padded);
     for (unsigned i = 0; i < p->head_dim; i++) {

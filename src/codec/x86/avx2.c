@@ -6,6 +6,7 @@
 #define HAS_HADAMARD
 #include "codec/generic.h"
 #include "codec/x86/avx2.h"
+#include "codec/x86/avx2_planes.h"
 
 /* ---- rotation ---- */
 
@@ -264,10 +265,6 @@ TARGET static inline vec vec_set1(int32_t i)
 {
     return _mm256_set1_epi32(i);
 }
-TARGET static inline vec vec_repeat_2(const int32_t *p)
-{
-    return _mm256_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)p));
-}
 TARGET static inline vec vec_repeat_4(const int32_t *p)
 {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
@@ -359,8 +356,77 @@ TARGET static inline void levels_4_bits(const uint8_t *codes, const stream_plan 
     }
 }
 
+/* Symbols of 16 bytes of each half of the low plane, from byte c of `part` on; of the
+ * second half first if swapped. */
+TARGET static inline plane_symbols halves_symbols(const uint8_t *codes, unsigned part, int c,
+                                                  int swapped)
+{
+    const uint8_t *first = codes + c, *second = first + part;
+    __m128i high = plane_bytes(second + part), shifted = _mm_slli_epi16(high, 2);
+    if (swapped)
+        return symbols_of(_mm256_set_m128i(plane_bytes(first), plane_bytes(second)),
+                          _mm256_set_m128i(shifted, high));
+    return symbols_of(_mm256_set_m128i(plane_bytes(second), plane_bytes(first)),
+                      _mm256_set_m128i(high, shifted));
+}
+
+/* Levels 4 b + r of 16 bytes b, r = 0 to 3, in natural order. */
+TARGET static inline void store_in_order(__m128i r0, __m128i r1, __m128i r2, __m128i r3,
+                                         int8_t *out)
+{
+    __m128i a = _mm_unpacklo_epi8(r0, r1), b = _mm_unpacklo_epi8(r2, r3);
+    __m128i c = _mm_unpackhi_epi8(r0, r1), d = _mm_unpackhi_epi8(r2, r3);
+    _mm_storeu_si128((__m128i *)out, _mm_unpacklo_epi16(a, b));
+    _mm_storeu_si128((__m128i *)(out + 16), _mm_unpackhi_epi16(a, b));
+    _mm_storeu_si128((__m128i *)(out + 32), _mm_unpacklo_epi16(c, d));
+    _mm_storeu_si128((__m128i *)(out + 48), _mm_unpackhi_epi16(c, d));
+}
+
+/* Both halves of the row at once: lanes do not know where their row's half ends. */
+TARGET static inline void levels_of_halves(const uint8_t *codes, unsigned part,
+                                           const plane_tables *t, int8_t *first, int8_t *second)
+{
+    plane_symbols before = halves_symbols(codes, part, (int)part - 16, 1);
+    for (unsigned c = 0; c < part; c += 16, first += 64, second += 64) {
+        plane_symbols u = halves_symbols(codes, part, (int)c, 0);
+        __m256i v[4];
+        symbol_levels(t, &u, &before, v);
+        before = u;
+        store_in_order(_mm256_castsi256_si128(v[0]), _mm256_castsi256_si128(v[1]),
+                       _mm256_castsi256_si128(v[2]), _mm256_castsi256_si128(v[3]), first);
+        store_in_order(_mm256_extracti128_si256(v[0], 1), _mm256_extracti128_si256(v[1], 1),
+                       _mm256_extracti128_si256(v[2], 1), _mm256_extracti128_si256(v[3], 1),
+                       second);
+    }
+}
+
+/* Parts that are no multiple of 16 bytes are copied, so that 16 bytes can be read before
+ * and behind the row, and written behind its halves. */
+TARGET static void plane_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
+{
+    enum { ROOM = 16, HALF = MAX_DIM / 2 };
+    const unsigned n = p->head_dim, part = n / 8;
+    plane_tables t = plane_tables_of(p);
+    if (part % 16 == 0) {
+        levels_of_halves(codes, part, &t, out, out + n / 2);
+        return;
+    }
+    uint8_t padded[ROOM + 3 * MAX_DIM / 8 + ROOM];
+    int8_t first[HALF + 64], second[HALF + 64];
+    memset(padded, 0, ROOM);
+    memcpy(padded + ROOM, codes, 3 * part);
+    memset(padded + ROOM + 3 * part, 0, ROOM);
+    levels_of_halves(padded + ROOM, part, &t, first, second);
+    memcpy(out, first, n / 2);
+    memcpy(out + n / 2, second, n / 2);
+}
+
 TARGET void avx2_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
+    if (p->is_planes) {
+        plane_levels(codes, p, out);
+        return;
+    }
     if (p->bits == 4 && p->head_dim % 32 == 0) {
         levels_4_bits(codes, p, out);
         return;

@@ -134,13 +134,30 @@ TARGET static inline vec vec_set1(int32_t i)
 {
     return _mm512_set1_epi32(i);
 }
-TARGET static inline vec vec_repeat_2(const int32_t *p)
-{
-    return _mm512_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)p));
-}
 TARGET static inline vec vec_repeat_4(const int32_t *p)
 {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p));
+}
+TARGET static inline vec vec_repeat_8(const int32_t *p)
+{
+    return _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)p));
+}
+/* v[i] has rows 2 i and 2 i + 1, then columns. */
+TARGET static inline void vec_transpose_8(vec *v)
+{
+    const __m512i low = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
+    /* columns 0 to 3, then 4 to 7, of rows 0 to 3 and of rows 4 to 7 */
+    __m512i a = _mm512_permutex2var_epi32(v[0], low, v[1]);
+    __m512i b = _mm512_permutex2var_epi32(v[0], high, v[1]);
+    __m512i c = _mm512_permutex2var_epi32(v[2], low, v[3]);
+    __m512i d = _mm512_permutex2var_epi32(v[2], high, v[3]);
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    v[0] = _mm512_permutex2var_epi64(a, first, c);
+    v[1] = _mm512_permutex2var_epi64(a, second, c);
+    v[2] = _mm512_permutex2var_epi64(b, first, d);
+    v[3] = _mm512_permutex2var_epi64(b, second, d);
 }
 #define vec_least _mm512_reduce_min_epi32
 #define vec_add _mm512_add_epi32
