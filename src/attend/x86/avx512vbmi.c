@@ -46,14 +46,14 @@ INLINE void expand_feed(const tile_plan *p, const uint8_t *const *rows,
         feed d;
         unsigned i = 0;
         prefetch_four(p, ahead, s);
-        feed_start(&d, p, four_of(rows, s, is_key), kind, is_key, 0);
+        feed_start(&d, p, four_of(rows, s, is_key), kind, is_key, 0, dim);
         for (; i + 32 <= dim; i += 32, tile += 128) {
             __m512i v[2];
             feed_32(&d, &t, p, kind, is_key, i / 32, dim, v);
             _mm512_store_si512(tile, v[0]);
             _mm512_store_si512(tile + 64, v[1]);
         }
-        if (i < dim && kind != NIBBLES && kind != TRELLIS_NIBBLES) {
+        if (i < dim && (kind == LEVELS || kind == WINDOWS)) {
             _mm512_store_si512(tile, feed_16(&d, &t, p, kind, is_key, i / 16));
             tile += 64;
         }
@@ -104,6 +104,9 @@ INLINE void expand(const tile_plan *p, const uint8_t *const *rows, const uint8_t
     case LEVELS:
         expand_feed(p, rows, ahead, is_key, LEVELS, p->head_dim, tile);
         break;
+    case PLANES:
+        expand_feed(p, rows, ahead, is_key, PLANES, p->head_dim, tile);
+        break;
     case WINDOWS:
         expand_feed(p, rows, ahead, is_key, WINDOWS, p->head_dim, tile);
         break;
@@ -124,19 +127,33 @@ TARGET static void expand_values(const tile_plan *p, const uint8_t *const *rows,
     expand(p, rows, ahead, 0, tile);
 }
 
-/* The tile's order undone, 32 values at a time. */
-TARGET static void natural_order(const tile_plan *p, const float *row, float *out)
+/* Stores 32 even and odd values in turn. */
+INLINE void store_in_turn(__m512 even, __m512 odd, float *out)
 {
-    if (!is_nibbles(p)) {
-        memcpy(out, row, p->head_dim * sizeof *out);
-        return;
-    }
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    for (unsigned i = 0; i < p->head_dim; i += 32) {
-        __m512 even = _mm512_loadu_ps(row + i), odd = _mm512_loadu_ps(row + i + 16);
-        _mm512_storeu_ps(out + i, _mm512_permutex2var_ps(even, low, odd));
-        _mm512_storeu_ps(out + i + 16, _mm512_permutex2var_ps(even, high, odd));
+    _mm512_storeu_ps(out, _mm512_permutex2var_ps(even, low, odd));
+    _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(even, high, odd));
+}
+
+/* The tile's order undone: every second value of 32, or every fourth of 64. */
+TARGET static void natural_order(const tile_plan *p, const float *row, float *out)
+{
+    if (is_nibbles(p)) {
+        for (unsigned i = 0; i < p->head_dim; i += 32)
+            store_in_turn(_mm512_loadu_ps(row + i), _mm512_loadu_ps(row + i + 16), out + i);
+    } else if (is_planes(p)) {
+        for (unsigned i = 0; i < p->head_dim; i += 64) {
+            float half[2][32];
+            for (unsigned r = 0; r < 2; r++)
+                store_in_turn(_mm512_loadu_ps(row + i + 16 * r),
+                              _mm512_loadu_ps(row + i + 16 * r + 32), half[r]);
+            for (unsigned k = 0; k < 32; k += 16)
+                store_in_turn(_mm512_loadu_ps(half[0] + k), _mm512_loadu_ps(half[1] + k),
+                              out + i + 2 * k);
+        }
+    } else {
+        memcpy(out, row, p->head_dim * sizeof *out);
     }
 }
 
@@ -150,6 +167,11 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
     const __m256i nibble_order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
                                                   26, 28, 30, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
                                                   21, 23, 25, 27, 29, 31);
+    /* every fourth value of 64, from the first, then from the second, ... */
+    const __m512i plane_order = _mm512_setr_epi32(
+        0x0C080400, 0x1C181410, 0x2C282420, 0x3C383430, 0x0D090501, 0x1D191511, 0x2D292521,
+        0x3D393531, 0x0E0A0602, 0x1E1A1612, 0x2E2A2622, 0x3E3A3632, 0x0F0B0703, 0x1F1B1713,
+        0x2F2B2723, 0x3F3B3733);
     const __m512i ones = _mm512_set1_epi16(1);
     __m512i upper_sum = _mm512_setzero_si512(), lower_sum = upper_sum;
     for (unsigned i = 0; i < p->head_dim; i += 32) {
@@ -166,6 +188,10 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
         }
         _mm256_mask_storeu_epi8(packed + i, have, up);
         _mm256_mask_storeu_epi8(packed + p->head_dim + i, have, down);
+    }
+    for (unsigned i = 0; i < 2 * p->head_dim && is_planes(p); i += 64) {
+        __m512i digits = _mm512_loadu_si512(packed + i);
+        _mm512_storeu_si512(packed + i, _mm512_permutexvar_epi8(plane_order, digits));
     }
     int32_t sum[2] = {128 * _mm512_reduce_add_epi32(upper_sum),
                       128 * _mm512_reduce_add_epi32(lower_sum)};
@@ -296,10 +322,11 @@ INLINE void score_feed(const tile_plan *p, const uint8_t *const *rows,
             feed one, two;
             prefetch_four(p, ahead, t / 4 + j);
             prefetch_four(p, ahead, t / 4 + j + 1);
-            feed_start(&one, p, four_of(rows, t / 4 + j, 1), kind, 1, 0);
-            feed_start(&two, p, four_of(rows, t / 4 + j + 1, 1), kind, 1, 0);
+            feed_start(&one, p, four_of(rows, t / 4 + j, 1), kind, 1, 0, dim);
+            feed_start(&two, p, four_of(rows, t / 4 + j + 1, 1), kind, 1, 0, dim);
             for (unsigned r = 0; r < n; r++)
                 sum[r][j] = sum[r][j + 1] = _mm512_setzero_si512();
+#pragma GCC unroll 4
             for (unsigned c = 0; c < dim / 32; c++) {
                 __m512i v[2], w[2];
                 feed_32(&one, &tables, p, kind, 1, c, dim, v);
@@ -344,6 +371,8 @@ SCORE_CODES(nibbles_128, NIBBLES, 128)
 SCORE_CODES(nibbles, NIBBLES, p->head_dim)
 SCORE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
 SCORE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
+SCORE_CODES(planes_128, PLANES, 128)
+SCORE_CODES(planes, PLANES, p->head_dim)
 SCORE_CODES(levels, LEVELS, p->head_dim)
 SCORE_CODES(windows, WINDOWS, p->head_dim)
 
@@ -360,6 +389,7 @@ TARGET static int score_codes(const tile_plan *p, const uint8_t *const *rows,
     static score_function *const functions[][2] = {
         [NIBBLES] = {score_nibbles, score_nibbles_128},
         [TRELLIS_NIBBLES] = {score_trellis_nibbles, score_trellis_nibbles_128},
+        [PLANES] = {score_planes, score_planes_128},
         [LEVELS] = {score_levels, score_levels},
         [WINDOWS] = {score_windows, score_windows},
     };
@@ -509,7 +539,7 @@ INLINE void accumulate_pass(const tile_plan *p, const uint8_t *const *rows,
         feed d;
         if (i == 0)
             prefetch_four(p, ahead, s);
-        feed_start(&d, p, four_of(rows, s, 0), kind, 0, i / 32);
+        feed_start(&d, p, four_of(rows, s, 0), kind, 0, i / 32, dim);
         for (unsigned c = 0; c < chunks; c++)
             feed_32(&d, tables, p, kind, 0, i / 32 + c, dim, value + 2 * c);
         accumulate_4(sum, value, digit, n, 2 * chunks, 4 * s);
@@ -553,6 +583,8 @@ ACCUMULATE_CODES(nibbles_128, NIBBLES, 128)
 ACCUMULATE_CODES(nibbles, NIBBLES, p->head_dim)
 ACCUMULATE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
 ACCUMULATE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
+ACCUMULATE_CODES(planes_128, PLANES, 128)
+ACCUMULATE_CODES(planes, PLANES, p->head_dim)
 ACCUMULATE_CODES(levels, LEVELS, p->head_dim)
 ACCUMULATE_CODES(windows, WINDOWS, p->head_dim)
 
@@ -563,6 +595,7 @@ TARGET static int accumulate_codes(const tile_plan *p, const uint8_t *const *row
     static accumulate_function *const functions[][2] = {
         [NIBBLES] = {accumulate_nibbles, accumulate_nibbles_128},
         [TRELLIS_NIBBLES] = {accumulate_trellis_nibbles, accumulate_trellis_nibbles_128},
+        [PLANES] = {accumulate_planes, accumulate_planes_128},
         [LEVELS] = {accumulate_levels, accumulate_levels},
         [WINDOWS] = {accumulate_windows, accumulate_windows},
     };

@@ -61,11 +61,13 @@ typedef enum feed_kind {
     NIBBLES,         /* 4 bits, scalar */
     TRELLIS_NIBBLES, /* 4 bits, trellis */
     LEVELS,          /* bytes that are levels */
+    PLANES,          /* three taps, multiples of 64 values */
     WINDOWS          /* any other number of bits */
 } feed_kind;
 
 typedef struct level_tables {
     __m512i a, b;
+    __m512i pairs[4]; /* PLANES: as in stream_plan */
 } level_tables;
 
 /* vpermb looks up 64 bytes, so that of a nibble with anything above it, a table
@@ -73,7 +75,13 @@ typedef struct level_tables {
 INLINE level_tables tables_of(const tile_plan *p, int is_key)
 {
     __m512i offset = _mm512_set1_epi8(is_key ? -128 : 0);
-    level_tables t = {in_lanes(p->stream.a), _mm512_xor_si512(in_lanes(p->stream.b), offset)};
+    level_tables t;
+    t.a = in_lanes(p->stream.a);
+    t.b = _mm512_xor_si512(in_lanes(p->stream.b), offset);
+    for (unsigned i = 0; i < 4; i++)
+        t.pairs[i] = _mm512_loadu_si512(p->stream.pairs[i]);
+    t.pairs[0] = _mm512_xor_si512(t.pairs[0], offset);
+    t.pairs[2] = _mm512_xor_si512(t.pairs[2], offset);
     return t;
 }
 
@@ -82,13 +90,84 @@ typedef struct feed {
     four f;
     __m512i here, x;             /* TRELLIS_NIBBLES: the chunk at hand; by value */
     __m512i chunk[MAX_DIM / 16]; /* windows */
+    __m512i first, second;       /* PLANES: pairs of symbols of the chunk at hand */
 } feed;
 
-/* Ready for the values from 32 * first on. */
+/* ---- three taps ----
+ *
+ * A nibble of the low plane and the third bits of its two symbols above it are a pair,
+ * which one vpermb looks up. A chunk has 16 first pairs of bytes and 16 second ones;
+ * levels are sums over a pair and the pair before it. */
+
+INLINE __m512i pair_of(__m512i nibble, __m512i third)
+{
+    return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), nibble, third, 0xCA);
+}
+
+/* Third bits for chunk g of the low plane; by groups of 8 bytes, of which the halves of the
+ * plane have dim / 64 each: bits 4 and 5 of *first are those of first pairs, of
+ * *second of second ones. */
+INLINE void third_bits(const feed *d, unsigned g, const unsigned dim, __m512i *first,
+                       __m512i *second)
+{
+    const unsigned groups = dim / 64, high = dim / 4;
+    if (2 * g + 1 < groups) {
+        *second = chunk_of(&d->f, high + 16 * g);
+        *first = _mm512_rol_epi64(*second, 4);
+    } else if (2 * g >= groups) {
+        __m512i h = chunk_of(&d->f, high + 16 * g - dim / 8);
+        *second = _mm512_ror_epi64(h, 2);
+        *first = _mm512_rol_epi64(h, 2);
+    } else { /* the last group of the first half, then the first of the second */
+        __m512i last = chunk_of(&d->f, 3 * dim / 8 - 16), h;
+        h = groups == 1 ? _mm512_unpackhi_epi64(last, last)
+                        : _mm512_alignr_epi8(chunk_of(&d->f, high), last, 8);
+        *second = _mm512_mask_ror_epi64(h, 0xAA, h, 2);
+        *first = _mm512_rolv_epi64(h, _mm512_setr_epi64(4, 2, 4, 2, 4, 2, 4, 2));
+    }
+}
+
+INLINE void load_pairs(feed *d, unsigned g, int is_key, const unsigned dim)
+{
+    __m512i x = chunk_of(&d->f, 16 * g), first, second;
+    third_bits(d, g, dim, &first, &second);
+    d->first = pair_of(x, first);
+    d->second = pair_of(_mm512_srli_epi16(x, 4), second);
+    if (!is_key) {
+        d->first = by_value(d->first);
+        d->second = by_value(d->second);
+    }
+}
+
+/* v: every fourth of the 64 values of chunk c / 2 from value 2 * (c % 2) on, and from the
+ * next. */
+INLINE void plane_levels(feed *d, const level_tables *t, int is_key, unsigned c,
+                         const unsigned dim, __m512i *v)
+{
+    __m512i own, behind;
+    if (c % 2 == 0) {
+        __m512i last = d->second;
+        load_pairs(d, c / 2, is_key, dim);
+        own = d->first;
+        behind = is_key ? _mm512_alignr_epi8(d->second, last, 15)
+                        : _mm512_alignr_epi32(d->second, last, 15);
+    } else {
+        own = d->second;
+        behind = d->first;
+    }
+    v[0] = _mm512_add_epi8(_mm512_permutexvar_epi8(own, t->pairs[2]),
+                           _mm512_permutexvar_epi8(behind, t->pairs[3]));
+    v[1] = _mm512_add_epi8(_mm512_permutexvar_epi8(own, t->pairs[0]),
+                           _mm512_permutexvar_epi8(behind, t->pairs[1]));
+}
+
+/* Ready for the values from 32 * first on; of PLANES, 64 * (first / 2). */
 INLINE void feed_start(feed *d, const tile_plan *p, four f, const feed_kind kind, int is_key,
-                       unsigned first)
+                       unsigned first, const unsigned dim)
 {
     d->f = f;
+    if (kind == PLANES)
+        load_pairs(d, (first ? first : dim / 32) / 2 - 1, is_key, dim);
     if (kind == TRELLIS_NIBBLES) {
         d->here = chunk_of(&f, 16 * first);
         d->x = is_key ? d->here : by_value(d->here);
@@ -142,7 +221,7 @@ INLINE __m512i window_levels(const feed *d, const level_tables *t, const window_
     return is_key ? level : by_value(level);
 }
 
-/* The 16 values from 16 * u on; not for nibbles. */
+/* The 16 values from 16 * u on; not for nibbles and planes. */
 INLINE __m512i feed_16(const feed *d, const level_tables *t, const tile_plan *p,
                        const feed_kind kind, int is_key, unsigned u)
 {
@@ -156,6 +235,10 @@ INLINE __m512i feed_16(const feed *d, const level_tables *t, const tile_plan *p,
 INLINE void feed_32(feed *d, const level_tables *t, const tile_plan *p, const feed_kind kind,
                     int is_key, unsigned c, const unsigned dim, __m512i *v)
 {
+    if (kind == PLANES) {
+        plane_levels(d, t, is_key, c, dim, v);
+        return;
+    }
     if (kind == NIBBLES || kind == TRELLIS_NIBBLES) {
         nibble_levels(d, t, kind, is_key, c, dim, v);
         return;
@@ -169,11 +252,18 @@ INLINE int is_nibbles(const tile_plan *p)
     return p->source == TILE_STREAM && p->stream.bits == 4 && p->head_dim % 32 == 0;
 }
 
+INLINE int is_planes(const tile_plan *p)
+{
+    return p->source == TILE_STREAM && p->stream.is_planes && p->head_dim % 64 == 0;
+}
+
 /* How the plan's levels are fed; -1 for row by row. */
 INLINE int feed_of(const tile_plan *p)
 {
     if (is_nibbles(p))
         return p->stream.a[0] ? TRELLIS_NIBBLES : NIBBLES; /* scalar codes have no a */
+    if (is_planes(p))
+        return PLANES;
     if (p->source == TILE_STREAM && p->stream.bits == 8)
         return LEVELS;
     return p->has_windows ? WINDOWS : -1;
