@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "format/format.h"
+#include "format/trellis.h"
 #include "gpu/dispatch.h"
 
 tqkv_status tqkv_gpu_rows_at(const tqkv_format *format, tqkv_buffer *buffer, size_t offset,
@@ -147,7 +148,7 @@ encoder_team encoder_team_of(const format_params *f)
     }
     if (f->kind == TQKV_CODEBOOK_TRELLIS && bits < 8) {
         /* survivors of the row, or of the lead-in where that is longer */
-        uint32_t pairs = 128u >> bits, steps = bits < 4 && dim < 32 ? 32 : dim;
+        uint32_t pairs = trellis_nodes(bits) / 2, steps = bits < 4 && dim < 32 ? 32 : dim;
         t.n_items = pairs < 32 ? pairs : 32;
         t.floats += 4 * pairs + (steps * pairs * (bits > 4 ? 2 : 1) + 3) / 4;
     }

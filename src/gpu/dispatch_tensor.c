@@ -28,7 +28,8 @@ static int format_serves(const tqkv_format *f)
         return f->bits == 4;
     if (f->codebook == TQKV_CODEBOOK_MLX)
         return f->bits == 4 && f->head_dim <= 256;
-    return f->codebook == TQKV_CODEBOOK_TRELLIS && f->head_dim * (uint32_t)f->bits % 32 == 0;
+    return f->codebook == TQKV_CODEBOOK_TRELLIS && !trellis_has_taps(f->bits) &&
+           f->head_dim * (uint32_t)f->bits % 32 == 0;
 }
 
 static uint32_t row_bytes(const tqkv_format *f)

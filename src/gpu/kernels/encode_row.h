@@ -76,13 +76,30 @@ INLINE void row_rotate(const team *t, PARAM const rotation_params *r, float *squ
     hadamard(t->x, t->y, t->dim, r, t->lane, t->lanes, t->n_items);
 }
 
+/* Byte j of the planes of three taps: of the low one, or of the high one with the
+ * symbols of two bytes of the low one. */
+INLINE uint plane_byte(const team *t, uint j)
+{
+    uint part = t->dim / 8, byte = 0;
+    for (uint k = 0; k < 4; k++) {
+        if (j < 2 * part) {
+            byte |= (t->windows[4 * j + k] & 3u) << 2 * k;
+        } else {
+            uint i = 4 * (j - 2 * part) + k, bit = k < 2 ? k : k + 2;
+            byte |= (t->windows[i] >> 2 & 1u) << bit;
+            byte |= (t->windows[t->dim / 2 + i] >> 2 & 1u) << (bit + 2);
+        }
+    }
+    return byte;
+}
+
 /* t->windows to the stream of codes: byte j has the bits of every value that
  * begin or go on in it. */
 INLINE void codes_store(const team *t, const format_params *f, GLOBAL uchar *codes, bool is_zero)
 {
     for (uint j = t->lane; j < f->code_bytes && t->is_active; j += t->lanes) {
-        uint byte = 0;
-        for (uint i = 8 * j / f->code_bits; i < t->dim && i * f->code_bits < 8 * j + 8; i++) {
+        uint byte = has_taps(f) ? plane_byte(t, j) : 0;
+        for (uint i = 8 * j / f->code_bits; !has_taps(f) && i < t->dim && i * f->code_bits < 8 * j + 8; i++) {
             uint at = i * f->code_bits;
             uint value = t->windows[i] & ((1u << f->code_bits) - 1);
             byte |= at >= 8 * j ? value << (at - 8 * j) : value >> (8 * j - at);

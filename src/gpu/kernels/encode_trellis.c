@@ -10,13 +10,17 @@
 enum { LAST_RMS_BITS = 5 };
 
 /* Sums of x * level and level * level, in lanes. */
-INLINE void team_project(const team *t, float *xl, float *ll)
+INLINE void team_project(const team *t, const format_params *f, float *xl, float *ll)
 {
     for (uint j = t->lane; j < 16; j += t->lanes) {
         float sum = 0;
         int squares = 0;
         for (uint i = j; i < t->dim; i += 16) {
-            int level = team_level(t, t->windows[i]);
+            uint window = t->windows[i];
+            if (has_taps(f))
+                window = window << 6 | t->windows[(i ? i : t->dim) - 1] << 3 |
+                         t->windows[(i + t->dim - 2) % t->dim];
+            int level = team_level(t, f, window);
             sum += t->x[i] * (float)level;
             squares += level * level;
         }
@@ -56,7 +60,7 @@ INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *
     BARRIER(t->n_items);
     viterbi(t, f);
     float xl, ll;
-    team_project(t, &xl, &ll);
+    team_project(t, f, &xl, &ll);
     ushort scale16 = is_zero ? 0 : scale_of(xl, ll, unit);
     row_store(t, f, k, scale16);
 }

@@ -1,12 +1,17 @@
 #pragma once
-/* Values from the bit stream of a row (doc/format.md). Every coded format is a
- * stream of windows here: mlx4 is one of 4 bits, the other mlx of 8. */
+/* Values from the codes of a row (doc/format.md). Every coded format but that of
+ * three taps is a stream of windows here: mlx4 is one of 4 bits, the other mlx of 8. */
 enum { KIND_PLAIN = 0, KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
 
 /* Floats of a format's table in local memory. */
 enum { TABLE_FLOATS = 256 };
 
-/* tq: its two halves. */
+INLINE bool has_taps(const format_params *f)
+{
+    return f->kind == KIND_TRELLIS && f->bits == 3;
+}
+
+/* tq: its two halves, or its three tables of 8. */
 INLINE void table_load(const format_params *f, LOCAL float *table, uint item, uint n_items)
 {
     for (uint i = item; i < TABLE_FLOATS; i += n_items) {
@@ -42,6 +47,44 @@ INLINE uint stream_word(const format_params *f, GLOBAL const uchar *codes, uint 
     return ((GLOBAL const uint *)codes)[j < words ? j : j - words];
 }
 
+/* Bytes i and i + 1, i even. */
+INLINE uint two_bytes(const format_params *f, GLOBAL const uchar *codes, uint i)
+{
+    if (f->words)
+        return ((GLOBAL const ushort *)codes)[i / 2];
+    return codes[i] | (uint)codes[i + 1] << 8;
+}
+
+/* Where the third bits of the symbols of byte b of the low plane are, and how far below
+ * bits 2, 3, 6 and 7. */
+INLINE uint third_bits_at(uint part, uint b, uint *shift)
+{
+    *shift = b < part ? 2 : 0;
+    return b < part ? 2 * part + b : part + b;
+}
+
+/* Three taps: even and odd symbols of two bytes as nibbles, above the last of each of the
+ * byte before. */
+INLINE void plane_values(const format_params *f, GLOBAL const uchar *codes, uint chunk,
+                         LOCAL const float *table, float *x)
+{
+    uint part = f->head_dim / 8, b = 2 * chunk, last = b ? b - 1 : 2 * part - 1, shift;
+    uint at = third_bits_at(part, last, &shift);
+    uint low = codes[last], high = (uint)codes[at] << shift;
+    uint even = (low >> 4 & 3) | (high >> 4 & 4), odd = low >> 6 | (high >> 5 & 4);
+    at = third_bits_at(part, b, &shift);
+    low = two_bytes(f, codes, b);
+    high = two_bytes(f, codes, at) << shift;
+    even |= ((low & 0x3333u) | (high & 0x4444u)) << 4;
+    odd |= ((low >> 2 & 0x3333u) | (high >> 1 & 0x4444u)) << 4;
+    UNROLL for (uint j = 0; j < 8; j += 2)
+    {
+        uint e = even >> 2 * j, o = odd >> 2 * j; /* the symbols before, and above them */
+        x[j] = table[e >> 4 & 7] + table[8 + (o & 7)] + table[16 + (e & 7)];
+        x[j + 1] = table[o >> 4 & 7] + table[8 + (e >> 4 & 7)] + table[16 + (o & 7)];
+    }
+}
+
 /* Values 8 * chunk to 8 * chunk + 7 of a row, without its scale. */
 INLINE void values_load(const format_params *f, GLOBAL const uchar *codes, uint chunk,
                         LOCAL const float *table, float *x)
@@ -49,6 +92,8 @@ INLINE void values_load(const format_params *f, GLOBAL const uchar *codes, uint 
     if (f->kind == KIND_PLAIN) {
         UNROLL for (uint j = 0; j < 8; j++)
             x[j] = finite_input(number_load(codes, f->type, chunk * 8 + j));
+    } else if (has_taps(f)) {
+        plane_values(f, codes, chunk, table, x);
     } else if (f->words && f->code_bits == 4) {
         uint word = stream_word(f, codes, chunk);
         uint next = f->kind == KIND_TRELLIS ? stream_word(f, codes, chunk + 1) : 0;

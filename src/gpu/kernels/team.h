@@ -4,22 +4,28 @@
 typedef struct team {
     LOCAL float *x, *y;      /* [dim]; y is free once the row is rotated, */
     LOCAL short *targets;    /* [dim] and then holds these */
-    LOCAL uchar *windows;    /* [dim] */
+    LOCAL uchar *windows;    /* [dim]; symbols for three taps */
     LOCAL float *sums;       /* [64] */
     LOCAL int *costs;        /* [2][nodes] */
     LOCAL uchar *survivors;  /* [steps][pairs of nodes], one or two bytes each */
-    LOCAL int *tables;       /* of the group: a and b */
+    LOCAL int *tables;       /* of the group: a and b, or three of 8 */
     ulong row;
     uint dim, lane, lanes, n_items;
     bool is_active; /* the row exists; others are computed in vain */
 } team;
+
+/* What two neighbouring windows share. */
+INLINE uint viterbi_nodes(const format_params *f)
+{
+    return (has_taps(f) ? 512u : 256u) >> f->bits;
+}
 
 /* first_row: of the group's; items belong to the teams in order. */
 INLINE team team_of(const format_params *f, uint lanes, uint team_floats, ulong first_row,
                     ulong n_rows, uint item, uint n_items, LOCAL uchar *local_memory)
 {
     team t;
-    uint nodes = f->kind == KIND_TRELLIS && f->bits < 8 ? 256u >> f->bits : 0;
+    uint nodes = f->kind == KIND_TRELLIS && f->bits < 8 ? viterbi_nodes(f) : 0;
     t.lanes = lanes;
     t.lane = item % t.lanes;
     t.dim = f->head_dim;

@@ -9,14 +9,18 @@ INLINE void team_tables(const team *t, const format_params *f, uint item, uint n
         t->tables[i] = i & 16 ? TRELLIS_B[f->bits - 2][i & 15] : TRELLIS_A[f->bits - 2][i & 15];
 }
 
-INLINE int team_level(const team *t, uint window)
+/* A window of three taps has the symbols of its value and, below, of those before. */
+INLINE int team_level(const team *t, const format_params *f, uint window)
 {
+    if (has_taps(f))
+        return t->tables[window >> 6] + t->tables[8 + (window >> 3 & 7)] +
+               t->tables[16 + (window & 7)];
     return t->tables[window >> 4] + t->tables[16 + (window & 15)];
 }
 
 INLINE uint viterbi_pairs(const format_params *f)
 {
-    return 128u >> f->bits;
+    return viterbi_nodes(f) / 2;
 }
 
 INLINE uint viterbi_lead(const format_params *f)
@@ -34,10 +38,10 @@ INLINE uint survivor_bytes(const format_params *f)
 INLINE int best_branch(const team *t, const format_params *f, LOCAL const int *cost, int target,
                        uint node, uint *winner)
 {
-    uint first = node << f->bits, before = (256u >> f->bits) - 1;
+    uint first = node << f->bits, before = viterbi_nodes(f) - 1;
     int least = COST_MAX;
     for (uint j = 0; j < 1u << f->bits; j++) {
-        int error = target - 2 * team_level(t, first | j);
+        int error = target - 2 * team_level(t, f, first | j);
         int total = cost[(first | j) & before] + error * error;
         if (total < least) {
             least = total;
@@ -102,7 +106,7 @@ INLINE void viterbi_step(const team *t, const format_params *f, uint i, uint at,
 /* An even number of steps from `first`, around the end of the row. */
 INLINE void viterbi_run(const team *t, const format_params *f, uint first, uint count)
 {
-    uint nodes = 256u >> f->bits;
+    uint nodes = viterbi_nodes(f);
     for (uint s = 0; s < count; s += 2) {
         uint i = (first + s) % t->dim;
         viterbi_step(t, f, i, s, t->costs, t->costs + nodes);
@@ -120,8 +124,8 @@ INLINE uint viterbi_trace(const team *t, const format_params *f, uint at, uint c
         uint branch =
             f->bits > 4 ? survivors[node] : survivors[node / 2] >> node % 2 * 4 & 15u;
         uint window = node << f->bits | branch;
-        t->windows[s] = (uchar)window;
-        node = window & ((256u >> f->bits) - 1);
+        t->windows[s] = (uchar)(has_taps(f) ? window >> 6 : window);
+        node = window & (viterbi_nodes(f) - 1);
     }
     return node;
 }
@@ -132,7 +136,7 @@ INLINE uint viterbi_trace(const team *t, const format_params *f, uint at, uint c
 INLINE void viterbi(const team *t, const format_params *f)
 {
     bool is_trellis = f->bits < 8;
-    uint nodes = is_trellis ? 256u >> f->bits : 0, lead = is_trellis ? viterbi_lead(f) : 0;
+    uint nodes = is_trellis ? viterbi_nodes(f) : 0, lead = is_trellis ? viterbi_lead(f) : 0;
     uint dim = is_trellis ? t->dim : 0;
     LOCAL uint *seam = (LOCAL uint *)t->sums;
     for (uint n = t->lane; n < nodes; n += t->lanes)
