@@ -37,7 +37,8 @@ static void check_shape(const gpu_case *g, const shape *s)
     check(s, error_of_shape(g, s, 0));
 }
 
-static const char *const names[] = {"tq4", "lm4", "tq2", "tq8", "tq5", "tq6", "tq7", "mlx4"};
+static const char *const names[] = {"tq4", "lm4", "tq2", "tq8", "tq3", "tq5", "tq6", "tq7",
+                                    "mlx4"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 static void every_format(void **state)
@@ -305,7 +306,7 @@ static void nothing_unseen_counts(void **state)
 {
     static const uint32_t dims[] = {128, 64, 256, 80};
     for (int i = 0; i < 8; i++) {
-        shape s = {.keys = names[i], .values = names[(i + 1) % 7], .key_dim = dims[i % 4],
+        shape s = {.keys = names[i], .values = names[(i + 1) % 8], .key_dim = dims[i % 4],
                    .value_dim = dims[i % 4], .n_kv_heads = 2, .group = 2,
                    .n_queries = 1 + 2 * (uint32_t)(i % 3), .n_tokens = 700, .slots_multiple = 64,
                    .seed = (uint64_t)i};

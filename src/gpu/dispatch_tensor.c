@@ -21,15 +21,20 @@ static int is_head_dim(uint32_t d)
     return d == 64 || d == 80 || d == 96 || d == 128 || d == 192 || d == 256 || d == 512;
 }
 
-/* Rows of whole words. */
+/* Rows of whole words, or of three taps. */
 static int format_serves(const tqkv_format *f)
 {
     if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
         return f->bits == 4;
     if (f->codebook == TQKV_CODEBOOK_MLX)
         return f->bits == 4 && f->head_dim <= 256;
-    return f->codebook == TQKV_CODEBOOK_TRELLIS && !trellis_has_taps(f->bits) &&
-           f->head_dim * (uint32_t)f->bits % 32 == 0;
+    return f->codebook == TQKV_CODEBOOK_TRELLIS &&
+           (trellis_has_taps(f->bits) || f->head_dim * (uint32_t)f->bits % 32 == 0);
+}
+
+static int has_taps(const tqkv_format *f)
+{
+    return f->codebook == TQKV_CODEBOOK_TRELLIS && trellis_has_taps(f->bits);
 }
 
 static uint32_t row_bytes(const tqkv_format *f)
@@ -49,6 +54,7 @@ static tensor_case case_of(const tqkv_gpu_attention *a, const tensor_plan *plan)
     return (tensor_case){.head_dim = k->head_dim, .rows = plan->block_rows,
                          .key_row = row_bytes(k), .value_row = row_bytes(v),
                          .key_scale = scale_bytes(k), .value_scale = scale_bytes(v),
+                         .key_taps = has_taps(k), .value_taps = has_taps(v),
                          .has_means = a->keys.means != NULL,
                          .has_original = a->keys.means || a->staged};
 }
@@ -280,6 +286,10 @@ static float levels_make(const tqkv_format *f, level_tables *t)
     if (f->codebook == TQKV_CODEBOOK_LLOYD_MAX)
         return multiples_make(f, t);
     const trellis_table *table = trellis_table_of(f->bits);
+    for (int tap = 0; has_taps(f) && tap < 3; tap++)
+        memcpy(t->words[tap][0], table->taps[tap], sizeof table->taps[tap]);
+    if (has_taps(f))
+        return 1;
     int levels[2][16];
     for (int n = 0; n < 16; n++) {
         levels[0][n] = table->b[n];

@@ -28,13 +28,14 @@ INLINE float shuffle_xor(float x, int mask)
 }
 
 /* How nibbles, or bytes, come out of a row; see "The trellis" above. */
-enum { NIBBLES, PAIRS, WINDOWS, BYTES };
+enum { NIBBLES, PAIRS, WINDOWS, BYTES, TAPS };
 
 /* width: coordinates of a lane's piece. */
 __host__ __device__ constexpr int form_of(int kind, int bits, int width)
 {
     return kind != KIND_TRELLIS || bits == 4      ? NIBBLES
            : bits == 8                            ? BYTES
+           : bits == 3                            ? TAPS
            : bits == 2 && width % 16 == 0         ? PAIRS
                                                   : WINDOWS;
 }
@@ -44,6 +45,7 @@ INLINE constexpr int coordinate_of(int form, int word, int nibble)
 {
     return form == PAIRS     ? word / 2 * 16 + 2 * nibble + word % 2
            : form == WINDOWS ? word * 8 + nibble % 2 * 4 + nibble / 2
+           : form == TAPS    ? nibble / 4 * 8 + 2 * (nibble % 4) + word % 2
                              : word * 8 + nibble;
 }
 
@@ -60,32 +62,36 @@ template <int KIND, int BITS, int WIDTH> struct format_case {
         OCTETS = WIDTH / 8,
         /* words of 8 nibbles (WINDOWS: low nibbles, then high ones, by turns), of 4 bytes */
         NIBBLE_WORDS = FORM == WINDOWS || FORM == BYTES ? 2 * OCTETS : OCTETS,
-        SUMMANDS = KIND == KIND_TRELLIS && BITS < 8 ? 2 : 1, /* of a level */
-        TABLES = FORM == BYTES ? 1 : 2,                        /* of a summand */
-        IS_SHIFTED = (FORM == NIBBLES && KIND == KIND_TRELLIS) || FORM == PAIRS,
+        SUMMANDS = FORM == TAPS ? 3 : KIND == KIND_TRELLIS && BITS < 8 ? 2 : 1, /* of a level */
+        TABLES = FORM == BYTES || FORM == TAPS ? 1 : 2,                        /* of a summand */
+        IS_SHIFTED = (FORM == NIBBLES && KIND == KIND_TRELLIS) || FORM == PAIRS || FORM == TAPS,
         SHIFT = FORM == PAIRS ? 2 : 1,
         SCALE = KIND == KIND_MLX ? 4 : 2 /* bytes */
     };
 };
 
-enum { KEY_WIDTH = D % 64 ? 8 : D / 4, KEY_PIECES = D % 64 ? (D + 31) / 32 : 1,
-       CHUNK = D == 64 ? 64 : 128,
+enum { KEY_TAPS = KEY_KIND == KIND_TRELLIS && KEY_BITS == 3,
+       KEY_WIDTH = D % 64 ? KEY_TAPS ? 16 : 8 : D / 4,
+       KEY_PIECES = D % 64 ? (D + 4 * KEY_WIDTH - 1) / (4 * KEY_WIDTH) : 1,
+       CHUNK = D == 64 && !(VALUE_KIND == KIND_TRELLIS && VALUE_BITS == 3) ? 64 : 128,
        CHUNKS = (D + CHUNK - 1) / CHUNK, VALUE_WIDTH = CHUNK / 8, PADDED = CHUNKS * CHUNK };
-static_assert(PADDED == tensor_padded_dim(D), "tensor_sizes.h counts the same");
 enum { SAME_FORMAT = KEY_KIND == VALUE_KIND && KEY_BITS == VALUE_BITS };
 typedef format_case<KEY_KIND, KEY_BITS, KEY_WIDTH> keys_case;
 typedef format_case<VALUE_KIND, VALUE_BITS, VALUE_WIDTH> values_case;
 
 /* A mean is bytes. */
-typedef format_case<KIND_TRELLIS, 8, KEY_WIDTH> mean_case;
+enum { MEAN_WIDTH = D % 64 ? 8 : D / 4, MEAN_PIECES = D % 64 ? (D + 31) / 32 : 1 };
+typedef format_case<KIND_TRELLIS, 8, MEAN_WIDTH> mean_case;
 
 /* Steps of 32 coordinates by one table: each has a B fragment of the query. Those for keys come
  * first, then those for means, of the query in the original domain. */
 enum { PIECE_STEPS = keys_case::OCTETS * keys_case::SUMMANDS, KEY_STEPS = KEY_PIECES * PIECE_STEPS,
-       MEAN_STEPS = MEANS ? KEY_PIECES * mean_case::OCTETS : 0, STEPS = KEY_STEPS + MEAN_STEPS };
+       MEAN_STEPS = MEANS ? MEAN_PIECES * mean_case::OCTETS : 0, STEPS = KEY_STEPS + MEAN_STEPS };
 
 constexpr tensor_case CASE = {HEAD_DIM, ROWS, WARPS, TILE, STAGES, MERGE_WARPS, keys_case::ROW,
-                              values_case::ROW, keys_case::SCALE, values_case::SCALE, MEANS, ORIGINAL};
+                              values_case::ROW, keys_case::SCALE, values_case::SCALE, MEANS, ORIGINAL,
+                              keys_case::FORM == TAPS, values_case::FORM == TAPS};
+static_assert(PADDED == tensor_padded_dim(&CASE), "tensor_sizes.h counts the same");
 
 /* The stream of a row from bit `start` on; behind its last word comes the first. */
 template <class F> INLINE void words_read(bytes row, uint start, uint *w)
@@ -162,6 +168,59 @@ template <class F, int BITS> INLINE void nibbles_read(bytes row, uint start, uin
             nibbles[(2 * i + 1) % F::NIBBLE_WORDS] = select(0x0F0F0F0F, low >> 4, high);
         }
     }
+}
+
+/* ---- three taps ----
+ * A row lies in planes (doc/format.md): two low bits a symbol, then third bits, whose byte c
+ * serves bytes c of both halves of the low plane. A unit is 8 symbols of each half, 2 bytes of
+ * each of those three places; its words of nibbles are the even symbols of the lower half and
+ * of the upper, then the odd ones. */
+enum { PLANE_HALF = D / 8 /* bytes */, PLANE_UNITS = D / 16 };
+
+INLINE uint taps_word(uint low, uint third)
+{
+    return (low & 0x33333333) | (third & 0x44444444);
+}
+
+INLINE void unit_read(bytes row, uint unit, uint *nibbles)
+{
+    const ushort *at = (const ushort *)row + unit;
+    uint low = at[0] | (uint)at[PLANE_HALF / 2] << 16, third = at[PLANE_HALF];
+    third = third << 2 | third << 16; /* of the upper half they stand right */
+    nibbles[0] = taps_word(low, third);
+    nibbles[1] = taps_word(low >> 2, third >> 1);
+}
+
+/* Units 2 i and 2 i + 1, where words of the row begin at multiples of 4 bytes: even symbols of
+ * the lower half, odd ones, and the same of the upper half. */
+INLINE void two_units_read(bytes row, uint i, uint *nibbles)
+{
+    const uint *at = (const uint *)row + i;
+    uint low = at[0], upper = at[PLANE_HALF / 4], third = at[PLANE_HALF / 2];
+    nibbles[0] = taps_word(low, third << 2);
+    nibbles[1] = taps_word(low >> 2, third << 1);
+    nibbles[2] = taps_word(upper, third);
+    nibbles[3] = taps_word(upper >> 2, third >> 1);
+}
+
+/* Keys: a lane's units, two at a time where that is possible. */
+enum { LANE_UNITS = KEY_WIDTH / 16 /* of a piece */, HAS_TWO_UNITS = LANE_UNITS % 2 == 0 && D % 64 == 0 };
+
+INLINE void key_units_read(bytes row, uint first, uint *nibbles)
+{
+    UNROLL for (uint i = 0; i < LANE_UNITS; i += HAS_TWO_UNITS ? 2 : 1)
+        if (HAS_TWO_UNITS)
+            two_units_read(row, (first + i) / 2, nibbles + 2 * i);
+        else
+            unit_read(row, first + i, nibbles + 2 * i);
+}
+
+/* The coordinate of a nibble of a word of key_units_read's; D or more for none. */
+INLINE uint key_symbol(uint first_unit, uint word, uint nibble)
+{
+    uint unit = first_unit + (HAS_TWO_UNITS ? word / 4 * 2 + nibble / 4 : word / 2);
+    uint is_upper = HAS_TWO_UNITS ? word / 2 % 2 : nibble / 4;
+    return unit < PLANE_UNITS ? is_upper * (D / 2) + 8 * unit + 2 * (nibble % 4) + word % 2 : D;
 }
 
 /* Four levels' summand from table 0 (T1) or 1 (T2): the nibbles of the lower or upper half. */

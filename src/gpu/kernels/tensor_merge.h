@@ -3,14 +3,25 @@
  * over the blocks that share the head in memory, by the last of them. */
 #include "tensor_staged.h"
 
-/* A merge buffer's row has the lanes' (r) values of a coordinate in their pieces side by side. */
+/* A merge buffer's row has the lanes' (r) values of a coordinate in their pieces side by side.
+ * With three taps a piece has 8 coordinates of either half of the row. Places that are no
+ * coordinate's are those of D and more. */
 INLINE uint place_coordinate(uint place)
 {
-    return place / CHUNK * CHUNK + place % 8 * VALUE_WIDTH + place % CHUNK / 8;
+    uint chunk = place / CHUNK, r = place % 8, at = place % CHUNK / 8;
+    if (values_case::FORM == TAPS) {
+        uint first = chunk * 64 + 8 * r;
+        return first < D / 2 ? at / 8 * (D / 2) + first + at % 8 : D;
+    }
+    return chunk * CHUNK + r * VALUE_WIDTH + at;
 }
 
 INLINE uint coordinate_place(uint d)
 {
+    if (values_case::FORM == TAPS) {
+        uint is_upper = d >= D / 2, i = d - is_upper * (D / 2);
+        return i / 64 * CHUNK + (8 * is_upper + i % 8) * 8 + i % 64 / 8;
+    }
     return d / CHUNK * CHUNK + d % CHUNK % VALUE_WIDTH * 8 + d % CHUNK / VALUE_WIDTH;
 }
 
@@ -18,14 +29,22 @@ INLINE uint coordinate_place(uint d)
  * M's row r + 8. */
 INLINE constexpr uint tile_place(int tile)
 {
+    if (values_case::FORM == TAPS)
+        return tile / CHUNK_TILES * CHUNK + 8 * (tile % CHUNK_TILES);
     return tile / CHUNK_TILES * CHUNK +
            8 * coordinate_of(values_case::FORM, tile % CHUNK_TILES / 4, tile % 4);
 }
-enum { ROW_8_PLACE = values_case::FORM == PAIRS ? 64 : values_case::FORM == WINDOWS ? 16 : 32 };
+enum { ROW_8_PLACE = values_case::FORM == PAIRS || values_case::FORM == TAPS ? 64 : values_case::FORM == WINDOWS ? 16 : 32 };
 
-/* Of an extra sum: of the coordinate before a lane's first (PAIRS: the two before). */
-INLINE uint extra_coordinate(int chunk, uint is_8, uint r)
+/* Of an extra sum: of the coordinate before a lane's first (PAIRS: the two before; TAPS: of one of
+ * the two behind its last of either half). */
+INLINE uint extra_coordinate(int extra, uint is_8, uint r)
 {
+    int chunk = extra / EXTRA_OF_CHUNK;
+    if (values_case::FORM == TAPS) {
+        uint first = chunk * 64 + 8 * r;
+        return first < D / 2 ? (is_8 * (D / 2) + first + 8 + extra % 2) % D : D;
+    }
     uint at = chunk * CHUNK + r * VALUE_WIDTH;
     return at >= D ? D : (at + D - values_case::SHIFT + is_8) % D;
 }
@@ -37,7 +56,7 @@ INLINE void sum_store(float *merge, int j, uint row, uint is_8, uint r, float su
     if (j < TILES) {
         to += tile_place(j) + r + is_8 * ROW_8_PLACE;
         *to = adds ? *to + sum : sum;
-    } else if (!is_8 || values_case::FORM == PAIRS) {
+    } else if (!is_8 || values_case::FORM == PAIRS || values_case::FORM == TAPS) {
         uint d = extra_coordinate(j - TILES, is_8, r);
         if (d < D)
             to[coordinate_place(d)] += sum;

@@ -2,9 +2,9 @@
 /* Parameters of attend_tensor.cu, beside those of params.h. */
 
 /* A format's levels as pairs of 8-byte tables (attend_tensor.cu, "Look-up"):
- * [first or second summand][table][word]. */
+ * [summand][table][word]. Three taps have one table each. */
 typedef struct level_tables {
-    uint words[2][2][2];
+    uint words[3][2][2];
 } level_tables;
 
 /* Rows of one head and one page (or sequence) stand one behind the other. */

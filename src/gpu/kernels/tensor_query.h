@@ -205,6 +205,19 @@ template <class F> INLINE uint four_digits(const uint *w, uint step, uint half, 
     return is_shifted ? __funnelshift_r(w[(int)half - 1], w[half], 24) : w[half];
 }
 
+/* The same where keys have three taps; digits: from coordinate 0 on. A symbol takes part in the
+ * levels of its coordinate and of the next two. */
+INLINE uint four_digits_of_taps(bytes digits, uint step, uint half, uint c)
+{
+    uint piece = step / PIECE_STEPS, word = step % PIECE_STEPS / 3, tap = step % 3, four = 0;
+    for (uint i = 0; i < 4; i++) {
+        uint d = key_symbol((4 * piece + c) * LANE_UNITS, word, 4 * half + i);
+        if (d < D)
+            four |= (uint)digits[d + tap < D ? d + tap : d + tap - D] << 8 * i;
+    }
+    return four;
+}
+
 /* Digits to B fragments: entry (step, set, lane) is two words. Column n of a set is the
  * lane's r: with one set, columns 0-3 have the rows' high digits, 4-7 the low ones. */
 INLINE void fragments_make(const float *x, workplace *b, uint n_rows, uint thread)
@@ -216,7 +229,10 @@ INLINE void fragments_make(const float *x, workplace *b, uint n_rows, uint threa
         bool is_used = row < n_rows;
         bytes digits = (bytes)(x + 2 * D * row) + (is_low ? DIGITS : 0) + FRONT;
         uint2 two = {0, 0};
-        if (is_used && step < KEY_STEPS) {
+        if (is_used && step < KEY_STEPS && keys_case::FORM == TAPS) {
+            two.x = four_digits_of_taps(digits, step, 0, c);
+            two.y = four_digits_of_taps(digits, step, 1, c);
+        } else if (is_used && step < KEY_STEPS) {
             const uint *w = (const uint *)digits;
             two.x = four_digits<keys_case>(w, step, 0, c);
             two.y = four_digits<keys_case>(w, step, 1, c);

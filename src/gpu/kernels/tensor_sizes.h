@@ -16,6 +16,7 @@ typedef struct tensor_case {
     uint head_dim, rows, warps, tile, stages, merge_warps;
     uint key_row, value_row, key_scale, value_scale;
     uint has_means, has_original; /* has_original: there are means or staged pages */
+    uint key_taps, value_taps;    /* the codes have three taps */
 } tensor_case;
 
 enum { MAX_STAGED_WORDS = 256 /* bits of the tiles of a block's share of a head */,
@@ -43,23 +44,23 @@ SHARED uint tensor_stage_bytes(const tensor_case *c)
 }
 
 /* Coordinates of a row of sums: of whole fragments. */
-SHARED uint tensor_padded_dim(uint head_dim)
+SHARED uint tensor_padded_dim(const tensor_case *c)
 {
-    return head_dim == 64 ? 64 : (head_dim + 127) / 128 * 128;
+    return c->head_dim == 64 && !c->value_taps ? 64 : (c->head_dim + 127) / 128 * 128;
 }
 
 /* Floats of a partial result's row: sums in the rows' domain, the row's ref, total and largest
  * logit, sums in the original domain. */
 SHARED uint tensor_part_row(const tensor_case *c)
 {
-    return tensor_padded_dim(c->head_dim) + 4 + (c->has_original ? c->head_dim : 0);
+    return tensor_padded_dim(c) + 4 + (c->has_original ? c->head_dim : 0);
 }
 
 /* struct workplace, at most. */
 SHARED uint tensor_workplace_bytes(const tensor_case *c)
 {
     uint sets = c->rows <= 4 ? 1 : c->rows / 4, steps = (c->head_dim + 31) / 32;
-    uint fragments = (c->has_means ? 3 : 2) * steps * sets * 256;
+    uint fragments = ((c->key_taps ? 3 : 2) + (c->has_means ? 1 : 0)) * steps * sets * 256;
     uint of_rows = (3 * c->warps + 12) * c->rows * 4;
     return (c->warps * c->stages + 2) * 8 + fragments + of_rows + c->rows * 8 +
            (c->has_original ? (MAX_STAGED_WORDS + c->tile * c->rows) * 4 : 8) + 64;
@@ -72,7 +73,7 @@ SHARED uint tensor_local_bytes(const tensor_case *c)
     uint row = c->head_dim * 4;
     return c->warps * c->stages * tensor_stage_bytes(c) + 2 * c->rows * row + c->rows * 2 * row +
            (c->has_original ? c->rows * row : 0) +
-           c->merge_warps * c->rows * (tensor_padded_dim(c->head_dim) + 4) * 4 +
+           c->merge_warps * c->rows * (tensor_padded_dim(c) + 4) * 4 +
            tensor_workplace_bytes(c);
 }
 

@@ -88,11 +88,12 @@ INLINE uint key_levels(const tensor_params *p, const uint *nibbles, int inner, i
 }
 
 /* Integer scores of two times 16 tokens, from their rows of codes. Sums by the two tables
- * are kept apart: four chains of multiplications, none of which waits for the one before. */
+ * (or every second step's) are kept apart: four chains of multiplications, none of which waits for the one before. */
 INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
                           const uint *fragments, uint lane, int (*sums)[SETS][4])
 {
     typedef keys_case F;
+    enum { CHAINS = F::TABLES == 2 || F::FORM == TAPS ? 2 : 1 };
     int parts[2][2][SETS][4];
     uint x = exchanged(r);
     UNROLL for (int piece = 0; piece < KEY_PIECES; piece++)
@@ -101,7 +102,13 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
         uint start = D % 64 ? (4 * piece + c) * F::PIECE : c * F::PIECE;
         UNROLL for (int m = 0; m < 2; m++)
             UNROLL for (int i = 0; i < 2; i++)
-                nibbles_read<F, KEY_BITS>(rows + (16 * m + 2 * r + (x ^ i)) * F::ROW, start, words[m][i]);
+            {
+                bytes row = rows + (16 * m + 2 * r + (x ^ i)) * F::ROW;
+                if (F::FORM == TAPS)
+                    key_units_read(row, (4 * piece + c) * LANE_UNITS, words[m][i]);
+                else
+                    nibbles_read<F, KEY_BITS>(row, start, words[m][i]);
+            }
         UNROLL for (int inner = 0; inner < PIECE_STEPS; inner++)
         {
             uint q[SETS][2];
@@ -119,18 +126,19 @@ INLINE void keys_multiply(const tensor_params *p, bytes rows, uint r, uint c,
                         levels[i] = F::FORM == BYTES
                                         ? words[m][i % 2][(2 * inner + i / 2) % F::NIBBLE_WORDS]
                                         : key_levels(p, words[m][i % 2], inner, table, i / 2);
+                    int chain = F::FORM == TAPS ? inner % 2 : table;
                     UNROLL for (int n = 0; n < SETS; n++)
-                        if (piece == 0 && inner == 0)
-                            mma_signed_first(parts[table][m][n], levels, q[n]);
+                        if (piece == 0 && inner < (F::FORM == TAPS ? 2 : 1))
+                            mma_signed_first(parts[chain][m][n], levels, q[n]);
                         else
-                            mma_signed(parts[table][m][n], levels, q[n]);
+                            mma_signed(parts[chain][m][n], levels, q[n]);
                 }
         }
     }
     UNROLL for (int m = 0; m < 2; m++)
         UNROLL for (int n = 0; n < SETS; n++)
             UNROLL for (int j = 0; j < 4; j++)
-                sums[m][n][j] = parts[0][m][n][j] + (F::TABLES == 2 ? parts[1][m][n][j] : 0);
+                sums[m][n][j] = parts[0][m][n][j] + (CHAINS == 2 ? parts[1][m][n][j] : 0);
 }
 
 /* From the digits' sums of two times 16 tokens to a lane's scores. */
@@ -170,7 +178,7 @@ INLINE void means_multiply(const workplace *b, bytes mean, const float *mean_sca
                            float *products)
 {
     int sums[SETS][4] = {};
-    UNROLL for (int piece = 0; piece < KEY_PIECES; piece++)
+    UNROLL for (int piece = 0; piece < MEAN_PIECES; piece++)
     {
         uint words[mean_case::NIBBLE_WORDS];
         nibbles_read<mean_case, 8>(mean, (D % 64 ? 4 * piece + c : c) * mean_case::PIECE, words);
@@ -221,14 +229,18 @@ template <int FORM> INLINE void tokens_transpose(const uint *w, uint *selectors)
 
 typedef uint selector_words[values_case::NIBBLE_WORDS][4];
 
-/* Selectors of 16 tokens: the lane's are 4 c and following, in the order of the weights. */
+/* Selectors of 16 tokens: the lane's are 4 c and following, in the order of the weights. start:
+ * bit of the row, or unit. */
 INLINE void values_read(bytes rows, uint start, uint r, uint c, selector_words &selectors)
 {
     typedef values_case F;
     uint words[4][F::NIBBLE_WORDS], y = c % 2;
     uint order[4] = {y, y ^ 1, 3 - y, 2 + y};
     UNROLL for (int t = 0; t < 4; t++)
-        nibbles_read<F, VALUE_BITS>(rows + (4 * c + order[t]) * F::ROW, start, words[t]);
+        if (F::FORM == TAPS)
+            unit_read(rows + (4 * c + order[t]) * F::ROW, start, words[t]);
+        else
+            nibbles_read<F, VALUE_BITS>(rows + (4 * c + order[t]) * F::ROW, start, words[t]);
     UNROLL for (int i = 0; i < F::NIBBLE_WORDS; i++)
     {
         uint four[4] = {words[0][i], words[1][i], words[2][i], words[3][i]};
@@ -239,7 +251,8 @@ INLINE void values_read(bytes rows, uint start, uint r, uint c, selector_words &
 /* And of a group of 32. */
 INLINE void group_read(bytes stage, int group, int chunk, uint r, uint c, selector_words *selectors)
 {
-    uint start = chunk * (CHUNK * VALUE_BITS) + r * values_case::PIECE;
+    uint start = values_case::FORM == TAPS ? chunk * 8 + r
+                                           : chunk * (CHUNK * VALUE_BITS) + r * values_case::PIECE;
     UNROLL for (int m = 0; m < 2; m++)
         values_read(stage + VALUES_AT + (32 * group + 16 * m) * values_case::ROW, start, r, c,
                     selectors[m]);
@@ -248,7 +261,8 @@ INLINE void group_read(bytes stage, int group, int chunk, uint r, uint c, select
 enum { IS_EARLY = CHUNKS == 1 && ROWS <= 8 && values_case::FORM != WINDOWS };
 
 enum { CHUNK_TILES = values_case::OCTETS * 4, TILES = CHUNKS * CHUNK_TILES,
-       EXTRA = values_case::IS_SHIFTED ? CHUNKS : 0, SUMS = TILES + EXTRA };
+       EXTRA_OF_CHUNK = values_case::FORM == TAPS ? 2 : 1,
+       EXTRA = values_case::IS_SHIFTED ? EXTRA_OF_CHUNK * CHUNKS : 0, SUMS = TILES + EXTRA };
 
 /* The levels of four tokens at one nibble of a word. */
 INLINE uint value_levels(const tensor_params *p, const selector_words &selectors, int word,
@@ -294,6 +308,21 @@ INLINE void values_multiply(const tensor_params *p, const selector_words *select
             }
             weights_multiply(sums, chunk * CHUNK_TILES + tile, a, weights);
         }
+        return;
+    }
+    if (F::FORM == TAPS) {
+        /* Symbol t of 8 takes part in the sums of coordinates t to t + 2. */
+        UNROLL for (int tap = 0; tap < 3; tap++)
+            UNROLL for (int t = 0; t < CHUNK_TILES; t++)
+            {
+                uint a[4];
+                int at = t + tap;
+                value_fragment(p, selectors, t % 2, t / 2, t % 2, t / 2 + 4, tap % F::SUMMANDS, 0, a);
+                weights_multiply(sums, at < CHUNK_TILES
+                                           ? chunk * CHUNK_TILES + at
+                                           : (TILES + EXTRA_OF_CHUNK * chunk + at - CHUNK_TILES) % SUMS,
+                                 a, weights);
+            }
         return;
     }
     /* The second summands' multiplications follow a tile behind, so that none waits for the
