@@ -458,8 +458,8 @@ TQKV_API tqkv_status tqkv_dispatch_append(tqkv_encoder *encoder, tqkv_registry *
                                           tqkv_buffer *keys, tqkv_buffer *values,
                                           tqkv_type type);
 
-/* Bytes of workspace for these shapes: buffers need not be there yet, but whether there are
- * pages and balances counts. */
+/* Bytes of workspace for these shapes. Buffers may be any that are not null where the call will
+ * have one: which of them there are counts, and how large a mask is and where it begins. */
 TQKV_API tqkv_status tqkv_gpu_attend_workspace(const tqkv_device *device,
                                                const tqkv_gpu_attention *a, size_t *bytes);
 TQKV_API tqkv_status tqkv_dispatch_attend(tqkv_encoder *encoder, tqkv_registry *registry,

@@ -360,6 +360,7 @@ int main(void)
         cmocka_unit_test(adversarial_rows), cmocka_unit_test(features),
         cmocka_unit_test(sequences_of_different_lengths), cmocka_unit_test(alone_and_beside_others),
         cmocka_unit_test(numbers_of_any_size), cmocka_unit_test(bad_calls_are_refused)};
-    if (getenv("F")) cmocka_set_test_filter(getenv("F"));
+    if (getenv("TQKV_TEST_FILTER"))
+        cmocka_set_test_filter(getenv("TQKV_TEST_FILTER"));
     return cmocka_run_group_tests(tests, gpu_setup, gpu_teardown);
 }

@@ -341,7 +341,7 @@ typedef struct launched {
 
 static void *counters_of(launched *l, tqkv_encoder *e)
 {
-    enum { COUNTERS = 12 };
+    enum { COUNTERS = 20 };
     if (tqkv_dispatch_attend(e, l->g->registry, &l->s->a, l->s->workspace) != TQKV_OK ||
         tqkv_encoder_submit(e) != TQKV_OK || tqkv_encoder_wait(e) != TQKV_OK)
         return NULL;

@@ -69,6 +69,25 @@ static uint64_t tiles_of_head(const tqkv_gpu_attention *a, uint32_t tile)
     return tiles;
 }
 
+/* Whether the rows of a staged page stand one behind the other. */
+static int has_staged_in_row(const tqkv_gpu_attention *a)
+{
+    const tqkv_gpu_staged *s = a->staged;
+    return s && s->keys.rows.code_stride == 2u * s->keys.format.head_dim &&
+           s->values.rows.code_stride == 2u * s->values.format.head_dim;
+}
+
+/* Whether all rows of a block have the same part of the mask for a tile, which the copy engine
+ * can move: of up to 64 tokens, that stand in a page. */
+static int has_common_mask(const tqkv_gpu_attention *a)
+{
+    uint64_t n = sum2(product3(a->n_sequences - 1, a->mask_row_stride, 1), a->n_tokens / 64 * 64 + 64);
+    return a->mask && a->mask_type == TQKV_F16 && a->n_queries == 1 && !a->query_starts &&
+           !a->mask_head_stride && a->mask_row_stride % 8 == 0 && a->first_slot % 64 == 0 &&
+           a->pages && a->page_size % 64 == 0 && a->capacity % 64 == 0 &&
+           buffer_is_aligned(a->mask, 0, 16) && product3(n, 2, 1) <= a->mask->bytes;
+}
+
 static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_plan *plan)
 {
     static const struct {
@@ -89,10 +108,16 @@ static int choose_sizes(const tqkv_device *d, const tqkv_gpu_attention *a, tenso
         c->warps = c->merge_warps = sizes[i].warps;
         c->tile = sizes[i].tile;
         c->stages = sizes[i].stages;
+        c->mask_bytes = has_common_mask(a) ? 2 * c->tile : 0;
         while (c->merge_warps % 2 == 0 && tensor_local_bytes(c) > d->tensor_memory)
             c->merge_warps /= 2;
-        if (tensor_local_bytes(c) <= d->tensor_memory)
-            return 1;
+        if (tensor_local_bytes(c) > d->tensor_memory)
+            continue;
+        /* A buffer for a staged tile, where it costs nothing else. */
+        c->staged_bytes = has_staged_in_row(a) ? 4 * c->tile * c->head_dim : 0;
+        if (tensor_local_bytes(c) > d->tensor_memory)
+            c->staged_bytes = 0;
+        return 1;
     }
     return 0;
 }
@@ -384,9 +409,9 @@ static tqkv_status find_kernel(launch *l, tqkv_encoder *e, tqkv_registry *regist
              "BLOCKS=%d MEANS=%u STAGED=%d STARTS=%d SLOPES=%d MASK=%d",
              c->head_dim, c->rows, c->warps, c->tile, c->stages, c->merge_warps, k->codebook,
              k->bits, v->codebook, v->bits, a->keys.balances != NULL, a->softcap > 0,
-             a->state != NULL, layout_of(a, plan), are_blocks(a, plan), c->has_means, a->staged != NULL,
-             a->query_starts != NULL, a->slopes != NULL,
-             !a->mask ? 0 : a->mask_type == TQKV_F32 ? 1 : 2);
+             a->state != NULL, layout_of(a, plan), are_blocks(a, plan), c->has_means,
+             !a->staged ? 0 : c->staged_bytes ? 2 : 1, a->query_starts != NULL, a->slopes != NULL,
+             !a->mask ? 0 : a->mask_type == TQKV_F32 ? 1 : c->mask_bytes ? 3 : 2);
     return launch_find(l, e, registry, "attend_tensor", options);
 }
 

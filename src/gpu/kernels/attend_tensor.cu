@@ -68,7 +68,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     uchar *raw_queries = shared + WARPS * STAGES * STAGE; /* [2][ROWS][D] of up to 4 bytes */
     float *x = (float *)(raw_queries + 2 * ROWS * D * 4);  /* [ROWS][2 D] */
     float *original = x + ROWS * 2 * D;                    /* [ROWS][D]: queries, then sums */
-    float *merge = original + (ORIGINAL ? ROWS * D : 0);
+    uchar *staged = (uchar *)(original + (ORIGINAL ? ROWS * D : 0));
+    float *merge = (float *)(staged + CASE.staged_bytes);
     workplace *b = (workplace *)(merge + MERGE_WARPS * ROWS * MERGE_STRIDE);
     uint thread = threadIdx.x, lane = thread % 32;
     uint warp = __shfl_sync(~0u, thread / 32, 0); /* the compiler sees that it is uniform */
@@ -78,11 +79,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (begin >= end)
         return;
 
-    ulong *ring_barriers = b->barriers + warp * STAGES, *query_barriers = b->barriers + WARPS * STAGES;
+    ulong *ring_barriers = b->barriers + warp * STAGES, *query_barriers = b->barriers + WARPS * STAGES,
+          *staged_barrier = query_barriers + 2 + warp;
     uchar *ring = shared + warp * STAGES * STAGE;
     if (lane == 0) {
         for (uint i = 0; i < STAGES; i++)
             barrier_init(ring_barriers + i);
+        barrier_init(staged_barrier);
         if (warp == 0)
             barrier_init(query_barriers), barrier_init(query_barriers + 1);
         barriers_publish();
@@ -121,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             if (LAYOUT >= 2)
                 units_fetch(p, &f, ring + stage * STAGE, lane);
             else
-                whole_fetch(p, &f, ring + stage * STAGE, ring_barriers + stage, lane);
+                whole_fetch(p, &f, mask, ring + stage * STAGE, ring_barriers + stage, lane);
         }
         warp_copies_mark();
         fetcher_next(p, &from, &numbers, pages, &f, end, lane);
@@ -135,7 +138,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         fetch_queries(), fetch_queries();
     __syncthreads();
 
-    uint stage = 0, phase = 0, index = begin + warp;
+    uint stage = 0, phase = 0, staged_phase = 0, index = begin + warp;
+    if (STAGED_BY_ENGINE)
+        staged += warp * STAGED_PART;
     for (uint n = 0; s.begin < end; n++, segment_next(p, &numbers, &s)) {
         uint n_rows = rows_of(p, &s), stop = min_of(end, s.begin + s.n_tiles);
         uint first = s.begin < begin ? begin - s.begin : 0; /* of the head's tiles, the block's first */
@@ -154,6 +159,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         __syncthreads();
         for (; filled < STAGES; filled++)
             fetch_tile(filled);
+        staged_rows rows = {};
+        uint next_staged = ~0u; /* tile of the share whose rows are on their way */
+        auto fetch_staged = [&](uint from) {
+            uint n = stop - s.begin - first;
+            next_staged = staged_next(b, from, n);
+            if (next_staged >= n)
+                return;
+            rows = staged_find(p, &s, pages, staged_keys, staged_values_at,
+                               (s.first_tile + first + next_staged) * TILE, warp);
+            if (STAGED_BY_ENGINE) {
+                staged_fetch(&rows, staged, staged_barrier);
+                rows = staged_fetched(staged);
+            }
+        };
+        if (STAGED)
+            fetch_staged(0);
         progress w = {};
         lane_terms terms = terms_load(b, n_rows, lane % 4);
         UNROLL for (int k = 0; k < LANE_ROWS; k++)
@@ -181,11 +202,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 phase ^= 1;
             }
         }
-        if (STAGED)
-            for (uint tile = first; s.begin + tile < stop; tile += 32)
-                for (uint bits = b->staged[(tile - first) / 32]; bits; bits &= bits - 1)
-                    staged_attend(p, &s, b, (s.first_tile + tile + __ffs(bits) - 1) * TILE, pages,
-                                  staged_keys, staged_values_at, mask, original, warp, lane, &w);
+        while (STAGED && next_staged < stop - s.begin - first) {
+            if (STAGED_BY_ENGINE) {
+                barrier_wait(staged_barrier, staged_phase);
+                staged_phase ^= 1;
+            }
+            staged_attend(p, &s, b, &rows, (s.first_tile + first + next_staged) * TILE, mask, original,
+                          warp, lane, &w);
+            __syncwarp();
+            fetch_staged(next_staged + 1);
+        }
 
         warps_merge(&w, b, merge, warp, lane);
         fetch_queries();

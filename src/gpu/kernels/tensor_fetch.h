@@ -163,8 +163,8 @@ INLINE void fetcher_next(const tensor_params *p, const sources *from, const coun
 }
 
 /* LAYOUT 0 and 1. Staged tiles are read where they lie: no byte is copied. */
-INLINE void whole_fetch(const tensor_params *p, const fetcher *f, uchar *stage, ulong *barrier,
-                        uint lane)
+INLINE void whole_fetch(const tensor_params *p, const fetcher *f, bytes mask, uchar *stage,
+                        ulong *barrier, uint lane)
 {
     bool is_staged = false;
     uint page = f->at.sequence, unused, slot = 0;
@@ -187,6 +187,13 @@ INLINE void whole_fetch(const tensor_params *p, const fetcher *f, uchar *stage, 
             engine_copy(stage + part_place(i), here, part_bytes(i), barrier);
         else
             warp_copy(stage + part_place(i), here, part_bytes(i), lane);
+    }
+    if (MASK == 3 && !is_staged) { /* there is one query a sequence */
+        bytes here = mask + 2 * (f->at.first_query * p->mask_row + tile_begin(f));
+        if (HAS_ENGINE)
+            engine_copy(stage + MASK_AT, here, 2 * TILE, barrier);
+        else
+            warp_copy(stage + MASK_AT, here, 2 * TILE, lane);
     }
 }
 

@@ -7,12 +7,13 @@
 
 /* The case that this is compiled for: HEAD_DIM; ROWS of queries (4, 8, 16); WARPS; TILE (32, 64
  * tokens); STAGES of a ring; MERGE_WARPS, that merge at once; KEY_KIND, KEY_BITS, VALUE_KIND,
- * VALUE_BITS; LAYOUT and BLOCKS, see tensor_fetch.h; and, 0 or 1, BALANCES, SOFTCAP, STATE, MEANS and STAGED
- * (pages), STARTS (of queries), SLOPES; MASK: 0 none, 1 f32, 2 f16. */
+ * VALUE_BITS; LAYOUT and BLOCKS, see tensor_fetch.h; 0 or 1, BALANCES, SOFTCAP, STATE, MEANS, STARTS
+ * (of queries), SLOPES; STAGED pages: 0 none, 1 read where they lie, 2 by way of shared memory; MASK: 0
+ * none, 1 f32, 2 f16, 3 f16, the same for all rows, by the rings. */
 enum { KIND_TRELLIS = 1, KIND_LLOYD = 2, KIND_MLX = 3 };
 enum { D = HEAD_DIM, SETS = ROWS <= 4 ? 1 : ROWS / 4, HIGH_SETS = (SETS + 1) / 2,
        THREADS = WARPS * 32, GROUPS = TILE / 32 /* of 32 tokens */, SCORES = ROWS,
-       ORIGINAL = MEANS || STAGED /* sums in the original domain, too */ };
+       ORIGINAL = MEANS || STAGED > 0 /* sums in the original domain, too */ };
 
 typedef const uchar *bytes;
 
@@ -90,7 +91,8 @@ enum { PIECE_STEPS = keys_case::OCTETS * keys_case::SUMMANDS, KEY_STEPS = KEY_PI
 
 constexpr tensor_case CASE = {HEAD_DIM, ROWS, WARPS, TILE, STAGES, MERGE_WARPS, keys_case::ROW,
                               values_case::ROW, keys_case::SCALE, values_case::SCALE, MEANS, ORIGINAL,
-                              keys_case::FORM == TAPS, values_case::FORM == TAPS};
+                              keys_case::FORM == TAPS, values_case::FORM == TAPS,
+                              STAGED == 2 ? 4 * TILE * D : 0, MASK == 3 ? 2 * TILE : 0};
 static_assert(PADDED == tensor_padded_dim(&CASE), "tensor_sizes.h counts the same");
 
 /* The stream of a row from bit `start` on; behind its last word comes the first. */

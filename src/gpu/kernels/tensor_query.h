@@ -5,7 +5,7 @@
 
 /* What a block has in shared memory, behind the rings. */
 struct workplace {
-    ulong barriers[WARPS * STAGES + 2]; /* rings, then queries */
+    ulong barriers[WARPS * (STAGES + 1) + 2]; /* rings, then queries, then staged tiles */
     uint fragments[STEPS * SETS * 64];  /* [step][set][lane][2] */
     float ref[WARPS][ROWS], sum[WARPS][ROWS], largest[WARPS][ROWS];
     float total_ref[ROWS], total[ROWS], total_largest[ROWS];
@@ -22,7 +22,8 @@ struct workplace {
 enum { MERGE_STRIDE = PADDED + 4, STAGE = tensor_stage_bytes(&CASE), SCALES_AT = TILE * keys_case::ROW,
        MEAN_AT = SCALES_AT + TILE * keys_case::SCALE, VALUES_AT = tensor_key_bytes(&CASE),
        VALUE_SCALES_AT = VALUES_AT + TILE * values_case::ROW,
-       VALUE_MEAN_AT = VALUE_SCALES_AT + TILE * values_case::SCALE };
+       VALUE_MEAN_AT = VALUE_SCALES_AT + TILE * values_case::SCALE,
+       MASK_AT = VALUES_AT + tensor_value_bytes(&CASE) };
 static_assert(sizeof(workplace) <= tensor_workplace_bytes(&CASE), "tensor_sizes.h counts all of it");
 
 /* [2][DIGITS] bytes of a row: high digits, low digits; both with the last four of the row

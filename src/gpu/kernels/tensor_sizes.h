@@ -17,6 +17,8 @@ typedef struct tensor_case {
     uint key_row, value_row, key_scale, value_scale;
     uint has_means, has_original; /* has_original: there are means or staged pages */
     uint key_taps, value_taps;    /* the codes have three taps */
+    uint staged_bytes;            /* of a buffer for a staged tile */
+    uint mask_bytes;              /* of a tile's part of a mask that all rows share */
 } tensor_case;
 
 enum { MAX_STAGED_WORDS = 256 /* bits of the tiles of a block's share of a head */,
@@ -27,7 +29,7 @@ SHARED uint tensor_mean_bytes(const tensor_case *c)
     return c->has_means ? c->head_dim + MEAN_PADDING : 0;
 }
 
-/* A tile of keys, or of values: codes, scales, mean. */
+/* A tile of keys, or of values: codes, scales, mean. A stage of a ring has both, and a mask. */
 SHARED uint tensor_key_bytes(const tensor_case *c)
 {
     return c->tile * (c->key_row + c->key_scale) + tensor_mean_bytes(c);
@@ -40,7 +42,7 @@ SHARED uint tensor_value_bytes(const tensor_case *c)
 
 SHARED uint tensor_stage_bytes(const tensor_case *c)
 {
-    return tensor_key_bytes(c) + tensor_value_bytes(c);
+    return tensor_key_bytes(c) + tensor_value_bytes(c) + c->mask_bytes;
 }
 
 /* Coordinates of a row of sums: of whole fragments. */
@@ -62,17 +64,17 @@ SHARED uint tensor_workplace_bytes(const tensor_case *c)
     uint sets = c->rows <= 4 ? 1 : c->rows / 4, steps = (c->head_dim + 31) / 32;
     uint fragments = ((c->key_taps ? 3 : 2) + (c->has_means ? 1 : 0)) * steps * sets * 256;
     uint of_rows = (3 * c->warps + 12) * c->rows * 4;
-    return (c->warps * c->stages + 2) * 8 + fragments + of_rows + c->rows * 8 +
+    return (c->warps * (c->stages + 1) + 2) * 8 + fragments + of_rows + c->rows * 8 +
            (c->has_original ? (MAX_STAGED_WORDS + c->tile * c->rows) * 4 : 8) + 64;
 }
 
 /* Shared memory of a block: rings, queries as they come (two segments'), rows of floats to work
- * in, rows in the original domain, merge buffers, the workplace. */
+ * in, rows in the original domain, a staged tile, merge buffers, the workplace. */
 SHARED uint tensor_local_bytes(const tensor_case *c)
 {
     uint row = c->head_dim * 4;
     return c->warps * c->stages * tensor_stage_bytes(c) + 2 * c->rows * row + c->rows * 2 * row +
-           (c->has_original ? c->rows * row : 0) +
+           (c->has_original ? c->rows * row : 0) + c->staged_bytes +
            c->merge_warps * c->rows * (tensor_padded_dim(c) + 4) * 4 +
            tensor_workplace_bytes(c);
 }

@@ -1,7 +1,9 @@
 #pragma once
 /* Staged tiles, which wait to be sealed: plain numbers of 16 bits in the original domain, read
  * where they lie. There are few of them, mostly one a head, so that the time of one is what
- * counts: all warps of a block share it, WARP_TOKENS tokens each, and multiply in floats. */
+ * counts: all warps of a block share it, WARP_TOKENS tokens each, and multiply in floats. With
+ * STAGED 2 the copy engine brings a warp's part of the first one while the sealed tiles are at
+ * work. */
 #include "tensor_fetch.h"
 #include "tensor_tile.h"
 
@@ -22,6 +24,17 @@ INLINE void staged_mark(const tensor_params *p, const uint *pages, const segment
         if (lane == 0)
             b->staged[word] = bits;
     }
+}
+
+/* The first staged one of a block's n tiles of a head from tile `from` on; n or more for none. */
+INLINE uint staged_next(const workplace *b, uint from, uint n)
+{
+    for (uint tile = from; tile < n; tile += 32 - tile % 32) {
+        uint bits = b->staged[tile / 32] >> tile % 32;
+        if (bits)
+            return tile + __ffs(bits) - 1;
+    }
+    return n;
 }
 
 /* A number of 16 bits, finite. */
@@ -121,18 +134,51 @@ INLINE bytes staged_row(const staged_params *o, bytes base, uint page, uint head
     return base + page * o->page + head * o->head + slot * o->row;
 }
 
-/* A staged tile, which begins `at` slots behind the first tile's first; original: the queries. */
-INLINE void staged_attend(const tensor_params *p, const segment *s, workplace *b, uint at,
-                          const uint *pages, bytes keys, bytes values, const uchar *mask,
+/* A warp's rows of a staged tile, which begins `at` slots behind the first tile's first. */
+struct staged_rows {
+    bytes keys, values;
+    ulong key_stride, value_stride;
+};
+
+INLINE staged_rows staged_find(const tensor_params *p, const segment *s, const uint *pages, bytes keys,
+                               bytes values, uint at, uint warp)
+{
+    bool unused;
+    uint entry, slot = slot_of(p, at, &entry) + warp * WARP_TOKENS,
+                page = page_of(p, entry_at(p, pages, s, at), &unused);
+    return {staged_row(&p->staged_keys, keys, page, s->head, slot),
+            staged_row(&p->staged_values, values, page, s->head, slot), p->staged_keys.row,
+            p->staged_values.row};
+}
+
+/* STAGED 2: to `part`, [2][WARP_TOKENS][D] of 16 bits, which is the warp's; there rows stand one
+ * behind the other, as they do in memory. */
+enum { STAGED_PART = 4 * WARP_TOKENS * D /* bytes */, STAGED_BY_ENGINE = STAGED == 2 && HAS_ENGINE };
+
+INLINE void staged_fetch(const staged_rows *rows, uchar *part, ulong *barrier)
+{
+    if (!is_elected())
+        return;
+    barrier_expect(barrier, STAGED_PART);
+    engine_copy(part, rows->keys, STAGED_PART / 2, barrier);
+    engine_copy(part + STAGED_PART / 2, rows->values, STAGED_PART / 2, barrier);
+}
+
+INLINE staged_rows staged_fetched(const uchar *part)
+{
+    return {part, part + STAGED_PART / 2, 2 * D, 2 * D};
+}
+
+/* at: as above; original: the queries. */
+INLINE void staged_attend(const tensor_params *p, const segment *s, workplace *b,
+                          const staged_rows *rows, uint at, const uchar *mask,
                           const float *original, uint warp, uint lane, progress *w)
 {
-    uint mine = warp * WARP_TOKENS, token = at - p->skipped + mine + lane / TOKEN_LANES, unused;
-    bool is_staged;
-    uint slot = slot_of(p, at, &unused), page = page_of(p, entry_at(p, pages, s, at), &is_staged);
+    uint mine = warp * WARP_TOKENS, local = lane / TOKEN_LANES, token = at - p->skipped + mine + local;
     float (*weights)[ROWS] = b->staged_weights + mine;
     float y[ROWS], e[ROWS];
-    staged_scores(staged_row(&p->staged_keys, keys, page, s->head, slot + mine + lane / TOKEN_LANES),
-                  p->staged_keys.type, original, lane % TOKEN_LANES, y);
+    staged_scores(rows->keys + local * rows->key_stride, p->staged_keys.type, original,
+                  lane % TOKEN_LANES, y);
     UNROLL for (int r = 0; r < ROWS; r++)
     {
         if (SOFTCAP)
@@ -146,8 +192,7 @@ INLINE void staged_attend(const tensor_params *p, const segment *s, workplace *b
     __syncwarp(); /* all have read the last tile's */
     UNROLL for (int r = 0; r < ROWS; r++)
         if (lane % TOKEN_LANES == 0)
-            weights[lane / TOKEN_LANES][r] = e[r];
+            weights[local][r] = e[r];
     __syncwarp();
-    staged_values(staged_row(&p->staged_values, values, page, s->head, slot + mine),
-                  p->staged_values.row, p->staged_values.type, weights, lane, w);
+    staged_values(rows->values, rows->value_stride, p->staged_values.type, weights, lane, w);
 }

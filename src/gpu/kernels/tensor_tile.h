@@ -413,14 +413,13 @@ INLINE float softcapped(const tensor_params *p, float y)
     return tanhf(y * (1.0f / LOG2_E) / p->softcap) * (p->softcap * LOG2_E);
 }
 
-/* Element of a row's mask at a token, or 0 beyond the last: minus infinity for NaN. */
+/* Element of a row's mask at a token, or 0 beyond the last. */
 INLINE float mask_read(const workplace *b, const uchar *mask, uint row, uint token, uint length)
 {
     ulong at = b->mask_at[row] + token;
-    float x = token >= length ? 0
-              : MASK == 1     ? ((const float *)mask)[at]
-                              : f16_to_float(((const ushort *)mask)[at]);
-    return x > -INFINITY ? x : -INFINITY;
+    return token >= length ? 0
+           : MASK == 1     ? ((const float *)mask)[at]
+                           : f16_to_float(((const ushort *)mask)[at]);
 }
 
 /* What a mask and slopes add to a base-2 logit. */
@@ -429,7 +428,7 @@ INLINE float logit_add(const workplace *b, uint row, uint token, float mask, flo
     if (SLOPES)
         y += b->slope[row] * (float)((int)token - b->position[row]);
     if (MASK)
-        y += mask > -INFINITY ? mask * b->mask_slope[row] : -INFINITY;
+        y += mask > -INFINITY ? mask * b->mask_slope[row] : -INFINITY; /* NaN hides, too */
     return y;
 }
 
@@ -621,8 +620,10 @@ INLINE void tile_attend(const tensor_params *p, const workplace *b, bytes stage,
     if (MASK) /* they come from memory: first */
         UNROLL for (int g = 0; g < GROUPS; g++)
             UNROLL for (int i = 0; i < SCORES; i++)
-                masks[MASK ? g : 0][i] = mask_read(b, mask, row_number(lane_row(i), c),
-                                                   first_token + score_token(g, i, r, c), length);
+                masks[MASK ? g : 0][i] =
+                    MASK == 3 ? f16_to_float(((const ushort *)(stage + MASK_AT))[score_token(g, i, r, c)])
+                              : mask_read(b, mask, row_number(lane_row(i), c),
+                                          first_token + score_token(g, i, r, c), length);
     if (MEANS)
         means_multiply(b, stage + MEAN_AT, t->mean_scale, c, lane, products);
     UNROLL for (int g = 0; g < GROUPS; g++)
