@@ -27,7 +27,7 @@ static double zero_start_error(const float *x, unsigned n, unsigned bits)
 {
     static unsigned char from[MAX_DIM][64];
     const trellis_table *t = trellis_table_of(bits);
-    unsigned nodes = 256u >> bits;
+    unsigned nodes = trellis_nodes(bits);
     double cost[64], best[64], square = 0, peak = 0, xl = 0, ll = 0;
     for (unsigned i = 0; i < n; i++) {
         square += (double)x[i] * x[i];
@@ -41,7 +41,7 @@ static double zero_start_error(const float *x, unsigned n, unsigned bits)
             best[node] = 1e31;
             for (unsigned j = 0; j < 1u << bits; j++) {
                 unsigned w = node << bits | j;
-                double e = x[i] * gain - (t->a[w >> 4] + t->b[w & 15]);
+                double e = x[i] * gain - trellis_level(t, bits, w);
                 double c = cost[w & (nodes - 1)] + e * e;
                 if (c < best[node]) {
                     best[node] = c;
@@ -56,7 +56,7 @@ static double zero_start_error(const float *x, unsigned n, unsigned bits)
         node = cost[i] < cost[node] ? i : node;
     for (unsigned i = n; i-- > 0;) {
         unsigned w = node << bits | from[i][node];
-        double level = t->a[w >> 4] + t->b[w & 15];
+        double level = trellis_level(t, bits, w);
         xl += x[i] * level;
         ll += level * level;
         node = w & (nodes - 1);

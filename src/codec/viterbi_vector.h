@@ -24,8 +24,8 @@
  * other, a step costs a multiply-add and a minimum: the last term joins the
  * old node's cost, the first is added at the end. From 4 bits on, the old
  * node depends on q alone, and 2^(bits - 4) neighbouring A lead to the same
- * node; for less, it depends on A's low bits too, and an A leads to
- * 2^(4 - bits) nodes, one for each group of q.
+ * node; with 2 it depends on A's low bits too, and an A leads to 4 nodes, one for
+ * each group of q.
  *
  * A lane packs a path's cost, times 16, above its q, so that one minimum keeps
  * both and, of equal costs, the lowest branch, as in the scalar code. Costs

@@ -57,13 +57,6 @@ INLINE int is_planes(const tile_plan *p)
            (p->head_dim == 64 || p->head_dim % 128 == 0);
 }
 
-/* Third bits for 16 bytes of the low plane, `part` bytes of which are a half of it. */
-INLINE __m128i third_bits(const uint8_t *row, unsigned part, unsigned at)
-{
-    const uint8_t *high = row + 2 * part;
-    return at < part ? _mm_slli_epi16(plane_bytes(high + at), 2) : plane_bytes(high + at - part);
-}
-
 /* Symbols of byte 32 * c of the low plane and those behind it; they follow each other over
  * all vectors, and behind the last vector comes the first. */
 INLINE plane_symbols row_symbols(const uint8_t *row, unsigned part, unsigned c)
@@ -71,16 +64,6 @@ INLINE plane_symbols row_symbols(const uint8_t *row, unsigned part, unsigned c)
     unsigned at = 32 * c;
     return symbols_of(_mm256_loadu_si256((const __m256i *)(row + at)),
                       _mm256_set_m128i(third_bits(row, part, at + 16), third_bits(row, part, at)));
-}
-
-/* What comes before the halves of u, the vector behind `before`: the upper half of that,
- * and the lower one of u. */
-INLINE plane_symbols symbols_before(const plane_symbols *u, const plane_symbols *before)
-{
-    plane_symbols b = *u;
-    for (int r = 2; r < 4; r++)
-        b.r[r] = _mm256_permute2x128_si256(before->r[r], u->r[r], 0x21);
-    return b;
 }
 
 /* Two rows of 64 values: lanes are rows, whose ends meet. */
@@ -144,6 +127,8 @@ INLINE void expand_plane_keys(const tile_plan *p, const uint8_t *const *rows,
         expand_keys_64(p, rows, ahead, tile);
     else if (p->head_dim == 128)
         expand_keys_128(p, rows, ahead, 1, tile);
+    else if (p->head_dim == 256)
+        expand_keys_128(p, rows, ahead, 2, tile);
     else
         expand_keys_128(p, rows, ahead, p->head_dim / 128, tile);
 }
@@ -241,6 +226,8 @@ INLINE void expand_plane_values(const tile_plan *p, const uint8_t *const *rows,
         expand_values_64(p, rows, ahead, tile);
     else if (p->head_dim == 128)
         expand_values_128(p, rows, ahead, 1, tile);
+    else if (p->head_dim == 256)
+        expand_values_128(p, rows, ahead, 2, tile);
     else
         expand_values_128(p, rows, ahead, p->head_dim / 128, tile);
 }
@@ -322,12 +309,39 @@ TARGET static void natural_order(const tile_plan *p, const float *row, float *ou
             store_in_turn(row + i + j, size, o.step, out + i + o.step * (group[j / 8] + j % 8));
 }
 
+/* 8 numbers that are step apart, from each of the first step ones: to step sequences, size
+ * apart. */
+INLINE void pack_in_turn(const int16_t *from, unsigned size, unsigned step, int16_t *to)
+{
+    const __m128i twos = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m128i fours = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+    const __m128i *in = (const __m128i *)from;
+    __m128i v[4];
+    for (unsigned i = 0; i < step; i++)
+        v[i] = _mm_shuffle_epi8(_mm_loadu_si128(in + i), step == 2 ? twos : fours);
+    if (step == 2) {
+        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(v[0], v[1]));
+        _mm_storeu_si128((__m128i *)(to + size), _mm_unpackhi_epi64(v[0], v[1]));
+        return;
+    }
+    __m128i a = _mm_unpacklo_epi32(v[0], v[1]), b = _mm_unpacklo_epi32(v[2], v[3]);
+    __m128i c = _mm_unpackhi_epi32(v[0], v[1]), d = _mm_unpackhi_epi32(v[2], v[3]);
+    _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(a, b));
+    _mm_storeu_si128((__m128i *)(to + size), _mm_unpackhi_epi64(a, b));
+    _mm_storeu_si128((__m128i *)(to + 2 * size), _mm_unpacklo_epi64(c, d));
+    _mm_storeu_si128((__m128i *)(to + 3 * size), _mm_unpackhi_epi64(c, d));
+}
+
 TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t *packed)
 {
     int16_t *to = (int16_t *)packed;
     value_order o = order_of(p);
+    const unsigned size = o.all / o.step;
+    if (o.step == 1) {
+        memcpy(packed, query, p->head_dim * sizeof *query);
+        return;
+    }
     for (unsigned i = 0; i < p->head_dim; i += o.all)
-        for (unsigned r = 0; r < o.step; r++)
-            for (unsigned j = r; j < o.all; j += o.step)
-                *to++ = query[i + j];
+        for (unsigned j = 0; j < size; j += 8)
+            pack_in_turn(query + i + o.step * j, size, o.step, to + i + j);
 }

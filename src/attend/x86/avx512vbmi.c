@@ -53,7 +53,7 @@ INLINE void expand_feed(const tile_plan *p, const uint8_t *const *rows,
             _mm512_store_si512(tile, v[0]);
             _mm512_store_si512(tile + 64, v[1]);
         }
-        if (i < dim && (kind == LEVELS || kind == WINDOWS)) {
+        if (i < dim && kind != NIBBLES && kind != TRELLIS_NIBBLES) {
             _mm512_store_si512(tile, feed_16(&d, &t, p, kind, is_key, i / 16));
             tile += 64;
         }
@@ -136,6 +136,23 @@ INLINE void store_in_turn(__m512 even, __m512 odd, float *out)
     _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(even, high, odd));
 }
 
+/* Every fourth of 16 or 32 values, four times. */
+INLINE void store_left(const float *row, unsigned left, float *out)
+{
+    const __m512i of_16 = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i of_32 = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19,
+                                            27);
+    __m512 a = _mm512_loadu_ps(row);
+    if (left == 16) {
+        _mm512_storeu_ps(out, _mm512_permutexvar_ps(of_16, a));
+        return;
+    }
+    __m512 b = _mm512_loadu_ps(row + 16);
+    __m512i upper = _mm512_add_epi32(of_32, _mm512_set1_epi32(4));
+    _mm512_storeu_ps(out, _mm512_permutex2var_ps(a, of_32, b));
+    _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(a, upper, b));
+}
+
 /* The tile's order undone: every second value of 32, or every fourth of 64. */
 TARGET static void natural_order(const tile_plan *p, const float *row, float *out)
 {
@@ -143,7 +160,8 @@ TARGET static void natural_order(const tile_plan *p, const float *row, float *ou
         for (unsigned i = 0; i < p->head_dim; i += 32)
             store_in_turn(_mm512_loadu_ps(row + i), _mm512_loadu_ps(row + i + 16), out + i);
     } else if (is_planes(p)) {
-        for (unsigned i = 0; i < p->head_dim; i += 64) {
+        unsigned i = 0, left = p->head_dim % 64;
+        for (; i + 64 <= p->head_dim; i += 64) {
             float half[2][32];
             for (unsigned r = 0; r < 2; r++)
                 store_in_turn(_mm512_loadu_ps(row + i + 16 * r),
@@ -152,12 +170,34 @@ TARGET static void natural_order(const tile_plan *p, const float *row, float *ou
                 store_in_turn(_mm512_loadu_ps(half[0] + k), _mm512_loadu_ps(half[1] + k),
                               out + i + 2 * k);
         }
+        if (left)
+            store_left(row + i, left, out + i);
     } else {
         memcpy(out, row, p->head_dim * sizeof *out);
     }
 }
 
 /* ---- scores ---- */
+
+/* Every fourth digit of 64, from the first, then from the second, ... */
+TARGET static void into_plane_order(unsigned dim, uint8_t *digit)
+{
+    const __m512i order = _mm512_setr_epi32(
+        0x0C080400, 0x1C181410, 0x2C282420, 0x3C383430, 0x0D090501, 0x1D191511, 0x2D292521,
+        0x3D393531, 0x0E0A0602, 0x1E1A1612, 0x2E2A2622, 0x3E3A3632, 0x0F0B0703, 0x1F1B1713,
+        0x2F2B2723, 0x3F3B3733);
+    const __m512i order_32 = _mm512_castsi256_si512(
+        _mm256_setr_epi32(0x0C080400, 0x1C181410, 0x0D090501, 0x1D191511, 0x0E0A0602, 0x1E1A1612,
+                          0x0F0B0703, 0x1F1B1713));
+    const __m512i order_16 = _mm512_castsi128_si512(
+        _mm_setr_epi32(0x0C080400, 0x0D090501, 0x0E0A0602, 0x0F0B0703));
+    for (; dim >= 64; dim -= 64, digit += 64)
+        _mm512_storeu_si512(digit, _mm512_permutexvar_epi8(order, _mm512_loadu_si512(digit)));
+    __mmask64 left = ((__mmask64)1 << dim) - 1;
+    __m512i rest = _mm512_maskz_loadu_epi8(left, digit);
+    rest = _mm512_permutexvar_epi8(dim == 32 ? order_32 : order_16, rest);
+    _mm512_mask_storeu_epi8(digit, left, rest);
+}
 
 /* A packed query is its upper digits, its lower ones (from -64 to 63), and 128
  * times the sum of each. */
@@ -167,11 +207,6 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
     const __m256i nibble_order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
                                                   26, 28, 30, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
                                                   21, 23, 25, 27, 29, 31);
-    /* every fourth value of 64, from the first, then from the second, ... */
-    const __m512i plane_order = _mm512_setr_epi32(
-        0x0C080400, 0x1C181410, 0x2C282420, 0x3C383430, 0x0D090501, 0x1D191511, 0x2D292521,
-        0x3D393531, 0x0E0A0602, 0x1E1A1612, 0x2E2A2622, 0x3E3A3632, 0x0F0B0703, 0x1F1B1713,
-        0x2F2B2723, 0x3F3B3733);
     const __m512i ones = _mm512_set1_epi16(1);
     __m512i upper_sum = _mm512_setzero_si512(), lower_sum = upper_sum;
     for (unsigned i = 0; i < p->head_dim; i += 32) {
@@ -189,9 +224,9 @@ TARGET static void pack_query(const tile_plan *p, const int16_t *query, uint8_t 
         _mm256_mask_storeu_epi8(packed + i, have, up);
         _mm256_mask_storeu_epi8(packed + p->head_dim + i, have, down);
     }
-    for (unsigned i = 0; i < 2 * p->head_dim && is_planes(p); i += 64) {
-        __m512i digits = _mm512_loadu_si512(packed + i);
-        _mm512_storeu_si512(packed + i, _mm512_permutexvar_epi8(plane_order, digits));
+    if (is_planes(p)) {
+        into_plane_order(p->head_dim, packed);
+        into_plane_order(p->head_dim, packed + p->head_dim);
     }
     int32_t sum[2] = {128 * _mm512_reduce_add_epi32(upper_sum),
                       128 * _mm512_reduce_add_epi32(lower_sum)};
@@ -326,7 +361,7 @@ INLINE void score_feed(const tile_plan *p, const uint8_t *const *rows,
             feed_start(&two, p, four_of(rows, t / 4 + j + 1, 1), kind, 1, 0, dim);
             for (unsigned r = 0; r < n; r++)
                 sum[r][j] = sum[r][j + 1] = _mm512_setzero_si512();
-#pragma GCC unroll 4
+#pragma GCC unroll 6
             for (unsigned c = 0; c < dim / 32; c++) {
                 __m512i v[2], w[2];
                 feed_32(&one, &tables, p, kind, 1, c, dim, v);
@@ -371,25 +406,34 @@ SCORE_CODES(nibbles_128, NIBBLES, 128)
 SCORE_CODES(nibbles, NIBBLES, p->head_dim)
 SCORE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
 SCORE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
+SCORE_CODES(planes_64, PLANES, 64)
+SCORE_CODES(planes_96, PLANES, 96)
 SCORE_CODES(planes_128, PLANES, 128)
+SCORE_CODES(planes_192, PLANES, 192)
 SCORE_CODES(planes, PLANES, p->head_dim)
 SCORE_CODES(levels, LEVELS, p->head_dim)
 SCORE_CODES(windows, WINDOWS, p->head_dim)
 
-/* Known loop lengths for the head_dim that most models have. */
+/* Known loop lengths: for the head_dim that most models have; and for planes, where the
+ * size decides how chunks find their third bits, for more. */
 INLINE unsigned known_dim(const tile_plan *p)
 {
-    return p->head_dim == 128;
+    if (p->head_dim == 128)
+        return 1;
+    if (!p->stream.is_planes)
+        return 0;
+    return p->head_dim == 64 ? 2 : p->head_dim == 96 ? 3 : p->head_dim == 192 ? 4 : 0;
 }
 
 TARGET static int score_codes(const tile_plan *p, const uint8_t *const *rows,
                               const uint8_t *const *ahead, const uint8_t *packed, unsigned n,
                               int wide, int32_t (*score)[TILE])
 {
-    static score_function *const functions[][2] = {
+    static score_function *const functions[][5] = {
         [NIBBLES] = {score_nibbles, score_nibbles_128},
         [TRELLIS_NIBBLES] = {score_trellis_nibbles, score_trellis_nibbles_128},
-        [PLANES] = {score_planes, score_planes_128},
+        [PLANES] = {score_planes, score_planes_128, score_planes_64, score_planes_96,
+                    score_planes_192},
         [LEVELS] = {score_levels, score_levels},
         [WINDOWS] = {score_windows, score_windows},
     };
@@ -583,7 +627,10 @@ ACCUMULATE_CODES(nibbles_128, NIBBLES, 128)
 ACCUMULATE_CODES(nibbles, NIBBLES, p->head_dim)
 ACCUMULATE_CODES(trellis_nibbles_128, TRELLIS_NIBBLES, 128)
 ACCUMULATE_CODES(trellis_nibbles, TRELLIS_NIBBLES, p->head_dim)
+ACCUMULATE_CODES(planes_64, PLANES, 64)
+ACCUMULATE_CODES(planes_96, PLANES, 96)
 ACCUMULATE_CODES(planes_128, PLANES, 128)
+ACCUMULATE_CODES(planes_192, PLANES, 192)
 ACCUMULATE_CODES(planes, PLANES, p->head_dim)
 ACCUMULATE_CODES(levels, LEVELS, p->head_dim)
 ACCUMULATE_CODES(windows, WINDOWS, p->head_dim)
@@ -592,10 +639,11 @@ TARGET static int accumulate_codes(const tile_plan *p, const uint8_t *const *row
                                    const uint8_t *const *ahead, const uint16_t (*weight)[TILE],
                                    const float *unit, unsigned n, int wide, float *const *out)
 {
-    static accumulate_function *const functions[][2] = {
+    static accumulate_function *const functions[][5] = {
         [NIBBLES] = {accumulate_nibbles, accumulate_nibbles_128},
         [TRELLIS_NIBBLES] = {accumulate_trellis_nibbles, accumulate_trellis_nibbles_128},
-        [PLANES] = {accumulate_planes, accumulate_planes_128},
+        [PLANES] = {accumulate_planes, accumulate_planes_128, accumulate_planes_64,
+                    accumulate_planes_96, accumulate_planes_192},
         [LEVELS] = {accumulate_levels, accumulate_levels},
         [WINDOWS] = {accumulate_windows, accumulate_windows},
     };

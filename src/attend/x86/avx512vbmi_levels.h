@@ -10,6 +10,7 @@
 #include <immintrin.h>
 
 #include "attend/kernels.h"
+#include "codec/x86/avx2_planes.h"
 
 /* vpdpbusd. As an intrinsic, gcc 12 moves its sums between registers with each
  * use, a third of all instructions. */
@@ -61,7 +62,7 @@ typedef enum feed_kind {
     NIBBLES,         /* 4 bits, scalar */
     TRELLIS_NIBBLES, /* 4 bits, trellis */
     LEVELS,          /* bytes that are levels */
-    PLANES,          /* three taps, multiples of 64 values */
+    PLANES,          /* three taps */
     WINDOWS          /* any other number of bits */
 } feed_kind;
 
@@ -91,46 +92,70 @@ typedef struct feed {
     __m512i here, x;             /* TRELLIS_NIBBLES: the chunk at hand; by value */
     __m512i chunk[MAX_DIM / 16]; /* windows */
     __m512i first, second;       /* PLANES: pairs of symbols of the chunk at hand */
+    __m512i end_first, end_second; /* and of the one that ends with the row */
 } feed;
 
 /* ---- three taps ----
  *
  * A nibble of the low plane and the third bits of its two symbols above it are a pair,
  * which one vpermb looks up. A chunk has 16 first pairs of bytes and 16 second ones;
- * levels are sums over a pair and the pair before it. */
+ * levels are sums over a pair and the pair before it. Whole chunks of the low plane
+ * follow each other; what is left, 4 or 8 bytes, is the end of a chunk that ends with
+ * the plane. */
+
+INLINE int is_planes(const tile_plan *p)
+{
+    unsigned dim = p->head_dim;
+    return p->source == TILE_STREAM && p->stream.is_planes && dim >= 64 && dim % 64 != 48;
+}
 
 INLINE __m512i pair_of(__m512i nibble, __m512i third)
 {
     return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), nibble, third, 0xCA);
 }
 
-/* Third bits for chunk g of the low plane; by groups of 8 bytes, of which the halves of the
- * plane have dim / 64 each: bits 4 and 5 of *first are those of first pairs, of
- * *second of second ones. */
-INLINE void third_bits(const feed *d, unsigned g, const unsigned dim, __m512i *first,
-                       __m512i *second)
+/* Where the halves of the low plane, part bytes each, meet behind n bytes of a chunk:
+ * third bits for the bytes before, and for those behind. */
+INLINE void split_thirds(const feed *d, const unsigned part, unsigned n, __m512i *before,
+                         __m512i *behind)
 {
-    const unsigned groups = dim / 64, high = dim / 4;
-    if (2 * g + 1 < groups) {
-        *second = chunk_of(&d->f, high + 16 * g);
+    __m512i last = chunk_of(&d->f, 3 * part - 16), first;
+    first = part < 16 ? _mm512_shuffle_epi8(last, in_lanes(sliding_index((int)part - 16)))
+                      : chunk_of(&d->f, 2 * part);
+    *before = _mm512_shuffle_epi8(last, in_lanes(sliding_index((int)n - 16)));
+    *behind = _mm512_shuffle_epi8(first, in_lanes(sliding_index((int)n)));
+}
+
+/* Third bits for the chunk from byte at of the low plane on: bits 4 and 5 of *first are
+ * those of first pairs, of *second of second ones. */
+INLINE void chunk_thirds(const feed *d, const unsigned part, unsigned at, __m512i *first,
+                         __m512i *second)
+{
+    if (at + 16 <= part) {
+        *second = chunk_of(&d->f, 2 * part + at);
         *first = _mm512_rol_epi64(*second, 4);
-    } else if (2 * g >= groups) {
-        __m512i h = chunk_of(&d->f, high + 16 * g - dim / 8);
+    } else if (at >= part) {
+        __m512i h = chunk_of(&d->f, part + at);
         *second = _mm512_ror_epi64(h, 2);
         *first = _mm512_rol_epi64(h, 2);
-    } else { /* the last group of the first half, then the first of the second */
-        __m512i last = chunk_of(&d->f, 3 * dim / 8 - 16), h;
-        h = groups == 1 ? _mm512_unpackhi_epi64(last, last)
-                        : _mm512_alignr_epi8(chunk_of(&d->f, high), last, 8);
+    } else if (part == 8) { /* the same 8 bytes for both halves */
+        __m512i h = chunk_of(&d->f, 8);
+        h = _mm512_unpackhi_epi64(h, h);
         *second = _mm512_mask_ror_epi64(h, 0xAA, h, 2);
         *first = _mm512_rolv_epi64(h, _mm512_setr_epi64(4, 2, 4, 2, 4, 2, 4, 2));
+    } else {
+        __m512i before, behind;
+        split_thirds(d, part, part - at, &before, &behind);
+        *second = _mm512_or_si512(before, _mm512_ror_epi64(behind, 2));
+        *first = _mm512_or_si512(_mm512_rol_epi64(before, 4), _mm512_rol_epi64(behind, 2));
     }
 }
 
-INLINE void load_pairs(feed *d, unsigned g, int is_key, const unsigned dim)
+/* The chunk from byte at on; of values by value. */
+INLINE void load_pairs(feed *d, const unsigned part, unsigned at, int is_key)
 {
-    __m512i x = chunk_of(&d->f, 16 * g), first, second;
-    third_bits(d, g, dim, &first, &second);
+    __m512i x = chunk_of(&d->f, at), first, second;
+    chunk_thirds(d, part, at, &first, &second);
     d->first = pair_of(x, first);
     d->second = pair_of(_mm512_srli_epi16(x, 4), second);
     if (!is_key) {
@@ -139,35 +164,81 @@ INLINE void load_pairs(feed *d, unsigned g, int is_key, const unsigned dim)
     }
 }
 
-/* v: every fourth of the 64 values of chunk c / 2 from value 2 * (c % 2) on, and from the
- * next. */
-INLINE void plane_levels(feed *d, const level_tables *t, int is_key, unsigned c,
-                         const unsigned dim, __m512i *v)
+/* Levels of the symbols of own and of those behind them; `behind` are the pairs before. */
+INLINE void pair_levels(const level_tables *t, __m512i own, __m512i behind, __m512i *v)
 {
-    __m512i own, behind;
-    if (c % 2 == 0) {
-        __m512i last = d->second;
-        load_pairs(d, c / 2, is_key, dim);
-        own = d->first;
-        behind = is_key ? _mm512_alignr_epi8(d->second, last, 15)
-                        : _mm512_alignr_epi32(d->second, last, 15);
-    } else {
-        own = d->second;
-        behind = d->first;
-    }
     v[0] = _mm512_add_epi8(_mm512_permutexvar_epi8(own, t->pairs[2]),
                            _mm512_permutexvar_epi8(behind, t->pairs[3]));
     v[1] = _mm512_add_epi8(_mm512_permutexvar_epi8(own, t->pairs[0]),
                            _mm512_permutexvar_epi8(behind, t->pairs[1]));
 }
 
-/* Ready for the values from 32 * first on; of PLANES, 64 * (first / 2). */
+/* The second pairs, a byte later; the first of them from the end of last. */
+INLINE __m512i pairs_behind(__m512i second, __m512i last, int is_key)
+{
+    return is_key ? _mm512_alignr_epi8(second, last, 15) : _mm512_alignr_epi32(second, last, 15);
+}
+
+/* v: every fourth of the 64 values of chunk c / 2 from value 2 * (c % 2) on, and from the
+ * next. */
+INLINE void plane_levels(feed *d, const level_tables *t, int is_key, unsigned c,
+                         const unsigned dim, __m512i *v)
+{
+    if (c % 2 == 0) {
+        __m512i last = d->second;
+        load_pairs(d, dim / 8, 8 * c, is_key);
+        pair_levels(t, d->first, pairs_behind(d->second, last, is_key), v);
+    } else {
+        pair_levels(t, d->second, d->first, v);
+    }
+}
+
+/* Ready for chunk first / 2, or for what is left. */
+INLINE void planes_start(feed *d, unsigned first, int is_key, const unsigned dim)
+{
+    int is_inside = first && 32 * first < dim / 64 * 64;
+    load_pairs(d, dim / 8, is_inside ? 8 * first - 16 : dim / 4 - 16, is_key);
+    d->end_first = d->first;
+    d->end_second = d->second;
+}
+
+/* Levels of the chunk that ends with the row, of which the last 4 or 8 bytes are left;
+ * they know what comes before them. */
+INLINE void end_levels(const feed *d, const level_tables *t, int is_key, __m512i *level)
+{
+    __m512i behind = pairs_behind(d->end_second, d->end_second, is_key);
+    pair_levels(t, d->end_first, behind, level);
+    pair_levels(t, d->end_second, d->end_first, level + 2);
+}
+
+/* Every fourth of the 32 values that are left, four times. */
+INLINE void left_32(const feed *d, const level_tables *t, int is_key, __m512i *v)
+{
+    __m512i l[4];
+    end_levels(d, t, is_key, l);
+    v[0] = is_key ? _mm512_unpackhi_epi64(l[0], l[1]) : _mm512_shuffle_i64x2(l[0], l[1], 0xEE);
+    v[1] = is_key ? _mm512_unpackhi_epi64(l[2], l[3]) : _mm512_shuffle_i64x2(l[2], l[3], 0xEE);
+}
+
+/* The same of 16. */
+INLINE __m512i left_16(const feed *d, const level_tables *t, int is_key)
+{
+    __m512i l[4];
+    end_levels(d, t, is_key, l);
+    if (is_key)
+        return _mm512_unpackhi_epi64(_mm512_unpackhi_epi32(l[0], l[1]),
+                                     _mm512_unpackhi_epi32(l[2], l[3]));
+    return _mm512_shuffle_i64x2(_mm512_shuffle_i64x2(l[0], l[1], 0xFF),
+                                _mm512_shuffle_i64x2(l[2], l[3], 0xFF), 0x88);
+}
+
+/* Ready for the values from 32 * first on, in PLANES for those that begin a chunk. */
 INLINE void feed_start(feed *d, const tile_plan *p, four f, const feed_kind kind, int is_key,
                        unsigned first, const unsigned dim)
 {
     d->f = f;
     if (kind == PLANES)
-        load_pairs(d, (first ? first : dim / 32) / 2 - 1, is_key, dim);
+        planes_start(d, first, is_key, dim);
     if (kind == TRELLIS_NIBBLES) {
         d->here = chunk_of(&f, 16 * first);
         d->x = is_key ? d->here : by_value(d->here);
@@ -221,10 +292,12 @@ INLINE __m512i window_levels(const feed *d, const level_tables *t, const window_
     return is_key ? level : by_value(level);
 }
 
-/* The 16 values from 16 * u on; not for nibbles and planes. */
+/* The 16 values from 16 * u on; not for nibbles, and for planes only the last. */
 INLINE __m512i feed_16(const feed *d, const level_tables *t, const tile_plan *p,
                        const feed_kind kind, int is_key, unsigned u)
 {
+    if (kind == PLANES)
+        return left_16(d, t, is_key);
     if (kind != LEVELS)
         return window_levels(d, t, &p->windows[u], is_key);
     __m512i y = chunk_of(&d->f, 16 * u);
@@ -235,6 +308,10 @@ INLINE __m512i feed_16(const feed *d, const level_tables *t, const tile_plan *p,
 INLINE void feed_32(feed *d, const level_tables *t, const tile_plan *p, const feed_kind kind,
                     int is_key, unsigned c, const unsigned dim, __m512i *v)
 {
+    if (kind == PLANES && 32 * c >= dim / 64 * 64) {
+        left_32(d, t, is_key, v);
+        return;
+    }
     if (kind == PLANES) {
         plane_levels(d, t, is_key, c, dim, v);
         return;
@@ -250,11 +327,6 @@ INLINE void feed_32(feed *d, const level_tables *t, const tile_plan *p, const fe
 INLINE int is_nibbles(const tile_plan *p)
 {
     return p->source == TILE_STREAM && p->stream.bits == 4 && p->head_dim % 32 == 0;
-}
-
-INLINE int is_planes(const tile_plan *p)
-{
-    return p->source == TILE_STREAM && p->stream.is_planes && p->head_dim % 64 == 0;
 }
 
 /* How the plan's levels are fed; -1 for row by row. */

@@ -356,20 +356,6 @@ TARGET static inline void levels_4_bits(const uint8_t *codes, const stream_plan 
     }
 }
 
-/* Symbols of 16 bytes of each half of the low plane, from byte c of `part` on; of the
- * second half first if swapped. */
-TARGET static inline plane_symbols halves_symbols(const uint8_t *codes, unsigned part, int c,
-                                                  int swapped)
-{
-    const uint8_t *first = codes + c, *second = first + part;
-    __m128i high = plane_bytes(second + part), shifted = _mm_slli_epi16(high, 2);
-    if (swapped)
-        return symbols_of(_mm256_set_m128i(plane_bytes(first), plane_bytes(second)),
-                          _mm256_set_m128i(shifted, high));
-    return symbols_of(_mm256_set_m128i(plane_bytes(second), plane_bytes(first)),
-                      _mm256_set_m128i(high, shifted));
-}
-
 /* Levels 4 b + r of 16 bytes b, r = 0 to 3, in natural order. */
 TARGET static inline void store_in_order(__m128i r0, __m128i r1, __m128i r2, __m128i r3,
                                          int8_t *out)
@@ -382,43 +368,79 @@ TARGET static inline void store_in_order(__m128i r0, __m128i r1, __m128i r2, __m
     _mm_storeu_si128((__m128i *)(out + 48), _mm_unpackhi_epi16(c, d));
 }
 
-/* Both halves of the row at once: lanes do not know where their row's half ends. */
-TARGET static inline void levels_of_halves(const uint8_t *codes, unsigned part,
-                                           const plane_tables *t, int8_t *first, int8_t *second)
+TARGET static inline plane_symbols lanes_symbols(const uint8_t *codes, unsigned part,
+                                                 plane_lanes l)
 {
-    plane_symbols before = halves_symbols(codes, part, (int)part - 16, 1);
-    for (unsigned c = 0; c < part; c += 16, first += 64, second += 64) {
-        plane_symbols u = halves_symbols(codes, part, (int)c, 0);
-        __m256i v[4];
-        symbol_levels(t, &u, &before, v);
+    return symbols_of(
+        _mm256_set_m128i(plane_bytes(codes + l.high), plane_bytes(codes + l.low)),
+        _mm256_set_m128i(third_bits(codes, part, l.high), third_bits(codes, part, l.low)));
+}
+
+/* Levels of a vector, where they belong. */
+TARGET static inline void store_lanes(const plane_tables *t, const plane_symbols *u,
+                                      const plane_symbols *before, plane_lanes l, int8_t *out)
+{
+    plane_symbols b = symbols_before(u, before);
+    __m256i v[4];
+    symbol_levels(t, u, &b, v);
+    store_in_order(_mm256_extracti128_si256(v[0], 1), _mm256_extracti128_si256(v[1], 1),
+                   _mm256_extracti128_si256(v[2], 1), _mm256_extracti128_si256(v[3], 1),
+                   out + 4 * l.high);
+    store_in_order(_mm256_castsi256_si128(v[0]), _mm256_castsi256_si128(v[1]),
+                   _mm256_castsi256_si128(v[2]), _mm256_castsi256_si128(v[3]), out + 4 * l.low);
+}
+
+/* Three taps. The last vector comes first: what comes before the first is its end. Where it
+ * overlaps what is before it, it does not know what came before its first byte; others
+ * write over that. */
+TARGET static inline __attribute__((always_inline)) void
+lane_levels(const uint8_t *codes, const stream_plan *p, const unsigned part, int8_t *out)
+{
+    const unsigned whole = part / 16;
+    plane_tables t = plane_tables_of(p);
+    plane_lanes l = plane_lanes_of(part, whole);
+    plane_symbols before = lanes_symbols(codes, part, l);
+    if (part % 16)
+        store_lanes(&t, &before, &before, l, out);
+    for (unsigned i = 0; i < whole; i++) {
+        l = plane_lanes_of(part, i);
+        plane_symbols u = lanes_symbols(codes, part, l);
+        store_lanes(&t, &u, &before, l, out);
         before = u;
-        store_in_order(_mm256_castsi256_si128(v[0]), _mm256_castsi256_si128(v[1]),
-                       _mm256_castsi256_si128(v[2]), _mm256_castsi256_si128(v[3]), first);
-        store_in_order(_mm256_extracti128_si256(v[0], 1), _mm256_extracti128_si256(v[1], 1),
-                       _mm256_extracti128_si256(v[2], 1), _mm256_extracti128_si256(v[3], 1),
-                       second);
     }
 }
 
-/* Parts that are no multiple of 16 bytes are copied, so that 16 bytes can be read before
- * and behind the row, and written behind its halves. */
+/* Known sizes spare the search for what a vector needs. */
 TARGET static void plane_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
-    enum { ROOM = 16, HALF = MAX_DIM / 2 };
-    const unsigned n = p->head_dim, part = n / 8;
-    plane_tables t = plane_tables_of(p);
-    if (part % 16 == 0) {
-        levels_of_halves(codes, part, &t, out, out + n / 2);
-        return;
+    switch (p->head_dim / 8) {
+    case 8:
+        lane_levels(codes, p, 8, out);
+        break;
+    case 10:
+        lane_levels(codes, p, 10, out);
+        break;
+    case 12:
+        lane_levels(codes, p, 12, out);
+        break;
+    case 14:
+        lane_levels(codes, p, 14, out);
+        break;
+    case 16:
+        lane_levels(codes, p, 16, out);
+        break;
+    case 24:
+        lane_levels(codes, p, 24, out);
+        break;
+    case 32:
+        lane_levels(codes, p, 32, out);
+        break;
+    default:
+        if (p->head_dim < 64)
+            codec_scalar.levels(codes, p, out);
+        else
+            lane_levels(codes, p, p->head_dim / 8, out);
     }
-    uint8_t padded[ROOM + 3 * MAX_DIM / 8 + ROOM];
-    int8_t first[HALF + 64], second[HALF + 64];
-    memset(padded, 0, ROOM);
-    memcpy(padded + ROOM, codes, 3 * part);
-    memset(padded + ROOM + 3 * part, 0, ROOM);
-    levels_of_halves(padded + ROOM, part, &t, first, second);
-    memcpy(out, first, n / 2);
-    memcpy(out + n / 2, second, n / 2);
 }
 
 TARGET void avx2_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)

@@ -7,6 +7,7 @@
 #define TARGET                                                                 \
     __attribute__((target(                                                     \
         "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,fma")))
+#include "codec/x86/avx2_planes.h"
 #include "codec/x86/avx512.h"
 
 #include "codec/viterbi_vector.h"
@@ -43,89 +44,103 @@ TARGET static inline __m512i bytes_from(const uint8_t *codes, unsigned first, un
  * above it. What a pair adds to its own levels and what to those of the pair behind it
  * are two tables each (stream_plan). */
 
-/* Lanes: first pairs of 16 bytes of the low plane's first half, of its second half; second
- * pairs likewise. */
-TARGET static inline __m512i pairs_of(__m128i first, __m128i second, __m128i high,
-                                      __m512i turns)
+/* Lanes: first pairs of the bytes of plane_lanes, then second pairs. */
+TARGET static inline __m512i lanes_pairs(const uint8_t *codes, unsigned part, plane_lanes l)
 {
-    __m512i low = _mm512_castsi256_si512(_mm256_set_m128i(second, first));
-    low = _mm512_shuffle_i64x2(low, low, 0x44);
-    low = _mm512_srlv_epi64(low, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
-    __m512i third = _mm512_rolv_epi64(_mm512_broadcast_i32x4(high), turns);
-    /* bits 0 to 3 of low, the rest of third; vpermb reads up to bit 5 */
-    return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), low, third, 0xCA);
+    __m256i low = _mm256_set_m128i(plane_bytes(codes + l.high), plane_bytes(codes + l.low));
+    __m256i third =
+        _mm256_set_m128i(third_bits(codes, part, l.high), third_bits(codes, part, l.low));
+    __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), _mm256_srli_epi16(low, 4), 1);
+    __m512i thirds = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_slli_epi16(third, 2)),
+                                        _mm256_srli_epi16(third, 2), 1);
+    /* bits 0 to 3 of both, the rest of thirds; vpermb reads up to bit 5 */
+    return _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), both, thirds, 0xCA);
 }
 
-/* 128 levels in order: with the pairs, and those before the second pairs. */
-TARGET static inline void pair_levels(const stream_plan *p, __m512i pairs, __m512i before,
-                                      __m512i *out)
+/* Levels of a vector behind `before`, where they belong. */
+TARGET static inline void store_pair_levels(const stream_plan *p, __m512i pairs, __m512i before,
+                                            plane_lanes l, int8_t *out)
 {
-    __m512i shifted = _mm512_alignr_epi8(pairs, before, 15);
-    __m512i earlier = _mm512_shuffle_i64x2(shifted, pairs, 0x4E);
+    /* the pairs before first pairs are second ones, a byte earlier */
+    __m512i behind = _mm512_shuffle_i64x2(pairs, pairs, 0x4E);
+    __m512i earlier =
+        _mm512_permutex2var_epi64(before, _mm512_setr_epi64(6, 7, 12, 13, 0, 0, 0, 0), pairs);
+    behind = _mm512_mask_alignr_epi8(behind, 0xFFFFFFFF, behind, earlier, 15);
     __m512i odd = _mm512_add_epi8(
         _mm512_permutexvar_epi8(pairs, _mm512_loadu_si512(p->pairs[0])),
-        _mm512_permutexvar_epi8(earlier, _mm512_loadu_si512(p->pairs[1])));
+        _mm512_permutexvar_epi8(behind, _mm512_loadu_si512(p->pairs[1])));
     __m512i even = _mm512_add_epi8(
         _mm512_permutexvar_epi8(pairs, _mm512_loadu_si512(p->pairs[2])),
-        _mm512_permutexvar_epi8(earlier, _mm512_loadu_si512(p->pairs[3])));
+        _mm512_permutexvar_epi8(behind, _mm512_loadu_si512(p->pairs[3])));
     /* words of first and second levels, then those of third and fourth between */
     __m512i low = _mm512_unpacklo_epi8(even, odd), high = _mm512_unpackhi_epi8(even, odd);
     const __m512i order = _mm512_setr_epi32(
         0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005, 0x00160006,
         0x00170007, 0x00300020, 0x00310021, 0x00320022, 0x00330023, 0x00340024, 0x00350025,
         0x00360026, 0x00370027);
-    out[0] = _mm512_permutex2var_epi16(low, order, high);
-    out[1] = _mm512_permutex2var_epi16(
-        low, _mm512_add_epi16(order, _mm512_set1_epi16(8)), high);
+    const __m512i upper = _mm512_add_epi16(order, _mm512_set1_epi16(8));
+    _mm512_storeu_si512(out + 4 * l.high, _mm512_permutex2var_epi16(low, upper, high));
+    _mm512_storeu_si512(out + 4 * l.low, _mm512_permutex2var_epi16(low, order, high));
 }
 
-TARGET static void levels_64(const uint8_t *codes, const stream_plan *p, int8_t *out)
+/* As avx2.c's. */
+TARGET static inline __attribute__((always_inline)) void
+lane_levels(const uint8_t *codes, const stream_plan *p, const unsigned part, int8_t *out)
 {
-    const __m512i turns = _mm512_setr_epi64(4, 2, 4, 2, 0, 62, 0, 62);
-    __m128i low = _mm_loadu_si128((const __m128i *)codes);
-    __m128i high = _mm_loadl_epi64((const __m128i *)(codes + 16));
-    __m512i level[2];
-    __m512i pairs = pairs_of(low, low, _mm_unpacklo_epi64(high, high), turns);
-    pair_levels(p, pairs, pairs, level);
-    _mm512_storeu_si512(out, level[0]);
-}
-
-TARGET static inline __m512i pairs_at(const uint8_t *codes, unsigned part, unsigned c)
-{
-    const __m128i *first = (const __m128i *)(codes + c);
-    const __m128i *second = (const __m128i *)(codes + part + c);
-    const __m128i *high = (const __m128i *)(codes + 2 * part + c);
-    return pairs_of(_mm_loadu_si128(first), _mm_loadu_si128(second), _mm_loadu_si128(high),
-                    _mm512_setr_epi64(4, 4, 2, 2, 0, 0, 62, 62));
-}
-
-/* head_dim a multiple of 128. What comes before a half is the other half's end. */
-TARGET static void levels_128(const uint8_t *codes, const stream_plan *p, int8_t *out)
-{
-    const unsigned n = p->head_dim, part = n / 8;
-    __m512i end = pairs_at(codes, part, part - 16);
-    __m512i before = _mm512_shuffle_i64x2(end, end, 0xB1);
-    for (unsigned c = 0; c < part; c += 16, out += 64) {
-        __m512i level[2], pairs = pairs_at(codes, part, c);
-        pair_levels(p, pairs, before, level);
+    const unsigned whole = part / 16;
+    plane_lanes l = plane_lanes_of(part, whole);
+    __m512i before = lanes_pairs(codes, part, l);
+    if (part % 16)
+        store_pair_levels(p, before, before, l, out);
+    for (unsigned i = 0; i < whole; i++) {
+        l = plane_lanes_of(part, i);
+        __m512i pairs = lanes_pairs(codes, part, l);
+        store_pair_levels(p, pairs, before, l, out);
         before = pairs;
-        _mm512_storeu_si512(out, level[0]);
-        _mm512_storeu_si512(out + n / 2, level[1]);
+    }
+}
+
+/* Known sizes spare the search for what a vector needs. */
+TARGET static void plane_levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
+{
+    switch (p->head_dim / 8) {
+    case 8:
+        lane_levels(codes, p, 8, out);
+        break;
+    case 10:
+        lane_levels(codes, p, 10, out);
+        break;
+    case 12:
+        lane_levels(codes, p, 12, out);
+        break;
+    case 14:
+        lane_levels(codes, p, 14, out);
+        break;
+    case 16:
+        lane_levels(codes, p, 16, out);
+        break;
+    case 24:
+        lane_levels(codes, p, 24, out);
+        break;
+    case 32:
+        lane_levels(codes, p, 32, out);
+        break;
+    default:
+        if (p->head_dim < 64)
+            codec_scalar.levels(codes, p, out);
+        else
+            lane_levels(codes, p, p->head_dim / 8, out);
     }
 }
 
 TARGET static void levels(const uint8_t *codes, const stream_plan *p, int8_t *out)
 {
     unsigned size = p->head_dim * p->bits / 8;
-    if (p->is_planes && p->head_dim == 64) {
-        levels_64(codes, p, out);
+    if (p->is_planes) {
+        plane_levels(codes, p, out);
         return;
     }
-    if (p->is_planes && p->head_dim % 128 == 0) {
-        levels_128(codes, p, out);
-        return;
-    }
-    if (p->is_planes || (p->bits == 4 && p->head_dim % 32 == 0)) {
+    if (p->bits == 4 && p->head_dim % 32 == 0) {
         avx2_levels(codes, p, out);
         return;
     }
