@@ -111,7 +111,9 @@ TQKV_API tqkv_status tqkv_from_f32(const float *src, size_t n, void *dst,
 typedef enum tqkv_codebook {
     /* Additive trellis code ("tq"): value i is decoded from the 8-bit window
      * of the row's cyclic bit stream at bit i * bits, as
-     * (a[window >> 4] + b[window & 15]) * scale. Trellis-coded quantisation:
+     * (a[window >> 4] + b[window & 15]) * scale; with 3 bits from its own
+     * symbol and the two before it, as (t0[u(i)] + t1[u(i-1)] + t2[u(i-2)]) *
+     * scale. Trellis-coded quantisation:
      * Marcellin and Fischer, IEEE Trans. Commun. 38 (1990); bit-shift
      * trellis: Tseng et al., QTIP (2024). */
     TQKV_CODEBOOK_TRELLIS = 1,

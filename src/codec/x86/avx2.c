@@ -295,18 +295,11 @@ typedef struct cyclic_row {
 /* 16 bytes from `at` on. */
 TARGET static inline __m128i sixteen_bytes(const cyclic_row *r, unsigned at)
 {
-    /* indices for a shuffle: 16 from s on are those of two vectors in a row that
-     * begin with byte s of the first */
-    static const uint8_t index[] = {
-        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-        128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128};
     if (at + 16 <= r->bytes)
         return _mm_loadu_si128((const __m128i *)(r->codes + at));
-    const uint8_t *from = index + (at + 16 - r->bytes);
-    return _mm_or_si128(
-        _mm_shuffle_epi8(r->last, _mm_loadu_si128((const __m128i *)(from + 16))),
-        _mm_shuffle_epi8(r->first, _mm_loadu_si128((const __m128i *)from)));
+    const int left = (int)r->bytes - (int)at;
+    return _mm_or_si128(_mm_shuffle_epi8(r->last, plane_bytes(sliding_index(left - 16))),
+                        _mm_shuffle_epi8(r->first, plane_bytes(sliding_index(left))));
 }
 
 /* 8 windows into 16-bit lanes, twice: two bytes that hold each window, shifted so
