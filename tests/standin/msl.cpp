@@ -48,6 +48,11 @@ struct any {
                      A(12), A(13), A(14), A(15), P(type)); }
 #define RUN9(name, type) \
     BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), P(type)); }
+#define RUN12(name, type)                                                                  \
+    BEGIN(name)                                                                            \
+        name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), A(9), A(10), A(11),     \
+             P(type));                                                                     \
+    }
 
 RUN4(tq_dequantize_kv, tq_dequantize_kv_params)
 RUN4(tq_dequantize_hb_kv, tq_dequantize_hb_kv_params)

@@ -110,6 +110,22 @@ extern __shared__ ulong2 shared_memory[];
             T5 *__restrict__ a5, T6 *__restrict__ a6, T7 *__restrict__ a7, T8 *__restrict__ \
             a8)
 
+#define KERNEL12(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, a7, T8, \
+        a8, T9, a9, T10, a10, T11, a11) \
+    INLINE void name##_items(ITEM_PARAMETERS, const P *p, T0 *a0, T1 *a1, T2 *a2, T3 *a3, T4 \
+            *a4, T5 *a5, T6 *a6, T7 *a7, T8 *a8, T9 *a9, T10 *a10, T11 *a11); \
+    extern "C" __global__ BOUNDS void name(T0 *__restrict__ a0, T1 *__restrict__ a1, T2 \
+            *__restrict__ a2, T3 *__restrict__ a3, T4 *__restrict__ a4, T5 *__restrict__ a5, T6 \
+            *__restrict__ a6, T7 *__restrict__ a7, T8 *__restrict__ a8, T9 *__restrict__ a9, \
+            T10 *__restrict__ a10, T11 *__restrict__ a11, const P p) \
+    { \
+        name##_items(ITEM_ARGUMENTS, &p, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11); \
+    } \
+    INLINE void name##_items(ITEM_PARAMETERS, const P *p, T0 *__restrict__ a0, T1 *__restrict__ \
+            a1, T2 *__restrict__ a2, T3 *__restrict__ a3, T4 *__restrict__ a4, T5 *__restrict__ \
+            a5, T6 *__restrict__ a6, T7 *__restrict__ a7, T8 *__restrict__ a8, T9 *__restrict__ \
+            a9, T10 *__restrict__ a10, T11 *__restrict__ a11)
+
 #define KERNEL16(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, \
         a7, T8, a8, T9, a9, T10, a10, T11, a11, T12, a12, T13, a13, T14, a14, T15, a15) \
     INLINE void name##_items(ITEM_PARAMETERS, const P *p, T0 *a0, T1 *a1, T2 *a2, T3 \

@@ -65,6 +65,18 @@ typedef unsigned long ulong;
     static void name##_items(ITEM_PARAMETERS, const P *p, T0 *a0, T1 *a1, T2 *a2, T3 *a3, T4 \
             *a4, T5 *a5, T6 *a6, T7 *a7, T8 *a8)
 
+#define KERNEL12(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, a7, T8, \
+        a8, T9, a9, T10, a10, T11, a11) \
+    static void name##_items(ITEM_PARAMETERS, const P *p, T0 *a0, T1 *a1, T2 *a2, T3 *a3, T4 \
+            *a4, T5 *a5, T6 *a6, T7 *a7, T8 *a8, T9 *a9, T10 *a10, T11 *a11); \
+    static void name(HOST_PARAMETERS) \
+    { \
+        name##_items(ITEM_ARGUMENTS, p, b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], \
+            b[9], b[10], b[11]); \
+    } \
+    static void name##_items(ITEM_PARAMETERS, const P *p, T0 *a0, T1 *a1, T2 *a2, T3 *a3, T4 \
+            *a4, T5 *a5, T6 *a6, T7 *a7, T8 *a8, T9 *a9, T10 *a10, T11 *a11)
+
 #define KERNEL16(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, \
         a7, T8, a8, T9, a9, T10, a10, T11, a11, T12, a12, T13, a13, T14, a14, T15, a15) \
     static void name##_items(ITEM_PARAMETERS, const P *p, T0 *a0, T1 *a1, T2 *a2, T3 \

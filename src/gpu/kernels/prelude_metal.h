@@ -101,6 +101,23 @@ INLINE ushort f16_from_float(float x)
             *a1, device T2 *a2, device T3 *a3, device T4 *a4, device T5 *a5, device T6 *a6, \
             device T7 *a7, device T8 *a8)
 
+#define KERNEL12(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, a7, T8, \
+        a8, T9, a9, T10, a10, T11, a11) \
+    INLINE void name##_items(ITEM_PARAMETERS, constant const P *p, device T0 *a0, device T1 \
+            *a1, device T2 *a2, device T3 *a3, device T4 *a4, device T5 *a5, device T6 *a6, \
+            device T7 *a7, device T8 *a8, device T9 *a9, device T10 *a10, device T11 *a11); \
+    kernel void name(device T0 *a0 [[buffer(0)]], device T1 *a1 [[buffer(1)]], device T2 *a2 \
+            [[buffer(2)]], device T3 *a3 [[buffer(3)]], device T4 *a4 [[buffer(4)]], device T5 \
+            *a5 [[buffer(5)]], device T6 *a6 [[buffer(6)]], device T7 *a7 [[buffer(7)]], device \
+            T8 *a8 [[buffer(8)]], device T9 *a9 [[buffer(9)]], device T10 *a10 [[buffer(10)]], \
+            device T11 *a11 [[buffer(11)]], constant P &p [[buffer(12)]], ATTRIBUTES) \
+    { \
+        name##_items(ITEM_ARGUMENTS, &p, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11); \
+    } \
+    INLINE void name##_items(ITEM_PARAMETERS, constant const P *p, device T0 *a0, device T1 \
+            *a1, device T2 *a2, device T3 *a3, device T4 *a4, device T5 *a5, device T6 *a6, \
+            device T7 *a7, device T8 *a8, device T9 *a9, device T10 *a10, device T11 *a11)
+
 #define KERNEL16(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, \
         a7, T8, a8, T9, a9, T10, a10, T11, a11, T12, a12, T13, a13, T14, a14, T15, a15) \
     INLINE void name##_items(ITEM_PARAMETERS, constant const P *p, device T0 *a0, device \

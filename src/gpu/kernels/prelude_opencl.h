@@ -89,6 +89,24 @@ INLINE ushort f16_from_float(float x)
             a4, GLOBAL T5 *restrict a5, GLOBAL T6 *restrict a6, GLOBAL T7 *restrict a7, GLOBAL \
             T8 *restrict a8)
 
+#define KERNEL12(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, a7, T8, \
+        a8, T9, a9, T10, a10, T11, a11) \
+    INLINE void name##_items(ITEM_PARAMETERS, const P *p, GLOBAL T0 *a0, GLOBAL T1 *a1, GLOBAL \
+            T2 *a2, GLOBAL T3 *a3, GLOBAL T4 *a4, GLOBAL T5 *a5, GLOBAL T6 *a6, GLOBAL T7 *a7, \
+            GLOBAL T8 *a8, GLOBAL T9 *a9, GLOBAL T10 *a10, GLOBAL T11 *a11); \
+    __kernel void name(BUFFER(0), BUFFER(1), BUFFER(2), BUFFER(3), BUFFER(4), BUFFER(5), \
+            BUFFER(6), BUFFER(7), BUFFER(8), BUFFER(9), BUFFER(10), BUFFER(11), P p, LOCAL \
+            ulong2 *memory) \
+    { \
+        name##_items(ITEM_ARGUMENTS, &p, AT(T0, 0), AT(T1, 1), AT(T2, 2), AT(T3, 3), AT(T4, 4), \
+            AT(T5, 5), AT(T6, 6), AT(T7, 7), AT(T8, 8), AT(T9, 9), AT(T10, 10), AT(T11, 11)); \
+    } \
+    INLINE void name##_items(ITEM_PARAMETERS, const P *p, GLOBAL T0 *restrict a0, GLOBAL T1 \
+            *restrict a1, GLOBAL T2 *restrict a2, GLOBAL T3 *restrict a3, GLOBAL T4 *restrict \
+            a4, GLOBAL T5 *restrict a5, GLOBAL T6 *restrict a6, GLOBAL T7 *restrict a7, GLOBAL \
+            T8 *restrict a8, GLOBAL T9 *restrict a9, GLOBAL T10 *restrict a10, GLOBAL T11 \
+            *restrict a11)
+
 #define KERNEL16(name, P, T0, a0, T1, a1, T2, a2, T3, a3, T4, a4, T5, a5, T6, a6, T7, \
         a7, T8, a8, T9, a9, T10, a10, T11, a11, T12, a12, T13, a13, T14, a14, T15, a15) \
     INLINE void name##_items(ITEM_PARAMETERS, const P *p, GLOBAL T0 *a0, GLOBAL T1 *a1, \
