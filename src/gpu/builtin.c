@@ -16,6 +16,7 @@ static const struct {
     {"decode_rows_original", text_decode},
     {"decode_rows_private", text_decode},
     {"encode_trellis", text_encode_trellis},
+    {"encode_narrow", text_encode_narrow},
     {"encode_lloyd", text_encode_lloyd},
     {"encode_lloyd_private", text_encode_lloyd},
     {"encode_mlx", text_encode_mlx},

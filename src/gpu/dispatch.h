@@ -59,6 +59,10 @@ typedef struct encoder_team {
 
 encoder_team encoder_team_of(const format_params *f);
 
+/* Items of a group, a row each, and the memory that they share, where a format's rows can be
+ * encoded so on the device (kernels/narrow.h); 0 where not. */
+uint32_t narrow_items(const tqkv_device *d, const format_params *f, uint32_t *local_bytes);
+
 int is_type(unsigned type);
 static inline size_t type_size(unsigned type)
 {

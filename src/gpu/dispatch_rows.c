@@ -157,6 +157,20 @@ encoder_team encoder_team_of(const format_params *f)
     return t;
 }
 
+uint32_t narrow_items(const tqkv_device *d, const format_params *f, uint32_t *local_bytes)
+{
+    /* As in kernels/narrow.h. WANTED: three groups of 64 rows of 128 share a multiprocessor
+     * from sm_90 on. */
+    enum { TABLES = 1716, COLUMN = 9, WANTED = 76 << 10, LEAST_ITEMS = 8 };
+    uint32_t most = d->tensor_memory >= WANTED ? WANTED : LOCAL_BYTES, n = 64;
+    if (f->kind != TQKV_CODEBOOK_TRELLIS || f->bits != 4)
+        return 0;
+    while (n >= LEAST_ITEMS && TABLES + COLUMN * n * f->head_dim > most)
+        n /= 2;
+    *local_bytes = TABLES + COLUMN * n * f->head_dim;
+    return n >= LEAST_ITEMS ? n : 0;
+}
+
 /* Items a row and rows a group, so that the group's memory suffices. */
 static void place_teams(rows_call *c, launch *l)
 {
@@ -196,7 +210,7 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
     if (status != TQKV_OK || n_rows == 0)
         return status;
     const char *kernel = kernels[format->codebook];
-    uint64_t per_group;
+    uint32_t per_group;
     rotation_params_set(&c.p.rotation, format, 0);
     if (is_private(&c) && format->codebook == TQKV_CODEBOOK_LLOYD_MAX && format->bits == 4 &&
         buffer_is_aligned(rows->codes, rows->code_offset, 16) && rows->code_stride % 16 == 0) {
@@ -204,6 +218,12 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
         c.p.wide = buffer_is_aligned(src, 0, 16) && c.p.value_stride % 16 == 0;
         l.n_items = per_group = ITEMS;
         l.local_bytes = 32 * sizeof(int);
+    } else if (narrow_items(e->device, &c.p.format, &l.local_bytes)) {
+        kernel = "encode_narrow";
+        c.p.wide = buffer_is_aligned(src, 0, 16) && c.p.value_stride % 16 == 0;
+        c.p.format.words = (uint)rows_have_words(&c.p.format, rows->codes, rows->code_offset,
+                                                 rows->code_stride);
+        l.n_items = per_group = narrow_items(e->device, &c.p.format, &l.local_bytes);
     } else {
         place_teams(&c, &l);
         per_group = l.n_items / c.p.lanes;

@@ -62,6 +62,7 @@ RUN2(requantize_to_f32_hb, requantize_params)
 RUN4(decode_rows, rows_params)
 RUN4(decode_rows_original, rows_params)
 RUN4(encode_trellis, rows_params)
+RUN4(encode_narrow, rows_params)
 RUN4(encode_lloyd, rows_params)
 RUN4(encode_mlx, rows_params)
 RUN4(prepare_queries, query_params)
@@ -81,6 +82,7 @@ extern "C" const host_kernel host_kernels[] = {
     {"decode_rows", run_decode_rows, 4},
     {"decode_rows_original", run_decode_rows_original, 4},
     {"encode_trellis", run_encode_trellis, 4},
+    {"encode_narrow", run_encode_narrow, 4},
     {"encode_lloyd", run_encode_lloyd, 4},
     {"encode_mlx", run_encode_mlx, 4},
     {"prepare_queries", run_prepare_queries, 4},

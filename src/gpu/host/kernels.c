@@ -21,6 +21,7 @@ const host_kernel host_kernels[] = {
     {"decode_rows_original", decode_rows_original, 4},
     {"decode_rows_private", decode_rows_private, 4},
     {"encode_trellis", encode_trellis, 4},
+    {"encode_narrow", encode_narrow, 4},
     {"encode_lloyd", encode_lloyd, 4},
     {"encode_lloyd_private", encode_lloyd_private, 4},
     {"encode_mlx", encode_mlx, 4},

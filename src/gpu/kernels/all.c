@@ -1,6 +1,7 @@
 /* All kernels as one module. */
 #include "mlx.c"
 #include "encode_trellis.c"
+#include "encode_narrow.c"
 #include "encode_lloyd.c"
 #include "encode_mlx.c"
 #include "decode.c"
