@@ -25,9 +25,11 @@ enum {
     NARROW_LEAD = 8,
     LARGEST_TARGET = 288,
     WINDOWS = 16 - NARROW + 1,
-    /* Of a window: 2 a and 64 (a^2 + b^2) of its nodes, then 64 b from WINDOW_B on. Rows are
-     * padded so that different ones lie in different banks. */
+    /* Of a window: 2 a and 64 (a^2 + b^2) of its nodes, 64 b from WINDOW_B on, and the mask of
+     * what is above a branch: from memory, since compilers make two operations of one when they
+     * know it. Rows are padded so that different ones lie in different banks. */
     WINDOW_B = 20,
+    WINDOW_MASK = 35,
     WINDOW_INTS = 36,
     NARROW_TABLES = WINDOWS * WINDOW_INTS * 4 + 32 * 4 + 580, /* bytes */
     NARROW_COLUMN = 9 /* bytes a value */
@@ -69,6 +71,8 @@ INLINE void narrow_tables(const narrow *m, uint item, uint n_items)
         uint node = (i / WINDOW_INTS + at % NARROW) & 15;
         int a = TRELLIS_A[2][node], b = TRELLIS_B[2][node];
         m->windows[i] = at < NARROW ? 2 * a : at < WINDOW_B ? 64 * (a * a + b * b) : 64 * b;
+        if (at == WINDOW_MASK)
+            m->windows[i] = ~15;
     }
     for (uint i = item; i < 32; i += n_items)
         m->levels[i] = i & 16 ? TRELLIS_B[2][i & 15] : TRELLIS_A[2][i & 15];
@@ -191,13 +195,13 @@ INLINE int least_of(int a, int b)
     return a < b ? a : b;
 }
 
-INLINE void narrow_step(const narrow *m, uint i, int target, const narrow_step_tables *t,
-                        int *cost)
+INLINE void narrow_step(const narrow *m, uint i, int target, int mask,
+                        const narrow_step_tables *t, int *cost)
 {
-    int path[NARROW];
+    int path[NARROW], minus = -target;
     uint low = 0, high = 0;
     UNROLL for (uint j = 0; j < NARROW; j++)
-        path[j] = ((cost[j] & ~15) | (int)j) - target * t->b[j];
+        path[j] = minus * t->b[j] + ((cost[j] & mask) | (int)j);
     UNROLL for (uint k = 0; k < NARROW; k++)
     {
         int a = t->a[k], least = path[0] + a * t->b[0];
@@ -207,7 +211,7 @@ INLINE void narrow_step(const narrow *m, uint i, int target, const narrow_step_t
             least = least_of(least_of(least, one), two);
         }
         least = least_of(least, path[NARROW - 1] + a * t->b[NARROW - 1]);
-        cost[k] = least + (t->a[NARROW + k] - 32 * target * a);
+        cost[k] = least + (t->a[NARROW + k] + 32 * minus * a);
         if (k < 8)
             low = low >> 4 | (uint)least << 28;
         else
@@ -222,16 +226,17 @@ INLINE void narrow_run(const narrow *m, uint first, uint count, int *cost)
 {
     narrow_step_tables even, odd;
     uint i = first;
+    int mask = m->windows[WINDOW_MASK];
     int before = narrow_target(m, (i ? i : m->dim) - 1), target = narrow_target(m, i);
     narrow_look_up(m, before, target, &even);
     for (uint s = 0; s < count; s += 2) {
         int next = narrow_target(m, i + 1);
         narrow_look_up(m, target, next, &odd);
-        narrow_step(m, i, target, &even, cost);
+        narrow_step(m, i, target, mask, &even, cost);
         uint then = i + 2 < m->dim ? i + 2 : 0;
         target = narrow_target(m, then);
         narrow_look_up(m, next, target, &even);
-        narrow_step(m, i + 1, next, &odd, cost);
+        narrow_step(m, i + 1, next, mask, &odd, cost);
         i = then;
     }
 }
