@@ -14,7 +14,7 @@ static const struct {
     {"requantize_to_f32_hb", text_mlx},
     {"decode_rows", text_decode},
     {"decode_rows_original", text_decode},
-    {"decode_rows_private", text_decode},
+    {"decode_rows_lanes", text_decode},
     {"encode_trellis", text_encode_trellis},
     {"encode_narrow", text_encode_narrow},
     {"encode_lloyd", text_encode_lloyd},
@@ -28,6 +28,14 @@ static const struct {
     {"append_trellis", text_append},
     {"append_lloyd", text_append},
     {"append_mlx", text_append},
+    {"seal_narrow", text_pages_narrow},
+    {"write_narrow", text_pages_narrow},
+    {"pages_trellis", text_pages_teams},
+    {"pages_lloyd", text_pages_teams},
+    {"pages_mlx", text_pages_teams},
+    {"stage_rows", text_pages_stage},
+    {"read_pages_lanes", text_pages_read},
+    {"read_pages", text_pages_read},
 };
 enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 

@@ -236,6 +236,11 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
 
 /* ---- decoding ---- */
 
+int rows_have_lanes(uint32_t dim, const rotation_params *r)
+{
+    return r->order == 1 && dim >= 32 && (dim & (dim - 1)) == 0;
+}
+
 tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
                                  const tqkv_format *format, tqkv_buffer *balance,
                                  const tqkv_gpu_rows *rows, size_t n_rows, tqkv_domain domain,
@@ -258,16 +263,17 @@ tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
     const char *kernel = "decode_rows";
     c.p.wide = buffer_is_aligned(dst, 0, 16) && c.p.value_stride % 16 == 0;
     l.local_bytes = 256 * sizeof(float);
+    rotation_params_set(&c.p.rotation, format, 1);
     if (domain == TQKV_ROTATED) {
         uint64_t chunks = product3(n_rows, dim / 8, 1);
         status = launch_set_groups(&l, e, (chunks + 4 * ITEMS - 1) / (4 * ITEMS));
-    } else if (is_private(&c)) {
-        kernel = "decode_rows_private";
-        rotation_params_set(&c.p.rotation, format, 1);
-        status = launch_set_groups(&l, e, (n_rows + ITEMS - 1) / ITEMS);
+    } else if (rows_have_lanes(dim, &c.p.rotation)) {
+        uint64_t per_group = ITEMS * 32 / dim; /* kernels/decode_lanes.h: dim / 32 items a row */
+        kernel = "decode_rows_lanes";
+        l.local_bytes = (256 + 8 * ITEMS) * sizeof(float);
+        status = launch_set_groups(&l, e, (n_rows + per_group - 1) / per_group);
     } else {
         kernel = "decode_rows_original";
-        rotation_params_set(&c.p.rotation, format, 1);
         l.n_items = dim / 8 < 32 ? dim / 8 : 32;
         l.local_bytes = (uint32_t)(256 + 2 * dim) * sizeof(float);
         status = launch_set_groups(&l, e, n_rows);

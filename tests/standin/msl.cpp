@@ -46,6 +46,8 @@ struct any {
 #define RUN16(name, type)                                                                  \
     BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), A(9), A(10), A(11), \
                      A(12), A(13), A(14), A(15), P(type)); }
+#define RUN8(name, type) \
+    BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), P(type)); }
 #define RUN9(name, type) \
     BEGIN(name) name(A(0), A(1), A(2), A(3), A(4), A(5), A(6), A(7), A(8), P(type)); }
 #define RUN12(name, type)                                                                  \
@@ -60,6 +62,7 @@ RUN4(mlx_dequantize_range, mlx_range_params)
 RUN4(hadamard_quantize_kv, mlx_quantize_params)
 RUN2(requantize_to_f32_hb, requantize_params)
 RUN4(decode_rows, rows_params)
+RUN4(decode_rows_lanes, rows_params)
 RUN4(decode_rows_original, rows_params)
 RUN4(encode_trellis, rows_params)
 RUN4(encode_narrow, rows_params)
@@ -72,6 +75,14 @@ RUN4(merge_parts, parts_params)
 RUN9(append_trellis, append_params)
 RUN9(append_lloyd, append_params)
 RUN9(append_mlx, append_params)
+RUN12(seal_narrow, pages_params)
+RUN12(write_narrow, pages_params)
+RUN12(pages_trellis, pages_params)
+RUN12(pages_lloyd, pages_params)
+RUN12(pages_mlx, pages_params)
+RUN8(stage_rows, stage_params)
+RUN12(read_pages_lanes, read_params)
+RUN12(read_pages, read_params)
 
 extern "C" const host_kernel host_kernels[] = {
     {"tq_dequantize_kv", run_tq_dequantize_kv, 4},
@@ -80,6 +91,7 @@ extern "C" const host_kernel host_kernels[] = {
     {"hadamard_quantize_kv", run_hadamard_quantize_kv, 4},
     {"requantize_to_f32_hb", run_requantize_to_f32_hb, 2},
     {"decode_rows", run_decode_rows, 4},
+    {"decode_rows_lanes", run_decode_rows_lanes, 4},
     {"decode_rows_original", run_decode_rows_original, 4},
     {"encode_trellis", run_encode_trellis, 4},
     {"encode_narrow", run_encode_narrow, 4},
@@ -92,5 +104,13 @@ extern "C" const host_kernel host_kernels[] = {
     {"append_trellis", run_append_trellis, 9},
     {"append_lloyd", run_append_lloyd, 9},
     {"append_mlx", run_append_mlx, 9},
+    {"seal_narrow", run_seal_narrow, 12},
+    {"write_narrow", run_write_narrow, 12},
+    {"pages_trellis", run_pages_trellis, 12},
+    {"pages_lloyd", run_pages_lloyd, 12},
+    {"pages_mlx", run_pages_mlx, 12},
+    {"stage_rows", run_stage_rows, 8},
+    {"read_pages_lanes", run_read_pages_lanes, 12},
+    {"read_pages", run_read_pages, 12},
     {nullptr, nullptr, 0},
 };

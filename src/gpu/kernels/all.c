@@ -8,3 +8,7 @@
 #include "attend.c"
 #include "attend_ends.c"
 #include "append.c"
+#include "pages_narrow.c"
+#include "pages_teams.c"
+#include "pages_stage.c"
+#include "pages_read.c"

@@ -26,6 +26,7 @@ INLINE bool append_task(PARAM const append_params *p, uint row, bool is_key,
     k->has_balance = is_key && p->has_balances;
     k->balance = k->has_balance ? balances + (ulong)head * dim : balances;
     k->value_type = p->value_type;
+    k->sign = 0;
     return exists;
 }
 

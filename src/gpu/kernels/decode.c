@@ -6,7 +6,7 @@
 #include "hadamard.h"
 #include "stream.h"
 #include "format_constants.h"
-#include "private_row.h"
+#include "decode_lanes.h"
 
 /* Rotated domain: eight values an item, four times. */
 KERNEL4(decode_rows, rows_params, const uchar, codes, const uchar, scales, const float, balance,
@@ -32,42 +32,33 @@ KERNEL4(decode_rows, rows_params, const uchar, codes, const uchar, scales, const
     }
 }
 
-/* The domain of the values that were encoded: a row an item, without a balance. */
-KERNEL4(decode_rows_private, rows_params, const uchar, codes, const uchar, scales, const float,
+/* The domain of the values that were encoded, by a few items a row. In local memory: the table,
+ * and what lanes_butterfly wants. */
+KERNEL4(decode_rows_lanes, rows_params, const uchar, codes, const uchar, scales, const float,
         balance, uchar, dst)
 {
     format_params f = rows_format(p);
+    uint lanes = row_lanes(&f), lane = item % lanes;
     LOCAL float *table = (LOCAL float *)local_memory;
     table_load(&f, table, item, n_items);
     BARRIER(n_items);
-    ulong row = ((ulong)group_y * 65535 + group_x) * n_items + item;
-    if (row >= p->n_rows)
-        return;
-    uint dim = private_dim(&f);
-    float x[PRIVATE_DIM], scale = scale_load(&f, scales + row * p->scale_stride, 0);
-    bool is_mlx = f.kind == KIND_MLX;
-    UNROLL for (uint c = 0; c < PRIVATE_DIM / 8; c++)
-        if (8 * c < dim)
-            values_load(&f, codes + row * p->code_stride, c, table, x + 8 * c);
-    if (is_mlx)
-        UNROLL for (uint i = 0; i < PRIVATE_DIM; i++)
-            if (i < dim)
-                x[i] *= scale;
-    private_hadamard(x, dim);
-    float factor = is_mlx ? p->rotation.inverse_root : scale * p->rotation.inverse_root;
-    UNROLL for (uint i = 0; i < PRIVATE_DIM; i++)
-        if (i < dim)
-            x[i] *= factor;
-    if (p->rotation.has_signs)
-        UNROLL for (uint i = 0; i < PRIVATE_DIM; i++)
-            if (i < dim)
-                x[i] = flipped(&p->rotation, i, x[i]);
-    UNROLL for (uint c = 0; c < PRIVATE_DIM / 8; c++)
-        if (8 * c < dim)
-            numbers_store(dst + row * p->value_stride, p->value_type, 8 * c, p->wide, x + 8 * c);
+    ulong at = ((ulong)group_y * 65535 + group_x) * (n_items / lanes) + item / lanes;
+    ulong row = at < p->n_rows ? at : p->n_rows - 1; /* all take part in the exchange */
+    float x[LANE_VALUES];
+    lanes_decode(&f, &p->rotation, codes + row * p->code_stride, scales + row * p->scale_stride, 1,
+                 table, table + TABLE_FLOATS, item, n_items, x);
+    UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
+    {
+        uint first = 8 * (lane + lanes * c);
+        if (p->has_balance)
+            UNROLL for (uint j = 0; j < 8; j++)
+                x[8 * c + j] /= balance[first + j];
+        if (at < p->n_rows)
+            numbers_store(dst + row * p->value_stride, p->value_type, first, p->wide, x + 8 * c);
+    }
 }
 
-/* The same for any format and balance: a row a group. */
+/* The same for any rotation: a row a group. */
 KERNEL4(decode_rows_original, rows_params, const uchar, codes, const uchar, scales, const float,
         balance, uchar, dst)
 {

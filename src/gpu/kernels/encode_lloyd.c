@@ -3,10 +3,10 @@
 #include "encode_row.h"
 #include "private_row.h"
 
-INLINE void lloyd_row_encode(team *t, const format_params *f, const row_task *k,
-                             PARAM const rotation_params *r)
+/* The row that is in t->x. */
+INLINE void lloyd_team_encode(team *t, const format_params *f, const row_task *k,
+                              PARAM const rotation_params *r)
 {
-    row_load(t, k);
     float square, root, unit;
     row_rotate(t, r, &square, &root, &unit);
     bool is_zero = !(square >= SMALLEST_SQUARE);
@@ -36,6 +36,13 @@ INLINE void lloyd_row_encode(team *t, const format_params *f, const row_task *k,
     }
     ushort scale16 = is_zero ? 0 : scale_of((float)tv * 0.25f, (float)vv, root * unit);
     row_store(t, f, k, scale16);
+}
+
+INLINE void lloyd_row_encode(team *t, const format_params *f, const row_task *k,
+                             PARAM const rotation_params *r)
+{
+    row_load(t, k);
+    lloyd_team_encode(t, f, k, r);
 }
 
 KERNEL4(encode_lloyd, rows_params, const uchar, src, uchar, codes, uchar, scales, const float,

@@ -25,14 +25,20 @@ KERNEL4(hadamard_quantize_kv, mlx_quantize_params, const uchar, src, uchar, pack
                    (GLOBAL uchar *)(norms + slot * p->norms_per_pos), item, n_items);
 }
 
-INLINE void mlx_task_encode(team *t, const format_params *f, const row_task *k, uint item)
+/* The row that is in t->x. */
+INLINE void mlx_team_encode(team *t, const format_params *f, const row_task *k, uint item)
 {
     LOCAL real *x = (LOCAL real *)(t->x + f->head_dim);
-    row_load(t, k);
     for (uint i = item; i < f->head_dim; i += t->n_items)
         x[i] = real_from(t->x[i]);
     BARRIER(t->n_items);
     mlx_row_encode(x, f->head_dim, f->bits, k->codes, k->scales, item, t->n_items);
+}
+
+INLINE void mlx_task_encode(team *t, const format_params *f, const row_task *k, uint item)
+{
+    row_load(t, k);
+    mlx_team_encode(t, f, k, item);
 }
 
 KERNEL4(encode_mlx, rows_params, const uchar, src, uchar, codes, uchar, scales, const float,

@@ -28,6 +28,7 @@ typedef struct row_task {
     GLOBAL uchar *codes, *scales;
     GLOBAL const float *balance;
     uint value_type, has_balance;
+    uint sign; /* of the scale: the row's choice, in a page */
 } row_task;
 
 INLINE team rows_team(PARAM const rows_params *p, const format_params *f, uint group_x,
@@ -49,6 +50,7 @@ INLINE row_task task_of(const team *t, PARAM const rows_params *p, GLOBAL const 
     k.balance = balance;
     k.value_type = p->value_type;
     k.has_balance = p->has_balance;
+    k.sign = 0;
     return k;
 }
 
@@ -114,6 +116,6 @@ INLINE void row_store(const team *t, const format_params *f, const row_task *k, 
     codes_store(t, f, k->codes, scale16 == 0);
     if (t->lane == 0 && t->is_active) {
         k->scales[0] = (uchar)scale16;
-        k->scales[1] = (uchar)(scale16 >> 8);
+        k->scales[1] = (uchar)(scale16 >> 8 | k->sign << 7);
     }
 }

@@ -36,11 +36,11 @@ INLINE void team_project(const team *t, const format_params *f, float *xl, float
     BARRIER(t->n_items);
 }
 
-INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *k,
-                               PARAM const rotation_params *r, uint item)
+/* The row that is in t->x. */
+INLINE void trellis_team_encode(team *t, const format_params *f, const row_task *k,
+                                PARAM const rotation_params *r, uint item)
 {
     team_tables(t, f, item, t->n_items);
-    row_load(t, k);
     float square, root, unit, again, peak;
     row_rotate(t, r, &square, &root, &unit);
     float gain = 2 * RMS_GAIN / root;
@@ -63,6 +63,13 @@ INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *
     team_project(t, f, &xl, &ll);
     ushort scale16 = is_zero ? 0 : scale_of(xl, ll, unit);
     row_store(t, f, k, scale16);
+}
+
+INLINE void trellis_row_encode(team *t, const format_params *f, const row_task *k,
+                               PARAM const rotation_params *r, uint item)
+{
+    row_load(t, k);
+    trellis_team_encode(t, f, k, r, item);
 }
 
 KERNEL4(encode_trellis, rows_params, const uchar, src, uchar, codes, uchar, scales, const float,

@@ -53,6 +53,22 @@ INLINE uint word_load(GLOBAL const uchar *p, uint is_aligned)
     return (uint)p[0] | (uint)p[1] << 8 | (uint)p[2] << 16 | (uint)p[3] << 24;
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && !defined(EMULATED)
+INLINE uint f16_pair(float low, float high)
+{
+    uint pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+/* NaN becomes the one that has no sign and no other bits. */
+INLINE uint bf16_pair(float low, float high)
+{
+    uint pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+#else
 INLINE uint f16_pair(float low, float high)
 {
     return (uint)f16_from_float(low) | (uint)f16_from_float(high) << 16;
@@ -62,6 +78,7 @@ INLINE uint bf16_pair(float low, float high)
 {
     return (uint)bf16_from_float(low) | (uint)bf16_from_float(high) << 16;
 }
+#endif
 
 INLINE void words_store(GLOBAL uchar *p, uint a, uint b, uint c, uint d)
 {

@@ -134,6 +134,54 @@ typedef struct append_params {
     uint unused;
 } append_params;
 
+/* Keys or values in pages, and where their rows come from: staged pages, or new rows. Strides in
+ * bytes. */
+typedef struct pages_side {
+    ulong code_layer, code_page, code_head;
+    ulong scale_layer, scale_page, scale_head;
+    ulong mean_layer, mean_page, mean_head;
+    ulong from_layer, from_page, from_head;
+    uint code_row, scale_row, from_row;
+    uint from_type, from_wide; /* wide: rows may be read 16 bytes at a time */
+    uint has_mean, mean_words, has_balance;
+    format_params format;
+} pages_side;
+
+/* Rows that pages get: staged ones by jobs, or new ones by places. */
+typedef struct pages_params {
+    pages_side keys, values;
+    rotation_params rotation; /* of keys and values: or they have a launch each */
+    uint first_layer, n_layers, n_kv_heads;
+    uint first_side, n_sides; /* keys are side 0, values 1 */
+    uint n_pages, n_staged;
+    uint n_jobs; /* or new rows */
+    uint has_count, is_write;
+    uint parts;   /* groups that share a page's rows */
+    uint mean_at; /* in floats: where the mean is in local memory */
+    uint lanes, team_floats;
+} pages_params;
+
+/* Pages as numbers. */
+typedef struct read_params {
+    pages_side keys, values;
+    rotation_params rotation;
+    ulong to_row, to_head; /* bytes */
+    uint layer, n_kv_heads, first_side, n_sides;
+    uint n_pages, n_staged, n_numbers;
+    uint to_type, to_wide;
+    uint unused;
+} read_params;
+
+/* New rows into staged pages. */
+typedef struct stage_params {
+    ulong from_layer[2], from_row[2], from_head[2]; /* bytes; of keys and of values */
+    ulong to_layer[2], to_page[2], to_row[2], to_head[2];
+    uint dim[2], to_type[2], is_wide[2];
+    uint from_type, first_layer, n_layers, n_kv_heads, n_rows, n_staged;
+    uint pieces; /* of 8 numbers, of the longer row */
+    uint unused;
+} stage_params;
+
 /* Queries to rows of floats that the attention kernel reads. */
 typedef struct query_params {
     rotation_params rotation;

@@ -10,6 +10,9 @@ typedef unsigned long ulong; /* 64 bits on the systems that have CUDA and this *
 #define INLINE static __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #define HAS_DOUBLE 1
+#ifndef EMULATED
+#define HAS_WARPS 1 /* 32 items in step, which read each other's registers */
+#endif
 #ifndef INFINITY
 #define INFINITY __uint_as_float(0x7F800000u)
 #endif
