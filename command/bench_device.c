@@ -12,7 +12,7 @@
 #include "sample.h"
 #include "table.h"
 
-enum { DIM = 128, HEADS = 8, REPEATS = 21, SETS = 2 };
+enum { DIM = 128, HEADS = 8, LAYERS = 32, REPEATS = 21, SETS = 2 };
 
 typedef struct bench {
     const device_options *o;
@@ -23,6 +23,7 @@ typedef struct bench {
     double copy; /* bytes a second, read and written */
     /* Two of each, used in turn: numbers as bf16, rows, results. */
     tqkv_buffer *numbers[SETS], *codes[SETS], *norms[SETS], *results[SETS];
+    tqkv_buffer *list; /* of pages: those to read, or jobs */
 } bench;
 
 /* One case: records its work, for set i. */
@@ -173,6 +174,60 @@ static tqkv_status one_position(bench *b, const job *j, int set)
                                        (uint32_t)(b->rows / HEADS), 3, 1);
 }
 
+/* Pages of keys in one set's codes, of values in the other's; staged ones in numbers. */
+static tqkv_status pages_of(bench *b, const job *j, int set, uint32_t n_layers, uint32_t n_pages,
+                            tqkv_gpu_pages *p)
+{
+    tqkv_gpu_operand *operands[] = {&p->keys, &p->values, &p->staged.keys, &p->staged.values};
+    tqkv_status status = TQKV_OK;
+    *p = (tqkv_gpu_pages){.n_layers = n_layers, .n_kv_heads = HEADS, .n_pages = n_pages,
+                          .staged.n_pages = n_pages};
+    for (int i = 0; i < 4 && status == TQKV_OK; i++) {
+        tqkv_gpu_operand *o = operands[i];
+        int at = i % 2 ? !set : set;
+        status = i < 2 ? tqkv_gpu_pages_at(&j->f, b->codes[at], 0, HEADS, o)
+                       : tqkv_gpu_staged_at(DIM, TQKV_F16, b->numbers[at], 0, HEADS, o);
+        o->layer = (tqkv_gpu_strides){n_pages * o->page.codes, n_pages * o->page.scales,
+                                      n_pages * o->page.means};
+    }
+    return status;
+}
+
+static tqkv_status seal(bench *b, const job *j, int set)
+{
+    tqkv_gpu_pages p;
+    tqkv_status status = pages_of(b, j, set, LAYERS, 1, &p);
+    return status == TQKV_OK
+               ? tqkv_dispatch_seal(b->d.encoder, b->d.registry, &p, b->list, NULL, 1)
+               : status;
+}
+
+/* Pages that as many rows as there are have at most: of 8-bit codes, with their scales. */
+static uint32_t pages_to_read(const bench *b)
+{
+    return (uint32_t)(b->rows / (TQKV_PAGE_TOKENS * HEADS) * 7 / 8);
+}
+
+static tqkv_status read_pages(bench *b, const job *j, int set)
+{
+    tqkv_gpu_pages p;
+    uint32_t n = pages_to_read(b);
+    size_t half = b->rows * DIM * 2;
+    tqkv_buffer *keys = NULL, *values = NULL;
+    tqkv_status status = pages_of(b, j, set, 1, n, &p);
+    p.staged.n_pages = 0;
+    if (status == TQKV_OK)
+        status = tqkv_buffer_view(b->results[set], 0, half, &keys);
+    if (status == TQKV_OK)
+        status = tqkv_buffer_view(b->results[set], half, half, &values);
+    if (status == TQKV_OK)
+        status = tqkv_dispatch_read(b->d.encoder, b->d.registry, &p, 0, b->list, n, keys, values,
+                                    j->type, HEADS * DIM, DIM);
+    tqkv_buffer_free(keys);
+    tqkv_buffer_free(values);
+    return status;
+}
+
 /* ---- groups of cases ---- */
 
 static double row_bytes(const tqkv_format *f)
@@ -229,6 +284,41 @@ static int bench_rows(bench *b)
             return 0;
     }
     return 1;
+}
+
+/* Reading all pages, keys and values; sealing one of each of all heads of all layers. */
+static int bench_pages(bench *b)
+{
+    static const char *const names[] = {"tq4", "tq8", "tq3", "tq2", "lm4", "mlx4"};
+    uint32_t n = pages_to_read(b), job_of_page[4] = {0, 0, ~0u, ~0u};
+    if (b->rows < 2 * (size_t)LAYERS * HEADS * TQKV_PAGE_TOKENS)
+        return 1; /* no room for what is sealed */
+    uint32_t *numbers = allocate(n, sizeof *numbers);
+    int ok = numbers != NULL;
+    for (uint32_t i = 0; ok && i < n; i++)
+        numbers[i] = i;
+    for (int i = 0; ok && i < 4; i++) {
+        job j = {.what = i % 2 ? "read pages as bf16" : "read pages as f16", .format = names[i / 2],
+                 .type = i % 2 ? TQKV_BF16 : TQKV_F16};
+        size_t page = 0;
+        tqkv_format_parse(j.format, DIM, &j.f);
+        tqkv_gpu_page_bytes(&j.f, &page);
+        j.bytes = 2.0 * n * HEADS * ((double)page + 2 * TQKV_PAGE_TOKENS * DIM);
+        ok = device_ok(&b->d, "upload", tqkv_buffer_upload(b->list, 0, numbers, n * 4)) &&
+             measure(b, &j, read_pages);
+    }
+    free(numbers);
+    for (int i = 0; ok && i < 6; i++) {
+        job j = {.what = "seal 32 layers, 8 heads", .format = names[i]};
+        size_t page = 0;
+        tqkv_format_parse(j.format, DIM, &j.f);
+        tqkv_gpu_page_bytes(&j.f, &page);
+        j.bytes = 2.0 * LAYERS * HEADS * ((double)page + 2 * TQKV_PAGE_TOKENS * DIM);
+        ok = device_ok(&b->d, "upload",
+                       tqkv_buffer_upload(b->list, 0, job_of_page, sizeof job_of_page)) &&
+             measure(b, &j, seal);
+    }
+    return ok;
 }
 
 /* A thousand launches one after the other, of nothing and of one position: from the
@@ -314,7 +404,8 @@ static int prepare(bench *b)
     }
     free(x);
     free(y);
-    return ok && device_ok(&b->d, "event", tqkv_event_create(b->d.device, &b->from)) &&
+    b->list = ok ? device_buffer(&b->d, NULL, b->rows) : NULL;
+    return b->list && device_ok(&b->d, "event", tqkv_event_create(b->d.device, &b->from)) &&
            device_ok(&b->d, "event", tqkv_event_create(b->d.device, &b->to));
 }
 
@@ -326,6 +417,7 @@ static void release(bench *b)
         tqkv_buffer_free(b->norms[i]);
         tqkv_buffer_free(b->results[i]);
     }
+    tqkv_buffer_free(b->list);
     tqkv_event_free(b->from);
     tqkv_event_free(b->to);
     device_close(&b->d);
@@ -335,7 +427,7 @@ static int run(bench *b)
 {
     job c = {.what = "copy", .format = "", .bytes = 8.0 * DIM * (double)b->rows};
     return measure(b, &c, copy) && bench_reference(b) && bench_rows(b) &&
-           bench_launches(b);
+           bench_pages(b) && bench_launches(b);
 }
 
 int bench_device(const device_options *o)

@@ -242,8 +242,6 @@ pages_side pages_side_of(const tqkv_gpu_pages *p, int is_key)
         s.mean_page = o->page.means;
         s.mean_head = o->head.means;
         s.has_mean = 1;
-        s.mean_words = (o->layer.means | o->page.means | o->head.means) % 4 == 0 &&
-                       buffer_is_aligned(o->means, o->mean_offset, 4);
     }
     format_params_set(&s.format, &o->format, 0, o->scale_factor_d512 != 0 ? o->scale_factor_d512 : 1);
     s.format.words = (uint)rows_have_words(&s.format, r->codes, r->code_offset,

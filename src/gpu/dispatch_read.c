@@ -26,18 +26,18 @@ static tqkv_status check_target(pages_call *c, const read_arguments *a, int is_k
                                  is_key ? "numbers of keys" : "numbers of values");
 }
 
-/* Whether lanes of items share rows (kernels/decode_lanes.h), and how many a group then has. */
+/* How many rows a group reads: a page's, if lanes of items share each (kernels/decode_lanes.h). */
 static uint32_t place_lanes(const read_params *p, const format_params *f, launch *l)
 {
     uint32_t lanes = f->head_dim / 32, dim = f->head_dim;
     if (!rows_have_lanes(dim, &p->rotation)) {
         l->n_items = dim / 8 < 32 ? dim / 8 : 32;
-        l->local_bytes = (256 + 2 * dim) * (uint32_t)sizeof(float);
+        l->local_bytes = (256 + 3 * dim) * (uint32_t)sizeof(float);
         return 1;
     }
-    l->n_items = 64 * lanes < ITEMS ? 64 * lanes : ITEMS; /* rows of one side */
-    l->local_bytes = (256 + 8 * l->n_items) * (uint32_t)sizeof(float);
-    return l->n_items / lanes;
+    l->n_items = 64 * lanes < ITEMS ? 64 * lanes : ITEMS; /* as many as a page has work for */
+    l->local_bytes = (256 + 32 + dim + 8 * l->n_items) * (uint32_t)sizeof(float);
+    return TQKV_PAGE_TOKENS;
 }
 
 static tqkv_status record_read(pages_call *c, uint32_t first, uint32_t n_sides)
@@ -66,8 +66,8 @@ static tqkv_status record_read(pages_call *c, uint32_t first, uint32_t n_sides)
         size_t length = format_options(options, sizeof options, "FORMAT", f);
         snprintf(options + length, sizeof options - length, "GROUP_SIZE=%u", l.n_items);
     }
-    uint64_t n = product3(product3(a->n, TQKV_PAGE_TOKENS, 1), p->n_kv_heads, n_sides);
-    tqkv_status status = launch_set_groups(&l, c->e, n / rows + (n % rows != 0));
+    uint64_t n = product3(product3(a->n, TQKV_PAGE_TOKENS / rows, 1), p->n_kv_heads, n_sides);
+    tqkv_status status = launch_set_groups(&l, c->e, n);
     if (status == TQKV_OK)
         status = launch_find(&l, c->e, c->registry, rows > 1 ? "read_pages_lanes" : "read_pages",
                              rows > 1 ? options : NULL);

@@ -268,9 +268,9 @@ tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
         uint64_t chunks = product3(n_rows, dim / 8, 1);
         status = launch_set_groups(&l, e, (chunks + 4 * ITEMS - 1) / (4 * ITEMS));
     } else if (rows_have_lanes(dim, &c.p.rotation)) {
-        uint64_t per_group = ITEMS * 32 / dim; /* kernels/decode_lanes.h: dim / 32 items a row */
+        uint64_t per_group = 4 * ITEMS * 32 / dim; /* kernels/decode_lanes.h: dim / 32 items a row */
         kernel = "decode_rows_lanes";
-        l.local_bytes = (256 + 8 * ITEMS) * sizeof(float);
+        l.local_bytes = (256 + 32 + 8 * ITEMS) * sizeof(float);
         status = launch_set_groups(&l, e, (n_rows + per_group - 1) / per_group);
     } else {
         kernel = "decode_rows_original";

@@ -8,7 +8,9 @@
 #include "format_constants.h"
 #include "decode_lanes.h"
 
-/* Rotated domain: eight values an item, four times. */
+enum { ROUNDS = 4 }; /* of a group over rows: its table is loaded once */
+
+/* Rotated domain: eight values an item and round. */
 KERNEL4(decode_rows, rows_params, const uchar, codes, const uchar, scales, const float, balance,
         uchar, dst)
 {
@@ -17,9 +19,9 @@ KERNEL4(decode_rows, rows_params, const uchar, codes, const uchar, scales, const
     uint chunks = f.head_dim / 8;
     table_load(&f, table, item, n_items);
     BARRIER(n_items);
-    for (uint round = 0; round < 4; round++) {
+    for (uint round = 0; round < ROUNDS; round++) {
         ulong group = (ulong)group_y * 65535 + group_x;
-        ulong at = (group * 4 + round) * n_items + item, row = at / chunks;
+        ulong at = (group * ROUNDS + round) * n_items + item, row = at / chunks;
         uint chunk = (uint)(at - row * chunks);
         if (row >= p->n_rows)
             return;
@@ -40,21 +42,25 @@ KERNEL4(decode_rows_lanes, rows_params, const uchar, codes, const uchar, scales,
     format_params f = rows_format(p);
     uint lanes = row_lanes(&f), lane = item % lanes;
     LOCAL float *table = (LOCAL float *)local_memory;
-    table_load(&f, table, item, n_items);
-    BARRIER(n_items);
-    ulong at = ((ulong)group_y * 65535 + group_x) * (n_items / lanes) + item / lanes;
-    ulong row = at < p->n_rows ? at : p->n_rows - 1; /* all take part in the exchange */
-    float x[LANE_VALUES];
-    lanes_decode(&f, &p->rotation, codes + row * p->code_stride, scales + row * p->scale_stride, 1,
-                 table, table + TABLE_FLOATS, item, n_items, x);
-    UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
-    {
-        uint first = 8 * (lane + lanes * c);
-        if (p->has_balance)
-            UNROLL for (uint j = 0; j < 8; j++)
-                x[8 * c + j] /= balance[first + j];
-        if (at < p->n_rows)
-            numbers_store(dst + row * p->value_stride, p->value_type, first, p->wide, x + 8 * c);
+    lanes_table(&f, table, item, n_items);
+    ulong first_row = ((ulong)group_y * 65535 + group_x) * ROUNDS * (n_items / lanes);
+    for (uint round = 0; round < ROUNDS; round++) {
+        ulong at = first_row + (round * n_items + item) / lanes;
+        ulong row = at < p->n_rows ? at : p->n_rows - 1; /* all take part in the exchange */
+        float x[LANE_VALUES];
+        lanes_decode(&f, &p->rotation, codes + row * p->code_stride,
+                     scales + row * p->scale_stride, 1, table, table + LANES_TABLE, item, n_items,
+                     x);
+        UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
+        {
+            uint first = 8 * (lane + lanes * c);
+            if (p->has_balance)
+                UNROLL for (uint j = 0; j < 8; j++)
+                    x[8 * c + j] /= balance[first + j];
+            if (at < p->n_rows)
+                numbers_store(dst + row * p->value_stride, p->value_type, first, p->wide,
+                              x + 8 * c);
+        }
     }
 }
 

@@ -7,11 +7,64 @@
 #include "hadamard.h"
 #include "stream.h"
 
-enum { LANE_VALUES = 32 };
+enum {
+    LANE_VALUES = 32,
+    /* Floats in local memory: stream.h's table, and pairs a, b of tq4; then those of
+     * lanes_butterfly. */
+    LANES_TABLE = TABLE_FLOATS + 32
+};
 
 INLINE uint row_lanes(const format_params *f)
 {
     return f->head_dim / LANE_VALUES;
+}
+
+INLINE void lanes_table(const format_params *f, LOCAL float *table, uint item, uint n_items)
+{
+    table_load(f, table, item, n_items);
+    for (uint i = item; i < 32; i += n_items)
+        table[TABLE_FLOATS + i] = i & 1 ? TRELLIS_B[2][i / 2] : TRELLIS_A[2][i / 2];
+    BARRIER(n_items);
+}
+
+/* Both halves of a level that a nibble of tq4 takes part in. */
+INLINE void pair_load(LOCAL const float *pairs, uint nibble, float *a, float *b)
+{
+#if defined(__CUDACC__)
+    float2 pair = ((const float2 *)pairs)[nibble];
+    *a = pair.x;
+    *b = pair.y;
+#else
+    *a = pairs[2 * nibble];
+    *b = pairs[2 * nibble + 1];
+#endif
+}
+
+/* values_load, with one look-up a value for tq4 and none for tq8, whose windows are levels. */
+INLINE void piece_load(const format_params *f, GLOBAL const uchar *codes, uint chunk,
+                       LOCAL const float *table, float *x)
+{
+    if (f->kind == KIND_TRELLIS && f->bits == 4 && f->words) {
+        uint word = stream_word(f, codes, chunk), next = stream_word(f, codes, chunk + 1);
+        float a, unused;
+        UNROLL for (uint j = 0; j < 8; j++)
+        {
+            pair_load(table + TABLE_FLOATS, word >> 4 * j & 15, &a, &x[j]);
+            if (j > 0)
+                x[j - 1] += a;
+        }
+        pair_load(table + TABLE_FLOATS, next & 15, &a, &unused);
+        x[7] += a;
+    } else if (f->kind == KIND_TRELLIS && f->bits == 8 && f->words) {
+        UNROLL for (uint j = 0; j < 2; j++)
+        {
+            uint word = stream_word(f, codes, 2 * chunk + j);
+            UNROLL for (uint k = 0; k < 4; k++)
+                x[4 * j + k] = (float)((int)(word << (24 - 8 * k)) >> 24);
+        }
+    } else {
+        values_load(f, codes, chunk, table, x);
+    }
 }
 
 INLINE void lane_butterflies(float *x, uint h)
@@ -66,7 +119,7 @@ INLINE void lanes_decode(const format_params *f, PARAM const rotation_params *r,
     bool is_mlx = f->kind == KIND_MLX;
     float scale = sign * scale_load(f, scales, 0);
     UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
-        values_load(f, codes, lane + lanes * c, table, x + 8 * c);
+        piece_load(f, codes, lane + lanes * c, table, x + 8 * c);
     if (is_mlx || !r->active) {
         UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
         {

@@ -27,8 +27,8 @@ INLINE ulong staged_at(PARAM const pages_side *s, uint layer, uint head, uint pa
 /* A scale that sealing does not write counts as 0. */
 INLINE float page_mean_scale(GLOBAL const uchar *mean, uint dim)
 {
-    uint half = mean[dim] | (uint)mean[dim + 1] << 8;
-    return half < 0x7C00 ? f16_to_float((ushort)half) : 0;
+    uint scale16 = mean[dim] | (uint)mean[dim + 1] << 8;
+    return scale16 < 0x7C00 ? f16_to_float((ushort)scale16) : 0;
 }
 
 INLINE float page_mean_value(uint level, float scale)

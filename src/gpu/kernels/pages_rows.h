@@ -71,11 +71,11 @@ INLINE void rows_load(GLOBAL const uchar *from, uint stride, uint type, uint i, 
         UNROLL for (uint r = 0; r < 8; r++)
             x[r] = ((GLOBAL const float *)(from + (ulong)r * stride))[i];
     } else {
-        ushort half[8];
+        ushort halves[8];
         UNROLL for (uint r = 0; r < 8; r++)
-            half[r] = ((GLOBAL const ushort *)(from + (ulong)r * stride))[i];
+            halves[r] = ((GLOBAL const ushort *)(from + (ulong)r * stride))[i];
         UNROLL for (uint r = 0; r < 8; r++)
-            x[r] = type == TYPE_F16 ? f16_to_float(half[r]) : as_float((uint)half[r] << 16);
+            x[r] = type == TYPE_F16 ? f16_to_float(halves[r]) : as_float((uint)halves[r] << 16);
     }
 }
 
@@ -106,10 +106,10 @@ INLINE void page_mean(PARAM const pages_side *s, const page_task *k, uint is_wri
     for (uint i = 0; i < n_items; i++)
         peak = peaks[i] > peak ? peaks[i] : peak;
     float wanted = peak / 127.0f;
-    ushort half = f16_from_float(wanted > F16_MAX_SCALE ? F16_MAX_SCALE : wanted);
-    float scale = f16_to_float(half), own = s->has_mean && is_write ? page_mean_scale(k->mean, dim) : 0;
+    ushort scale16 = f16_from_float(wanted > F16_MAX_SCALE ? F16_MAX_SCALE : wanted);
+    float scale = f16_to_float(scale16), own = s->has_mean && is_write ? page_mean_scale(k->mean, dim) : 0;
     for (uint i = item; i < dim; i += n_items) {
-        float level = n && half ? rintf(mean[i] / scale) : 0;
+        float level = n && scale16 ? rintf(mean[i] / scale) : 0;
         level = level > 127.0f ? 127.0f : level < -127.0f ? -127.0f : level;
         mean[i] = (float)(int)level * scale;
         if (s->has_mean && is_write)
@@ -118,8 +118,8 @@ INLINE void page_mean(PARAM const pages_side *s, const page_task *k, uint is_wri
             k->mean[i] = (uchar)(int)level;
     }
     if (n && k->part == 0 && item == 0) {
-        k->mean[dim] = (uchar)half;
-        k->mean[dim + 1] = (uchar)(half >> 8);
+        k->mean[dim] = (uchar)scale16;
+        k->mean[dim + 1] = (uchar)(scale16 >> 8);
     }
     BARRIER(n_items);
 }

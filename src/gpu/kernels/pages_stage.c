@@ -8,9 +8,9 @@
 INLINE float stage_load(GLOBAL const uchar *from, uint type, uint i)
 {
     float x = number_load(from, type, i);
-    uint half = type == TYPE_F16 ? ((GLOBAL const ushort *)from)[i] : 0;
-    if ((half & 0x7FFFu) > 0x7C00u)
-        x = as_float((half & 0x8000u) << 16 | 0x7F800000u | (half & 0x3FFu) << 13);
+    uint scale16 = type == TYPE_F16 ? ((GLOBAL const ushort *)from)[i] : 0;
+    if ((scale16 & 0x7FFFu) > 0x7C00u)
+        x = as_float((scale16 & 0x8000u) << 16 | 0x7F800000u | (scale16 & 0x3FFu) << 13);
     return x;
 }
 

@@ -143,7 +143,7 @@ typedef struct pages_side {
     ulong from_layer, from_page, from_head;
     uint code_row, scale_row, from_row;
     uint from_type, from_wide; /* wide: rows may be read 16 bytes at a time */
-    uint has_mean, mean_words, has_balance;
+    uint has_mean, has_balance, unused;
     format_params format;
 } pages_side;
 
