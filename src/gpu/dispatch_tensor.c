@@ -132,19 +132,20 @@ static int places_serve(const tqkv_gpu_attention *a)
            ((!a->capacity && !a->pages) || sum2(a->first_slot, a->n_tokens) <= INT32_MAX);
 }
 
-/* Blocks: as many as multiprocessors, whole ones for each head where that leaves few idle. */
+/* Blocks: as many as multiprocessors; the same number for each head where that leaves few idle. */
 static uint32_t count_groups(const tqkv_device *d, const tqkv_gpu_attention *a,
-                             const tensor_plan *plan, uint64_t heads)
+                             const tensor_plan *plan, uint64_t heads, uint32_t *of_head)
 {
     uint64_t tiles = tiles_of_head(a, plan->sizes.tile), units = d->info.n_units;
     uint64_t groups = product3(heads, tiles, 1) < units ? heads * tiles : units;
+    *of_head = 0;
     if (units >= heads && units / heads * heads * 10 >= units * 9 && units / heads <= tiles)
-        groups = units / heads * heads;
+        groups = (*of_head = (uint32_t)(units / heads)) * heads;
     uint64_t most = (uint64_t)MAX_TOKENS_OF_WARP * plan->sizes.warps / plan->sizes.tile;
     uint64_t staged = a->staged ? 32ull * MAX_STAGED_WORDS : most;
     most = staged < most ? staged : most;
     if (tiles > most && product3(heads, tiles, 1) / most + 1 > groups)
-        groups = product3(heads, tiles, 1) / most + 1;
+        groups = product3(heads, tiles, 1) / most + 1, *of_head = 0;
     return groups <= MAX_GROUPS ? (uint32_t)groups : 0;
 }
 
@@ -166,7 +167,7 @@ int tensor_plan_make(const tqkv_device *d, const tqkv_gpu_attention *a, tensor_p
     uint64_t heads = product3(product3(a->n_sequences, a->n_kv_heads, 1), plan->n_blocks, 1);
     if (!places_serve(a) || product3(heads, tiles_of_head(a, plan->sizes.tile), 1) > INT32_MAX)
         return 0;
-    plan->groups = count_groups(d, a, plan, heads);
+    plan->groups = count_groups(d, a, plan, heads, &plan->blocks_of_head);
     plan->workspace = product3(2ull * plan->groups * plan->block_rows,
                                tensor_part_row(&plan->sizes), 4);
     return plan->groups > 0;
@@ -368,7 +369,7 @@ static void params_make(tensor_params *p, const tqkv_gpu_attention *a, const ten
         .n_kv_heads = a->n_kv_heads, .group = a->n_heads / a->n_kv_heads, .n_tokens = a->n_tokens,
         .has_lengths = a->lengths != NULL, .causal = a->causal != 0, .capacity = a->capacity,
         .page_size = a->pages ? a->page_size : 0, .pages_stride = a->pages_stride,
-        .n_pages = a->n_pages, .n_blocks = plan->n_blocks,
+        .n_pages = a->n_pages, .n_blocks = plan->n_blocks, .blocks_of_head = plan->blocks_of_head,
         .query_type = a->query_type, .out_type = a->out_type,
         .has_sinks = a->sinks != NULL, .n_staged = a->staged ? a->staged->n_pages : 0,
         .n_query_rows = a->n_query_rows, .has_mask_slopes = a->mask_slopes != NULL,

@@ -10,7 +10,7 @@ typedef struct tensor_plan {
     uint32_t block_rows; /* ROWS */
     tensor_case sizes;
     uint32_t n_blocks; /* of rows, of a KV head */
-    uint32_t groups;
+    uint32_t groups, blocks_of_head; /* of the launch; that share a head and block of rows, or 0 */
     uint64_t workspace; /* bytes */
 } tensor_plan;
 

@@ -152,13 +152,14 @@ INLINE void fetcher_next(const tensor_params *p, const sources *from, const coun
         while (f->index < end && f->index >= f->at.begin + f->at.n_tiles)
             segment_next(p, n, &f->at);
         fetcher_place(p, from, f);
+        if (LAYOUT == 1)
+            page_read(p, pages, f, end, lane);
     } else if (LAYOUT == 0) {
         UNROLL for (int i = 0; i < PARTS; i++) f->next[i] += WARPS * TILE * part_row(i);
-        return;
-    } else if (LAYOUT == 1 && f->index - f->first_entry < 32 * WARPS) {
-        return;
+    } else if (LAYOUT == 1 && f->index - f->first_entry == 32 * WARPS) {
+        page_read(p, pages, f, end, lane);
     }
-    if (LAYOUT)
+    if (LAYOUT >= 2)
         page_read(p, pages, f, end, lane);
 }
 

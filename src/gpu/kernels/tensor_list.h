@@ -111,27 +111,34 @@ INLINE ulong query_row(const tensor_params *p, const segment *s, uint r)
     return (ulong)(s->first_query + n / p->group) * p->n_heads + s->head * p->group + n % p->group;
 }
 
-/* A block's part of the list; of all blocks' parts, those of the first `rest` are longer by
- * one than `base`. */
+/* A block's part of the list. The list consists of spans of span_tiles tiles, each shared by
+ * span_blocks blocks: of their parts, those of the first `rest` are longer by one than `base`. A
+ * span is one block of rows of a head, where all heads have as many tiles: a block then has
+ * only one segment. Otherwise it is all of the list. */
 struct share {
-    uint base, rest, begin, end;
+    uint span_tiles, span_blocks, base, rest, begin, end;
 };
 
 INLINE share share_of(const tensor_params *p, const counts *n, uint block, uint n_blocks, uint lane)
 {
     share s;
-    uint unused, total = tiles_before(p, n, ~0u, &unused, lane);
-    s.base = total / n_blocks;
-    s.rest = total % n_blocks;
-    s.begin = block * s.base + min_of(block, s.rest);
-    s.end = s.begin + s.base + (block < s.rest);
+    uint unused, total = tiles_before(p, n, ~0u, &unused, lane), heads = p->n_kv_heads * p->n_blocks;
+    bool is_even = p->blocks_of_head && !STARTS && (!p->has_lengths || p->n_sequences == 1);
+    s.span_tiles = is_even ? p->n_sequences == 1 ? total / heads : p->tiles_of_sequence / heads : total;
+    s.span_blocks = is_even ? p->blocks_of_head : n_blocks;
+    s.base = s.span_tiles / s.span_blocks;
+    s.rest = s.span_tiles % s.span_blocks;
+    uint span = block / s.span_blocks, i = block % s.span_blocks;
+    s.begin = span * s.span_tiles + i * s.base + min_of(i, s.rest);
+    s.end = s.begin + s.base + (i < s.rest);
     return s;
 }
 
 /* The block that has a tile. */
 INLINE uint owner_of(const share *s, uint tile)
 {
-    uint longer = s->rest * (s->base + 1);
-    return tile < longer ? tile / (s->base + 1)
-                         : s->rest + (tile - longer) / (s->base ? s->base : 1);
+    uint span = s->span_tiles ? tile / s->span_tiles : 0, longer = s->rest * (s->base + 1);
+    tile -= span * s->span_tiles;
+    return span * s->span_blocks + (tile < longer ? tile / (s->base + 1)
+                                                  : s->rest + (tile - longer) / (s->base ? s->base : 1));
 }

@@ -32,6 +32,8 @@ typedef struct tensor_params {
     uint has_mask_slopes;
     uint tiles_of_sequence; /* of all heads, if there are no lengths */
     uint n_blocks;   /* of ROWS query rows that a KV head has */
+    uint blocks_of_head; /* thread blocks that share the tiles of one block of rows of a head; 0: of
+                          * the list */
     uint query_type, out_type;
     uint has_sinks;
     uint overlaps;   /* the launch before this one is of this kernel, and may not have ended */
@@ -39,5 +41,4 @@ typedef struct tensor_params {
     float scale;     /* of logits */
     float key_unit, value_unit; /* a level's worth, times the scale of its row */
     float softcap;
-    uint unused;
 } tensor_params;

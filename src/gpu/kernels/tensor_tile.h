@@ -397,7 +397,7 @@ INLINE lane_terms terms_load(const workplace *b, uint n_rows, uint c)
     {
         uint row = row_number(k, c);
         t.row_scale[k] = row < n_rows ? b->row_scale[row] : 0;
-        t.mean_scale[k] = row < n_rows ? b->mean_scale[row] : 0;
+        t.mean_scale[k] = MEANS && row < n_rows ? b->mean_scale[row] : 0;
     }
     return t;
 }
