@@ -112,11 +112,12 @@ INLINE ulong query_row(const tensor_params *p, const segment *s, uint r)
 }
 
 /* A block's part of the list. The list consists of spans of span_tiles tiles, each shared by
- * span_blocks blocks: of their parts, those of the first `rest` are longer by one than `base`. A
- * span is one block of rows of a head, where all heads have as many tiles: a block then has
- * only one segment. Otherwise it is all of the list. */
+ * span_blocks blocks, of which the first `shorter` have `base` tiles and the others one more: so
+ * the last tile, which often is a staged one and no work for the warps' rounds, is in a longer
+ * part. A span is one block of rows of a head, where all heads have as many tiles: a block then
+ * has only one segment. Otherwise it is all of the list. */
 struct share {
-    uint span_tiles, span_blocks, base, rest, begin, end;
+    uint span_tiles, span_blocks, base, shorter, begin, end;
 };
 
 INLINE share share_of(const tensor_params *p, const counts *n, uint block, uint n_blocks, uint lane)
@@ -127,18 +128,18 @@ INLINE share share_of(const tensor_params *p, const counts *n, uint block, uint 
     s.span_tiles = is_even ? p->n_sequences == 1 ? total / heads : p->tiles_of_sequence / heads : total;
     s.span_blocks = is_even ? p->blocks_of_head : n_blocks;
     s.base = s.span_tiles / s.span_blocks;
-    s.rest = s.span_tiles % s.span_blocks;
+    s.shorter = s.span_blocks - s.span_tiles % s.span_blocks;
     uint span = block / s.span_blocks, i = block % s.span_blocks;
-    s.begin = span * s.span_tiles + i * s.base + min_of(i, s.rest);
-    s.end = s.begin + s.base + (i < s.rest);
+    s.begin = span * s.span_tiles + i * s.base + (i > s.shorter ? i - s.shorter : 0);
+    s.end = s.begin + s.base + (i >= s.shorter);
     return s;
 }
 
 /* The block that has a tile. */
 INLINE uint owner_of(const share *s, uint tile)
 {
-    uint span = s->span_tiles ? tile / s->span_tiles : 0, longer = s->rest * (s->base + 1);
+    uint span = tile / s->span_tiles, longer_at = s->shorter * s->base;
     tile -= span * s->span_tiles;
-    return span * s->span_blocks + (tile < longer ? tile / (s->base + 1)
-                                                  : s->rest + (tile - longer) / (s->base ? s->base : 1));
+    return span * s->span_blocks + (tile < longer_at ? tile / s->base
+                                                     : s->shorter + (tile - longer_at) / (s->base + 1));
 }
