@@ -100,13 +100,12 @@ typedef struct feed {
  * A nibble of the low plane and the third bits of its two symbols above it are a pair,
  * which one vpermb looks up. A chunk has 16 first pairs of bytes and 16 second ones;
  * levels are sums over a pair and the pair before it. Whole chunks of the low plane
- * follow each other; what is left, 4 or 8 bytes, is the end of a chunk that ends with
- * the plane. */
+ * follow each other; what is left, 4, 8 or 12 bytes, is the end of a chunk that ends
+ * with the plane. */
 
 INLINE int is_planes(const tile_plan *p)
 {
-    unsigned dim = p->head_dim;
-    return p->source == TILE_STREAM && p->stream.is_planes && dim >= 64 && dim % 64 != 48;
+    return p->source == TILE_STREAM && p->stream.is_planes && p->head_dim >= 64;
 }
 
 INLINE __m512i pair_of(__m512i nibble, __m512i third)
@@ -202,7 +201,7 @@ INLINE void planes_start(feed *d, unsigned first, int is_key, const unsigned dim
     d->end_second = d->second;
 }
 
-/* Levels of the chunk that ends with the row, of which the last 4 or 8 bytes are left;
+/* Levels of the chunk that ends with the row, of which the last 4, 8 or 12 bytes are left;
  * they know what comes before them. */
 INLINE void end_levels(const feed *d, const level_tables *t, int is_key, __m512i *level)
 {
@@ -230,6 +229,24 @@ INLINE __m512i left_16(const feed *d, const level_tables *t, int is_key)
                                      _mm512_unpackhi_epi32(l[2], l[3]));
     return _mm512_shuffle_i64x2(_mm512_shuffle_i64x2(l[0], l[1], 0xFF),
                                 _mm512_shuffle_i64x2(l[2], l[3], 0xFF), 0x88);
+}
+
+/* The same of 48, the first 32 and then 16; by dwords of a token, or of values. */
+INLINE void left_48(const feed *d, const level_tables *t, int is_key, __m512i *v)
+{
+    static const uint8_t of_two[3][4] = {{1, 2, 3, 17}, {2, 3, 17, 18}, {3, 17, 18, 19}};
+    static const uint8_t lanes_of_two[3][8] = {
+        {2, 3, 4, 5, 6, 7, 10, 11}, {4, 5, 6, 7, 10, 11, 12, 13}, {6, 7, 10, 11, 12, 13, 14, 15}};
+    const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    __m512i l[4];
+    end_levels(d, t, is_key, l);
+    for (unsigned i = 0; i < 3; i++) {
+        const __m128i *bytes = (const __m128i *)(is_key ? of_two[i] : lanes_of_two[i]);
+        __m512i dwords = _mm512_broadcast_i32x4(_mm_cvtepu8_epi32(_mm_loadu_si32(bytes)));
+        v[i] = is_key ? _mm512_permutex2var_epi32(l[i], _mm512_add_epi32(dwords, lane), l[i + 1])
+                      : _mm512_permutex2var_epi64(l[i], _mm512_cvtepu8_epi64(_mm_loadl_epi64(bytes)),
+                                                  l[i + 1]);
+    }
 }
 
 /* Ready for the values from 32 * first on, in PLANES for those that begin a chunk. */
@@ -296,8 +313,13 @@ INLINE __m512i window_levels(const feed *d, const level_tables *t, const window_
 INLINE __m512i feed_16(const feed *d, const level_tables *t, const tile_plan *p,
                        const feed_kind kind, int is_key, unsigned u)
 {
-    if (kind == PLANES)
+    if (kind == PLANES && u % 4 == 0)
         return left_16(d, t, is_key);
+    if (kind == PLANES) {
+        __m512i v[3];
+        left_48(d, t, is_key, v);
+        return v[2];
+    }
     if (kind != LEVELS)
         return window_levels(d, t, &p->windows[u], is_key);
     __m512i y = chunk_of(&d->f, 16 * u);
@@ -309,7 +331,14 @@ INLINE void feed_32(feed *d, const level_tables *t, const tile_plan *p, const fe
                     int is_key, unsigned c, const unsigned dim, __m512i *v)
 {
     if (kind == PLANES && 32 * c >= dim / 64 * 64) {
-        left_32(d, t, is_key, v);
+        __m512i three[3];
+        if (dim % 64 == 32) {
+            left_32(d, t, is_key, v);
+        } else {
+            left_48(d, t, is_key, three);
+            v[0] = three[0];
+            v[1] = three[1];
+        }
         return;
     }
     if (kind == PLANES) {

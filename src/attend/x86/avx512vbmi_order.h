@@ -14,13 +14,18 @@ INLINE void store_in_turn(__m512 even, __m512 odd, float *out)
     _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(even, high, odd));
 }
 
-/* Every fourth of 16 or 32 values, four times. */
+/* Every fourth of 16, 32 or 48 values, four times. */
 INLINE void store_left(const float *row, unsigned left, float *out)
 {
     const __m512i of_16 = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i of_32 = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19,
                                             27);
     __m512 a = _mm512_loadu_ps(row);
+    if (left == 48) {
+        for (unsigned k = 0; k < 48; k++)
+            out[k] = row[k % 4 * 12 + k / 4];
+        return;
+    }
     if (left == 16) {
         _mm512_storeu_ps(out, _mm512_permutexvar_ps(of_16, a));
         return;
@@ -67,11 +72,15 @@ TARGET static void into_plane_order(unsigned dim, uint8_t *digit)
                           0x0F0B0703, 0x1F1B1713));
     const __m512i order_16 = _mm512_castsi128_si512(
         _mm_setr_epi32(0x0C080400, 0x0D090501, 0x0E0A0602, 0x0F0B0703));
+    const __m512i order_48 = _mm512_setr_epi32(
+        0x0C080400, 0x1C181410, 0x2C282420, 0x0D090501, 0x1D191511, 0x2D292521, 0x0E0A0602,
+        0x1E1A1612, 0x2E2A2622, 0x0F0B0703, 0x1F1B1713, 0x2F2B2723, 0, 0, 0, 0);
     for (; dim >= 64; dim -= 64, digit += 64)
         _mm512_storeu_si512(digit, _mm512_permutexvar_epi8(order, _mm512_loadu_si512(digit)));
     __mmask64 left = ((__mmask64)1 << dim) - 1;
     __m512i rest = _mm512_maskz_loadu_epi8(left, digit);
-    rest = _mm512_permutexvar_epi8(dim == 32 ? order_32 : order_16, rest);
+    rest = _mm512_permutexvar_epi8(dim == 48 ? order_48 : dim == 32 ? order_32 : order_16,
+                                   rest);
     _mm512_mask_storeu_epi8(digit, left, rest);
 }
 

@@ -119,6 +119,9 @@ TARGET static void plane_levels(const uint8_t *codes, const stream_plan *p, int8
     case 16:
         lane_levels(codes, p, 16, out);
         break;
+    case 20:
+        lane_levels(codes, p, 20, out);
+        break;
     case 24:
         lane_levels(codes, p, 24, out);
         break;
