@@ -242,7 +242,24 @@ TARGET static void scores(const tile_plan *p, const int8_t *tile, const uint8_t 
  * with them, so that both digits of 4 queries go together. */
 enum { MOST_DIGITS = 8 };
 
-/* The same from codes: 8 tokens at a time share what is loaded of the queries. */
+/* Products of 32 values of 8 tokens with n rows of digits. */
+INLINE void score_32(feed *one, feed *two, const level_tables *tables, const tile_plan *p,
+                     const digits *d, const unsigned n, const feed_kind kind, unsigned c,
+                     const unsigned dim, __m512i (*sum)[4], unsigned j)
+{
+    __m512i v[2], w[2];
+    feed_32(one, tables, p, kind, 1, c, dim, v);
+    feed_32(two, tables, p, kind, 1, c, dim, w);
+    for (unsigned r = 0; r < n; r++)
+        for (unsigned half = 0; half < 2; half++) {
+            __m512i q = in_lanes(d[r].digit + 32 * c + 16 * half);
+            sum[r][j] = dot_4(sum[r][j], v[half], q);
+            sum[r][j + 1] = dot_4(sum[r][j + 1], w[half], q);
+        }
+}
+
+/* The same from codes: 8 tokens at a time share what is loaded of the queries. Planes know
+ * by the number of 32 values where these are. */
 INLINE void score_feed(const tile_plan *p, const uint8_t *const *rows,
                        const uint8_t *const *ahead, const digits *d, const unsigned n, int wide,
                        const feed_kind kind, const unsigned dim, int32_t (*score)[TILE])
@@ -258,17 +275,13 @@ INLINE void score_feed(const tile_plan *p, const uint8_t *const *rows,
             feed_start(&two, p, four_of(rows, t / 4 + j + 1, 1), kind, 1, 0, dim);
             for (unsigned r = 0; r < n; r++)
                 sum[r][j] = sum[r][j + 1] = _mm512_setzero_si512();
+            if (kind == PLANES) {
 #pragma GCC unroll 6
-            for (unsigned c = 0; c < dim / 32; c++) {
-                __m512i v[2], w[2];
-                feed_32(&one, &tables, p, kind, 1, c, dim, v);
-                feed_32(&two, &tables, p, kind, 1, c, dim, w);
-                for (unsigned r = 0; r < n; r++)
-                    for (unsigned half = 0; half < 2; half++) {
-                        __m512i q = in_lanes(d[r].digit + 32 * c + 16 * half);
-                        sum[r][j] = dot_4(sum[r][j], v[half], q);
-                        sum[r][j + 1] = dot_4(sum[r][j + 1], w[half], q);
-                    }
+                for (unsigned c = 0; c < dim / 32; c++)
+                    score_32(&one, &two, &tables, p, d, n, kind, c, dim, sum, j);
+            } else {
+                for (unsigned c = 0; c < dim / 32; c++)
+                    score_32(&one, &two, &tables, p, d, n, kind, c, dim, sum, j);
             }
         }
         for (unsigned r = 0; r < n; r++)
