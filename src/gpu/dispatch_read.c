@@ -29,14 +29,15 @@ static tqkv_status check_target(pages_call *c, const read_arguments *a, int is_k
 /* How many rows a group reads: a page's, if lanes of items share each (kernels/decode_lanes.h). */
 static uint32_t place_lanes(const read_params *p, const format_params *f, launch *l)
 {
-    uint32_t lanes = f->head_dim / 32, dim = f->head_dim;
+    enum { LANE_ITEMS = 64 }; /* a page's preparation serves four rounds of rows of 128 */
+    uint32_t dim = f->head_dim;
     if (!rows_have_lanes(dim, &p->rotation)) {
         l->n_items = dim / 8 < 32 ? dim / 8 : 32;
-        l->local_bytes = (256 + 3 * dim) * (uint32_t)sizeof(float);
+        l->local_bytes = (256 + 4 * dim) * (uint32_t)sizeof(float);
         return 1;
     }
-    l->n_items = 64 * lanes < ITEMS ? 64 * lanes : ITEMS; /* as many as a page has work for */
-    l->local_bytes = (256 + 32 + dim + 8 * l->n_items) * (uint32_t)sizeof(float);
+    l->n_items = LANE_ITEMS;
+    l->local_bytes = (256 + 32 + 2 * dim + 8 * l->n_items) * (uint32_t)sizeof(float);
     return TQKV_PAGE_TOKENS;
 }
 
@@ -64,7 +65,8 @@ static tqkv_status record_read(pages_call *c, uint32_t first, uint32_t n_sides)
     uint32_t rows = place_lanes(&r, f, &l);
     if (n_sides == 1 || !memcmp(&r.keys.format, &r.values.format, sizeof r.keys.format)) {
         size_t length = format_options(options, sizeof options, "FORMAT", f);
-        snprintf(options + length, sizeof options - length, "GROUP_SIZE=%u", l.n_items);
+        snprintf(options + length, sizeof options - length, "GROUP_SIZE=%u MIN_GROUPS=16",
+                 l.n_items);
     }
     uint64_t n = product3(product3(a->n, TQKV_PAGE_TOKENS / rows, 1), p->n_kv_heads, n_sides);
     tqkv_status status = launch_set_groups(&l, c->e, n);

@@ -105,11 +105,14 @@ static tqkv_status check_call(rows_call *c, size_t stride)
 
 /* The kernel for this format, and its buffers in the order that both directions
  * share but for numbers, which come first (encode) or last (decode). */
-static tqkv_status find_kernel(rows_call *c, launch *l, const char *name, uint32_t group)
+static tqkv_status find_kernel(rows_call *c, launch *l, const char *name, uint32_t group,
+                               uint32_t min_groups)
 {
     char options[192];
     size_t length = format_options(options, sizeof options, "FORMAT", &c->p.format);
-    snprintf(options + length, sizeof options - length, "GROUP_SIZE=%u", group);
+    length += (size_t)snprintf(options + length, sizeof options - length, "GROUP_SIZE=%u", group);
+    if (min_groups)
+        snprintf(options + length, sizeof options - length, " MIN_GROUPS=%u", min_groups);
     return launch_find(l, c->e, c->registry, name, options);
 }
 
@@ -230,7 +233,7 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
     }
     status = launch_set_groups(&l, e, (n_rows + per_group - 1) / per_group);
     if (status == TQKV_OK)
-        status = find_kernel(&c, &l, kernel, l.n_items);
+        status = find_kernel(&c, &l, kernel, l.n_items, 0);
     return status == TQKV_OK ? record(&c, &l, 1) : status;
 }
 
@@ -261,6 +264,7 @@ tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
     c.p.format.words = (uint)rows_have_words(&c.p.format, rows->codes, rows->code_offset,
                                              rows->code_stride);
     const char *kernel = "decode_rows";
+    uint32_t min_groups = 0;
     c.p.wide = buffer_is_aligned(dst, 0, 16) && c.p.value_stride % 16 == 0;
     l.local_bytes = 256 * sizeof(float);
     rotation_params_set(&c.p.rotation, format, 1);
@@ -270,6 +274,8 @@ tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
     } else if (rows_have_lanes(dim, &c.p.rotation)) {
         uint64_t per_group = 4 * ITEMS * 32 / dim; /* kernels/decode_lanes.h: dim / 32 items a row */
         kernel = "decode_rows_lanes";
+        /* 56 registers, and more items at a time; lm4 goes faster with more registers. */
+        min_groups = format->codebook == TQKV_CODEBOOK_TRELLIS ? 9 : 0;
         l.local_bytes = (256 + 32 + 8 * ITEMS) * sizeof(float);
         status = launch_set_groups(&l, e, (n_rows + per_group - 1) / per_group);
     } else {
@@ -279,6 +285,6 @@ tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
         status = launch_set_groups(&l, e, n_rows);
     }
     if (status == TQKV_OK)
-        status = find_kernel(&c, &l, kernel, l.n_items);
+        status = find_kernel(&c, &l, kernel, l.n_items, min_groups);
     return status == TQKV_OK ? record(&c, &l, 0) : status;
 }

@@ -51,16 +51,11 @@ KERNEL4(decode_rows_lanes, rows_params, const uchar, codes, const uchar, scales,
         lanes_decode(&f, &p->rotation, codes + row * p->code_stride,
                      scales + row * p->scale_stride, 1, table, table + LANES_TABLE, item, n_items,
                      x);
-        UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
-        {
-            uint first = 8 * (lane + lanes * c);
-            if (p->has_balance)
-                UNROLL for (uint j = 0; j < 8; j++)
-                    x[8 * c + j] /= balance[first + j];
-            if (at < p->n_rows)
-                numbers_store(dst + row * p->value_stride, p->value_type, first, p->wide,
-                              x + 8 * c);
-        }
+        if (p->has_balance)
+            UNROLL for (uint i = 0; i < LANE_VALUES; i++)
+                x[i] /= balance[8 * (lane + lanes * (i / 8)) + i % 8];
+        if (at < p->n_rows)
+            pieces_store(dst + row * p->value_stride, p->value_type, p->wide, lane, lanes, x);
     }
 }
 

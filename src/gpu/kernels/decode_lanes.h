@@ -21,7 +21,9 @@ INLINE uint row_lanes(const format_params *f)
 
 INLINE void lanes_table(const format_params *f, LOCAL float *table, uint item, uint n_items)
 {
-    table_load(f, table, item, n_items);
+    bool has_own = f->kind == KIND_TRELLIS && f->words && (f->bits == 4 || f->bits == 8);
+    if (!has_own)
+        table_load(f, table, item, n_items);
     for (uint i = item; i < 32; i += n_items)
         table[TABLE_FLOATS + i] = i & 1 ? TRELLIS_B[2][i / 2] : TRELLIS_A[2][i / 2];
     BARRIER(n_items);
@@ -40,30 +42,68 @@ INLINE void pair_load(LOCAL const float *pairs, uint nibble, float *a, float *b)
 #endif
 }
 
-/* values_load, with one look-up a value for tq4 and none for tq8, whose windows are levels. */
-INLINE void piece_load(const format_params *f, GLOBAL const uchar *codes, uint chunk,
-                       LOCAL const float *table, float *x)
+/* Pieces lane, lane + lanes and so on, by values_load, but with one look-up a value for tq4 and
+ * none for tq8, whose windows are levels. */
+INLINE void pieces_load(const format_params *f, GLOBAL const uchar *codes, uint lane, uint lanes,
+                        LOCAL const float *table, float *x)
 {
+    GLOBAL const uint *words = (GLOBAL const uint *)codes;
     if (f->kind == KIND_TRELLIS && f->bits == 4 && f->words) {
-        uint word = stream_word(f, codes, chunk), next = stream_word(f, codes, chunk + 1);
-        float a, unused;
-        UNROLL for (uint j = 0; j < 8; j++)
+        uint word[4], next[4], last = lane + 3 * lanes + 1;
+        words += lane;
+        UNROLL for (uint c = 0; c < 4; c++)
+            word[c] = words[lanes * c];
+        UNROLL for (uint c = 0; c < 3; c++)
+            next[c] = words[lanes * c + 1];
+        next[3] = ((GLOBAL const uint *)codes)[last < 4 * lanes ? last : 0];
+        UNROLL for (uint c = 0; c < 4; c++)
         {
-            pair_load(table + TABLE_FLOATS, word >> 4 * j & 15, &a, &x[j]);
-            if (j > 0)
-                x[j - 1] += a;
+            float a, unused;
+            UNROLL for (uint j = 0; j < 8; j++)
+            {
+                pair_load(table + TABLE_FLOATS, word[c] >> 4 * j & 15, &a, &x[8 * c + j]);
+                if (j > 0)
+                    x[8 * c + j - 1] += a;
+            }
+            pair_load(table + TABLE_FLOATS, next[c] & 15, &a, &unused);
+            x[8 * c + 7] += a;
         }
-        pair_load(table + TABLE_FLOATS, next & 15, &a, &unused);
-        x[7] += a;
     } else if (f->kind == KIND_TRELLIS && f->bits == 8 && f->words) {
-        UNROLL for (uint j = 0; j < 2; j++)
+        uint word[8];
+        words += 2 * lane;
+        UNROLL for (uint c = 0; c < 8; c++)
+            word[c] = words[c / 2 * 2 * lanes + c % 2];
+        UNROLL for (uint c = 0; c < 8; c++)
         {
-            uint word = stream_word(f, codes, 2 * chunk + j);
             UNROLL for (uint k = 0; k < 4; k++)
-                x[4 * j + k] = (float)((int)(word << (24 - 8 * k)) >> 24);
+                x[4 * c + k] = (float)((int)(word[c] << (24 - 8 * k)) >> 24);
         }
     } else {
-        values_load(f, codes, chunk, table, x);
+        UNROLL for (uint c = 0; c < 4; c++)
+            values_load(f, codes, lane + lanes * c, table, x + 8 * c);
+    }
+}
+
+/* The same pieces to an array of numbers. */
+INLINE void pieces_store(GLOBAL uchar *to, uint type, uint wide, uint lane, uint lanes,
+                         const float *x)
+{
+    if (wide && type == TYPE_F16) {
+        to += 16 * lane;
+        UNROLL for (uint c = 0; c < 4; c++)
+            words_store(to + 16 * lanes * c, f16_pair(x[8 * c], x[8 * c + 1]),
+                        f16_pair(x[8 * c + 2], x[8 * c + 3]), f16_pair(x[8 * c + 4], x[8 * c + 5]),
+                        f16_pair(x[8 * c + 6], x[8 * c + 7]));
+    } else if (wide && type == TYPE_BF16) {
+        to += 16 * lane;
+        UNROLL for (uint c = 0; c < 4; c++)
+            words_store(to + 16 * lanes * c, bf16_pair(x[8 * c], x[8 * c + 1]),
+                        bf16_pair(x[8 * c + 2], x[8 * c + 3]),
+                        bf16_pair(x[8 * c + 4], x[8 * c + 5]),
+                        bf16_pair(x[8 * c + 6], x[8 * c + 7]));
+    } else {
+        UNROLL for (uint c = 0; c < 4; c++)
+            numbers_store(to, type, 8 * (lane + lanes * c), wide, x + 8 * c);
     }
 }
 
@@ -118,8 +158,7 @@ INLINE void lanes_decode(const format_params *f, PARAM const rotation_params *r,
     uint lanes = row_lanes(f), lane = item % lanes;
     bool is_mlx = f->kind == KIND_MLX;
     float scale = sign * scale_load(f, scales, 0);
-    UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
-        piece_load(f, codes, lane + lanes * c, table, x + 8 * c);
+    pieces_load(f, codes, lane, lanes, table, x);
     if (is_mlx || !r->active) {
         UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
         {

@@ -198,24 +198,27 @@ INLINE int least_of(int a, int b)
 INLINE void narrow_step(const narrow *m, uint i, int target, int mask,
                         const narrow_step_tables *t, int *cost)
 {
-    int path[NARROW], minus = -target;
+    int path[NARROW], least[NARROW], minus = -target;
     uint low = 0, high = 0;
     UNROLL for (uint j = 0; j < NARROW; j++)
         path[j] = minus * t->b[j] + ((cost[j] & mask) | (int)j);
     UNROLL for (uint k = 0; k < NARROW; k++)
+        least[k] = least_of(path[0] + t->a[k] * t->b[0], path[1] + t->a[k] * t->b[1]);
+    UNROLL for (uint j = 2; j < NARROW; j += 2)
     {
-        int a = t->a[k], least = path[0] + a * t->b[0];
-        UNROLL for (uint j = 1; j + 1 < NARROW; j += 2)
+        UNROLL for (uint k = 0; k < NARROW; k++)
         {
-            int one = path[j] + a * t->b[j], two = path[j + 1] + a * t->b[j + 1];
-            least = least_of(least_of(least, one), two);
+            int one = path[j] + t->a[k] * t->b[j], two = path[j + 1] + t->a[k] * t->b[j + 1];
+            least[k] = least_of(least_of(least[k], one), two);
         }
-        least = least_of(least, path[NARROW - 1] + a * t->b[NARROW - 1]);
-        cost[k] = least + (t->a[NARROW + k] + 32 * minus * a);
+    }
+    UNROLL for (uint k = 0; k < NARROW; k++)
+    {
+        cost[k] = least[k] + (t->a[NARROW + k] + 32 * minus * t->a[k]);
         if (k < 8)
-            low = low >> 4 | (uint)least << 28;
+            low = low >> 4 | (uint)least[k] << 28;
         else
-            high = high >> 4 | (uint)least << 28;
+            high = high >> 4 | (uint)least[k] << 28;
     }
     m->low[i * m->stride] = low;
     m->high[i * m->stride] = (uchar)(high >> 24);

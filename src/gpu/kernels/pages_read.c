@@ -50,25 +50,28 @@ INLINE read_task read_task_of(PARAM const read_params *p, uint n, GLOBAL const u
     return t;
 }
 
-/* A page's mean to local memory; a barrier has to follow. */
+/* A page's mean to local memory, and behind it what is added to a row that does without: minus
+ * zeros, which change nothing. A barrier has to follow. */
 INLINE void read_mean(PARAM const read_params *p, const read_task *t, uint dim, LOCAL float *mean,
                       uint item, uint n_items)
 {
     PARAM const pages_side *s = t->is_key ? &p->keys : &p->values;
     float scale = s->has_mean ? page_mean_scale(t->mean, dim) : 0;
-    for (uint i = item; s->has_mean && i < dim; i += n_items)
-        mean[i] = page_mean_value(t->mean[i], scale);
+    for (uint i = item; i < dim; i += n_items) {
+        mean[i] = s->has_mean ? page_mean_value(t->mean[i], scale) : -0.0f;
+        mean[dim + i] = -0.0f;
+    }
 }
 
-/* One of its rows. */
+/* A row of a page. */
 INLINE read_task read_row(PARAM const read_params *p, const read_task *page, uint slot)
 {
     read_task t = *page;
     PARAM const pages_side *s = t.is_key ? &p->keys : &p->values;
-    t.codes += (ulong)slot * s->code_row;
-    t.scales += (ulong)slot * s->scale_row;
-    t.staged += (ulong)slot * s->from_row;
-    t.to += (ulong)slot * p->to_row;
+    t.codes += slot * (ulong)s->code_row;
+    t.scales += slot * (ulong)s->scale_row;
+    t.staged += slot * (ulong)s->from_row;
+    t.to += slot * p->to_row;
     uint sign_byte = t.scales[s->format.kind == KIND_MLX ? 3 : 1];
     t.is_rest = s->has_mean && sign_byte > 127;
     t.sign = t.is_rest ? -1 : 1;
@@ -93,28 +96,26 @@ INLINE void floats_load(LOCAL const float *p, uint n, float *x)
     }
 }
 
-/* Values first to first + 7 of a sealed row become what was sealed, those of a staged one are
- * loaded, others are 0. */
-INLINE void read_finish(PARAM const read_params *p, const read_task *t, uint first,
+/* Values first to first + 7 of a sealed row become what was sealed. */
+INLINE void read_finish(PARAM const pages_side *s, const read_task *t, uint first,
                         LOCAL const float *mean, float *x)
 {
-    PARAM const pages_side *s = t->is_key ? &p->keys : &p->values;
+    float m[8];
     if (t->is_key && s->has_balance)
         UNROLL for (uint j = 0; j < 8; j++)
             x[j] /= t->balance[first + j];
-    if (s->has_mean) {
-        float m[8];
-        floats_load(mean + first, 2, m);
-        UNROLL for (uint j = 0; j < 8; j++)
-            x[j] = t->is_rest ? x[j] + m[j] : x[j];
-    }
+    floats_load(mean + first, 2, m);
+    UNROLL for (uint j = 0; j < 8; j++)
+        x[j] += m[j];
+}
+
+/* Those of a row that is staged, or not there. */
+INLINE void read_other(PARAM const pages_side *s, const read_task *t, uint first, float *x)
+{
+    UNROLL for (uint j = 0; j < 8; j++)
+        x[j] = 0;
     if (t->is_staged)
         numbers_load(t->staged, s->from_type, first, s->from_wide, x);
-    if (!t->is_staged && !t->is_sealed)
-        UNROLL for (uint j = 0; j < 8; j++)
-            x[j] = 0;
-    if (t->exists)
-        numbers_store(t->to, p->to_type, first, p->to_wide, x);
 }
 
 /* Where both sides have one format, and the kernel is compiled for it. */
@@ -137,18 +138,26 @@ KERNEL12(read_pages_lanes, read_params, const uchar, key_codes, const uchar, key
          const uint, numbers, uchar, keys, uchar, values)
 {
     read_task page = read_task_of(p, group_y * 65535 + group_x, READ_BUFFERS);
-    format_params f = read_format(page.is_key ? &p->keys : &p->values);
+    PARAM const pages_side *s = page.is_key ? &p->keys : &p->values;
+    format_params f = read_format(s);
     LOCAL float *table = (LOCAL float *)local_memory;
     uint lanes = row_lanes(&f), lane = item % lanes;
-    LOCAL float *mean = table + LANES_TABLE, *memory = mean + f.head_dim;
+    LOCAL float *mean = table + LANES_TABLE, *memory = mean + 2 * f.head_dim;
     read_mean(p, &page, f.head_dim, mean, item, n_items);
     lanes_table(&f, table, item, n_items);
     for (uint slot = item / lanes; slot < PAGE_TOKENS; slot += n_items / lanes) {
         float x[LANE_VALUES];
         read_task t = read_row(p, &page, slot);
+        LOCAL const float *of_row = t.is_rest ? mean : mean + f.head_dim;
         lanes_decode(&f, &p->rotation, t.codes, t.scales, t.sign, table, memory, item, n_items, x);
-        UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
-            read_finish(p, &t, 8 * (lane + lanes * c), mean, x + 8 * c);
+        if (t.is_sealed)
+            UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
+                read_finish(s, &t, 8 * (lane + lanes * c), of_row, x + 8 * c);
+        else
+            UNROLL for (uint c = 0; c < LANE_VALUES / 8; c++)
+                read_other(s, &t, 8 * (lane + lanes * c), x + 8 * c);
+        if (t.exists)
+            pieces_store(t.to, p->to_type, p->to_wide, lane, lanes, x);
     }
 }
 
@@ -193,6 +202,10 @@ KERNEL12(read_pages, read_params, const uchar, key_codes, const uchar, key_scale
                 value = flipped(&p->rotation, chunk * 8 + j, value * factor);
             eight[j] = value;
         }
-        read_finish(p, &t, chunk * 8, mean, eight);
+        if (t.is_sealed)
+            read_finish(s, &t, chunk * 8, t.is_rest ? mean : mean + dim, eight);
+        else
+            read_other(s, &t, chunk * 8, eight);
+        numbers_store(t.to, p->to_type, 8 * chunk, p->to_wide, eight);
     }
 }

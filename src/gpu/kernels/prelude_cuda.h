@@ -54,7 +54,11 @@ INLINE ushort f16_from_float(float x)
 
 #ifdef GROUP_SIZE
 #define ITEM_COUNT GROUP_SIZE
+#ifdef MIN_GROUPS /* of a multiprocessor at a time: so many registers fewer */
+#define BOUNDS __launch_bounds__(GROUP_SIZE, MIN_GROUPS)
+#else
 #define BOUNDS __launch_bounds__(GROUP_SIZE)
+#endif
 #else
 #define ITEM_COUNT blockDim.x
 #define BOUNDS
