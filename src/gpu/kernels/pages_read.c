@@ -63,19 +63,20 @@ INLINE void read_mean(PARAM const read_params *p, const read_task *t, uint dim, 
     }
 }
 
-/* A row of a page. */
-INLINE read_task read_row(PARAM const read_params *p, const read_task *page, uint slot)
+/* To a row that is `rows` further. */
+INLINE void read_step(PARAM const read_params *p, PARAM const pages_side *s, read_task *t, uint rows)
 {
-    read_task t = *page;
-    PARAM const pages_side *s = t.is_key ? &p->keys : &p->values;
-    t.codes += slot * (ulong)s->code_row;
-    t.scales += slot * (ulong)s->scale_row;
-    t.staged += slot * (ulong)s->from_row;
-    t.to += slot * p->to_row;
-    uint sign_byte = t.scales[s->format.kind == KIND_MLX ? 3 : 1];
-    t.is_rest = s->has_mean && sign_byte > 127;
-    t.sign = t.is_rest ? -1 : 1;
-    return t;
+    t->codes += rows * (ulong)s->code_row;
+    t->scales += rows * (ulong)s->scale_row;
+    t->staged += rows * (ulong)s->from_row;
+    t->to += rows * p->to_row;
+}
+
+INLINE void read_choice(PARAM const pages_side *s, read_task *t)
+{
+    uint sign_byte = t->scales[s->format.kind == KIND_MLX ? 3 : 1];
+    t->is_rest = s->has_mean && sign_byte > 127;
+    t->sign = t->is_rest ? -1 : 1;
 }
 
 /* Four times n floats that lie side by side at a multiple of 16 bytes. */
@@ -137,17 +138,18 @@ KERNEL12(read_pages_lanes, read_params, const uchar, key_codes, const uchar, key
          value_means, const uchar, staged_keys, const uchar, staged_values, const float, balances,
          const uint, numbers, uchar, keys, uchar, values)
 {
-    read_task page = read_task_of(p, group_y * 65535 + group_x, READ_BUFFERS);
-    PARAM const pages_side *s = page.is_key ? &p->keys : &p->values;
+    read_task t = read_task_of(p, group_y * 65535 + group_x, READ_BUFFERS);
+    PARAM const pages_side *s = t.is_key ? &p->keys : &p->values;
     format_params f = read_format(s);
     LOCAL float *table = (LOCAL float *)local_memory;
     uint lanes = row_lanes(&f), lane = item % lanes;
     LOCAL float *mean = table + LANES_TABLE, *memory = mean + 2 * f.head_dim;
-    read_mean(p, &page, f.head_dim, mean, item, n_items);
+    read_mean(p, &t, f.head_dim, mean, item, n_items);
     lanes_table(&f, table, item, n_items);
+    read_step(p, s, &t, item / lanes);
     for (uint slot = item / lanes; slot < PAGE_TOKENS; slot += n_items / lanes) {
         float x[LANE_VALUES];
-        read_task t = read_row(p, &page, slot);
+        read_choice(s, &t);
         LOCAL const float *of_row = t.is_rest ? mean : mean + f.head_dim;
         lanes_decode(&f, &p->rotation, t.codes, t.scales, t.sign, table, memory, item, n_items, x);
         if (t.is_sealed)
@@ -158,6 +160,7 @@ KERNEL12(read_pages_lanes, read_params, const uchar, key_codes, const uchar, key
                 read_other(s, &t, 8 * (lane + lanes * c), x + 8 * c);
         if (t.exists)
             pieces_store(t.to, p->to_type, p->to_wide, lane, lanes, x);
+        read_step(p, s, &t, n_items / lanes);
     }
 }
 
@@ -168,18 +171,19 @@ KERNEL12(read_pages, read_params, const uchar, key_codes, const uchar, key_scale
          numbers, uchar, keys, uchar, values)
 {
     uint group = group_y * 65535 + group_x;
-    read_task page = read_task_of(p, group / PAGE_TOKENS, READ_BUFFERS);
-    if (!page.exists)
+    read_task t = read_task_of(p, group / PAGE_TOKENS, READ_BUFFERS);
+    if (!t.exists)
         return;
-    PARAM const pages_side *s = page.is_key ? &p->keys : &p->values;
+    PARAM const pages_side *s = t.is_key ? &p->keys : &p->values;
     format_params f = s->format;
     uint dim = f.head_dim;
     LOCAL float *table = (LOCAL float *)local_memory;
     LOCAL float *x = table + TABLE_FLOATS, *y = x + dim, *mean = y + dim;
-    read_mean(p, &page, dim, mean, item, n_items);
+    read_mean(p, &t, dim, mean, item, n_items);
     table_load(&f, table, item, n_items);
     BARRIER(n_items);
-    read_task t = read_row(p, &page, group % PAGE_TOKENS);
+    read_step(p, s, &t, group % PAGE_TOKENS);
+    read_choice(s, &t);
     float scale = scale_load(&f, t.scales, 0) * t.sign, factor = 1;
     for (uint chunk = item; chunk < dim / 8; chunk += n_items) {
         float eight[8];
