@@ -191,7 +191,8 @@ KERNEL16(attend_split, attend_params, const float, queries, const uchar, key_cod
          const float, mask_slopes, float, partials)
 {
     format_params kf = key_format(p), vf = value_format(p);
-    bool is_original = IS_ORIGINAL(p);
+    bool is_original = IS_ORIGINAL(p), has_key_means = is_original && p->has_key_means,
+         has_value_means = is_original && p->has_value_means;
     uint key_dim = kf.head_dim, dim = vf.head_dim, value_blocks = scale_blocks(&vf);
     attend_local l = local_of(local_memory, key_dim, value_blocks, is_original);
     attend_task k = attend_task_of(p, lengths, starts, group_y, group_z);
@@ -224,7 +225,7 @@ KERNEL16(attend_split, attend_params, const float, queries, const uchar, key_cod
     uint chunks = dim / 8, subsets = n_items / chunks;
     uint chunk = item % chunks, subset = item / chunks;
     BARRIER(n_items);
-    if (p->has_key_means && begin < end)
+    if (has_key_means && begin < end)
         means_multiply(p, &k, &l, key_means, pages, begin, end, item, n_items);
     BARRIER(n_items);
 
@@ -250,7 +251,7 @@ KERNEL16(attend_split, attend_params, const float, queries, const uchar, key_cod
                 GLOBAL const uchar *codes = key_codes + code_offset(&p->keys, k.sequence, k.head, at);
                 GLOBAL const uchar *scales =
                     scales_at(&kf, key_scales, &p->keys, k.sequence, k.head, at);
-                bool is_chosen = p->has_key_means && scale_has_choice(&kf, scales);
+                bool is_chosen = has_key_means && scale_has_choice(&kf, scales);
                 for (uint c = 0; c < key_dim / 8;) {
                     float block[ROWS];
                     UNROLL for (uint r = 0; r < ROWS; r++)
@@ -317,7 +318,7 @@ KERNEL16(attend_split, attend_params, const float, queries, const uchar, key_cod
             GLOBAL const uchar *scales =
                 is_staged ? value_scales
                           : scales_at(&vf, value_scales, &p->values, k.sequence, k.head, at);
-            bool is_chosen = p->has_value_means && !is_staged && scale_has_choice(&vf, scales);
+            bool is_chosen = has_value_means && !is_staged && scale_has_choice(&vf, scales);
             float weight[ROWS];
             UNROLL for (uint r = 0; r < ROWS; r++)
             {
@@ -339,7 +340,7 @@ KERNEL16(attend_split, attend_params, const float, queries, const uchar, key_cod
         LOCAL const float *weight = l.weights + (value_blocks > 1 ? chunk / 32 * TILE * ROWS : 0);
         uint token = subset;
         for (uint page = 0; page < TILE_PAGES && subset < subsets; page++) {
-            uint page_end = (page + 1) * PAGE_TOKENS - skipped;
+            uint page_end = is_original ? (page + 1) * PAGE_TOKENS - skipped : n;
             float chosen[ROWS];
             place at;
             UNROLL for (uint r = 0; r < ROWS; r++)
@@ -376,7 +377,7 @@ KERNEL16(attend_split, attend_params, const float, queries, const uchar, key_cod
                         original[r][j] = fmaf(factor, mean_level(mean, chunk * 8 + j), original[r][j]);
                 }
         }
-        if (p->has_key_means && tile + TILE < end)
+        if (has_key_means && tile + TILE < end)
             means_multiply(p, &k, &l, key_means, pages, tile + TILE, end, item, n_items);
         BARRIER(n_items);
     }

@@ -13,9 +13,9 @@ INLINE uint exchanged(uint r)
  * the row's choice. */
 INLINE float half_scale(uint half)
 {
-    float x = (half & 0x7FFF) < 0x7C00 ? f16_to_float((ushort)(half & 0x7FFF)) : 0;
+    float x = f16_to_float((ushort)half);
     if (MEANS)
-        return as_float(as_uint(x) | (half & 0x8000) << 16);
+        return fabsf(x) < INFINITY ? x : as_float(as_uint(x) & 0x80000000u);
     return half < 0x7C00 ? x : 0;
 }
 
