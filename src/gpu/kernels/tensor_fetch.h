@@ -173,28 +173,25 @@ INLINE void whole_fetch(const tensor_params *p, const fetcher *f, bytes mask, uc
         page = page_of(p, __shfl_sync(~0u, f->entries, (f->index - f->first_entry) / WARPS), &is_staged);
     if (LAYOUT == 1 && !BLOCKS)
         slot = slot_of(p, tile_begin(f), &unused);
-    if (HAS_ENGINE && !is_elected())
-        return;
-    if (HAS_ENGINE)
-        barrier_expect(barrier, is_staged ? 0 : tensor_stage_bytes(&CASE));
+    bytes here[PARTS];
     UNROLL for (int i = 0; i < PARTS; i++)
-    {
-        bytes here = f->next[i];
-        if (LAYOUT == 1)
-            here += page * part_group(p, i) + (ulong)slot * part_row(i);
-        if (is_staged)
-            continue;
-        if (HAS_ENGINE)
-            engine_copy(stage + part_place(i), here, part_bytes(i), barrier);
-        else
-            warp_copy(stage + part_place(i), here, part_bytes(i), lane);
-    }
-    if (MASK == 3 && !is_staged) { /* there is one query a sequence */
-        bytes here = mask + 2 * (f->at.first_query * p->mask_row + tile_begin(f));
-        if (HAS_ENGINE)
-            engine_copy(stage + MASK_AT, here, 2 * TILE, barrier);
-        else
-            warp_copy(stage + MASK_AT, here, 2 * TILE, lane);
+        here[i] = LAYOUT == 0 ? f->next[i]
+                              : f->next[i] + page * part_group(p, i) + (ulong)slot * part_row(i);
+    /* there is one query a sequence */
+    bytes mask_here = MASK == 3 ? mask + 2 * (f->at.first_query * p->mask_row + tile_begin(f)) : mask;
+    if (!HAS_ENGINE) {
+        UNROLL for (int i = 0; i < PARTS; i++)
+            if (!is_staged)
+                warp_copy(stage + part_place(i), here[i], part_bytes(i), lane);
+        if (MASK == 3)
+            warp_copy(stage + MASK_AT, mask_here, 2 * TILE, lane);
+    } else if (is_elected()) {
+        barrier_expect(barrier, is_staged ? 0 : tensor_stage_bytes(&CASE));
+        UNROLL for (int i = 0; i < PARTS; i++)
+            if (!is_staged)
+                engine_copy(stage + part_place(i), here[i], part_bytes(i), barrier);
+        if (MASK == 3 && !is_staged)
+            engine_copy(stage + MASK_AT, mask_here, 2 * TILE, barrier);
     }
 }
 
