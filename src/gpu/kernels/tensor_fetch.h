@@ -41,9 +41,15 @@ INLINE constexpr uint part_bytes(int part)
                                      : TILE * part_row(part);
 }
 
+/* In a stage (no recursion: the compiler would leave it for the run). */
 INLINE constexpr uint part_place(int part)
 {
-    return part == 0 ? 0 : part_place(part - 1) + part_bytes(part - 1);
+    return part_is_value(part) ? part_kind(part) == CODES    ? VALUES_AT
+                                 : part_kind(part) == SCALES ? VALUE_SCALES_AT
+                                                             : VALUE_MEAN_AT
+           : part_kind(part) == CODES  ? 0
+           : part_kind(part) == SCALES ? SCALES_AT
+                                       : MEAN_AT;
 }
 
 struct sources {
