@@ -42,9 +42,15 @@ INLINE read_task read_task_of(PARAM const read_params *p, uint n, GLOBAL const u
     uint page = t.is_sealed ? number : 0, staged = t.is_staged ? number & ~PAGE_STAGED : 0;
     t.codes = (t.is_key ? key_codes : value_codes) + page_codes_at(s, p->layer, head, page);
     t.scales = (t.is_key ? key_scales : value_scales) + page_scales_at(s, p->layer, head, page);
-    t.mean = (t.is_key ? key_means : value_means) + page_mean_at(s, p->layer, head, page);
-    t.staged = (t.is_key ? staged_keys : staged_values) + staged_at(s, p->layer, head, staged);
-    t.balance = balances + ((ulong)p->layer * p->n_kv_heads + head) * s->format.head_dim;
+    t.mean = t.is_key ? key_means : value_means;
+    t.staged = t.is_key ? staged_keys : staged_values;
+    t.balance = balances;
+    if (s->has_mean)
+        t.mean += page_mean_at(s, p->layer, head, page);
+    if (p->n_staged)
+        t.staged += staged_at(s, p->layer, head, staged);
+    if (s->has_balance)
+        t.balance += ((ulong)p->layer * p->n_kv_heads + head) * s->format.head_dim;
     t.to = (t.is_key ? keys : values) + (ulong)i * PAGE_TOKENS * p->to_row +
            (ulong)head * p->to_head;
     return t;
@@ -68,7 +74,8 @@ INLINE void read_step(PARAM const read_params *p, PARAM const pages_side *s, rea
 {
     t->codes += rows * (ulong)s->code_row;
     t->scales += rows * (ulong)s->scale_row;
-    t->staged += rows * (ulong)s->from_row;
+    if (p->n_staged)
+        t->staged += rows * (ulong)s->from_row;
     t->to += rows * p->to_row;
 }
 

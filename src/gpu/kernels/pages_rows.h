@@ -59,8 +59,12 @@ INLINE page_task page_task_of(PARAM const pages_params *p, ulong n, GLOBAL const
     k.from = (k.is_key ? key_from : value_from) + from;
     k.codes = (k.is_key ? key_codes : value_codes) + page_codes_at(s, layer, head, page);
     k.scales = (k.is_key ? key_scales : value_scales) + page_scales_at(s, layer, head, page);
-    k.mean = (k.is_key ? key_means : value_means) + page_mean_at(s, layer, head, page);
-    k.balance = balances + ((ulong)layer * p->n_kv_heads + head) * s->format.head_dim;
+    k.mean = k.is_key ? key_means : value_means;
+    if (s->has_mean)
+        k.mean += page_mean_at(s, layer, head, page);
+    k.balance = balances;
+    if (s->has_balance)
+        k.balance += ((ulong)layer * p->n_kv_heads + head) * s->format.head_dim;
     return k;
 }
 
