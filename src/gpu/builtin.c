@@ -6,36 +6,37 @@
 
 static const struct {
     const char *name, *text;
+    int is_special;
 } kernels[] = {
-    {"tq_dequantize_kv", text_mlx},
-    {"tq_dequantize_hb_kv", text_mlx},
-    {"mlx_dequantize_range", text_mlx},
-    {"hadamard_quantize_kv", text_encode_mlx},
-    {"requantize_to_f32_hb", text_mlx},
-    {"decode_rows", text_decode},
-    {"decode_rows_original", text_decode},
-    {"decode_rows_lanes", text_decode},
-    {"encode_trellis", text_encode_trellis},
-    {"encode_narrow", text_encode_narrow},
-    {"encode_lloyd", text_encode_lloyd},
-    {"encode_lloyd_private", text_encode_lloyd},
-    {"encode_mlx", text_encode_mlx},
-    {"prepare_queries", text_attend_ends},
-    {"attend_split", text_attend},
-    {"merge_splits", text_attend_ends},
-    {"merge_parts", text_attend_ends},
-    {"attend_tensor", text_attend_tensor},
-    {"append_trellis", text_append},
-    {"append_lloyd", text_append},
-    {"append_mlx", text_append},
-    {"seal_narrow", text_pages_narrow},
-    {"write_narrow", text_pages_narrow},
-    {"pages_trellis", text_pages_teams},
-    {"pages_lloyd", text_pages_teams},
-    {"pages_mlx", text_pages_teams},
-    {"stage_rows", text_pages_stage},
-    {"read_pages_lanes", text_pages_read},
-    {"read_pages", text_pages_read},
+    {"tq_dequantize_kv", text_mlx, 0},
+    {"tq_dequantize_hb_kv", text_mlx, 0},
+    {"mlx_dequantize_range", text_mlx, 0},
+    {"hadamard_quantize_kv", text_encode_mlx, 0},
+    {"requantize_to_f32_hb", text_mlx, 0},
+    {"decode_rows", text_decode, 0},
+    {"decode_rows_original", text_decode, 0},
+    {"decode_rows_lanes", text_decode, 0},
+    {"encode_trellis", text_encode_trellis, 0},
+    {"encode_narrow", text_encode_narrow, 0},
+    {"encode_lloyd", text_encode_lloyd, 0},
+    {"encode_lloyd_private", text_encode_lloyd, 0},
+    {"encode_mlx", text_encode_mlx, 0},
+    {"prepare_queries", text_attend_ends, 0},
+    {"attend_split", text_attend, 0},
+    {"merge_splits", text_attend_ends, 0},
+    {"merge_parts", text_attend_ends, 0},
+    {"attend_tensor", text_attend_tensor, 1},
+    {"append_trellis", text_append, 0},
+    {"append_lloyd", text_append, 0},
+    {"append_mlx", text_append, 0},
+    {"seal_narrow", text_pages_narrow, 0},
+    {"write_narrow", text_pages_narrow, 0},
+    {"pages_trellis", text_pages_teams, 0},
+    {"pages_lloyd", text_pages_teams, 0},
+    {"pages_mlx", text_pages_teams, 0},
+    {"stage_rows", text_pages_stage, 0},
+    {"read_pages_lanes", text_pages_read, 0},
+    {"read_pages", text_pages_read, 0},
 };
 enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 
@@ -57,6 +58,12 @@ const char *builtin_text(const char *name)
 {
     int i = find(name);
     return i < 0 ? NULL : kernels[i].text;
+}
+
+int builtin_is_special(const char *name)
+{
+    int i = find(name);
+    return i >= 0 && kernels[i].is_special;
 }
 
 tqkv_host_kernel builtin_host_kernel(const char *name)

@@ -31,10 +31,10 @@ static const backend *parse_name(const char *name, unsigned *numbers)
         numbers[0] = numbers[1] = 0;
         if (!*name)
             return backends[i];
-        int matched = backends[i] == &backend_opencl
+        int matched = backends[i]->n_numbers == 2
                           ? sscanf(name, ":%5u.%5u%c", &numbers[0], &numbers[1], &rest) == 2
                           : sscanf(name, ":%5u%c", &numbers[0], &rest) == 1;
-        return matched && backends[i] != &backend_host ? backends[i] : NULL;
+        return matched && backends[i]->n_numbers ? backends[i] : NULL;
     }
     return NULL;
 }

@@ -22,8 +22,7 @@ tqkv_status dispatch_check(tqkv_encoder *e, tqkv_registry *registry, tqkv_device
 int buffer_is_aligned(const tqkv_buffer *b, size_t offset, size_t alignment)
 {
     /* OpenCL's and Metal's handles are no addresses; theirs are aligned well. */
-    int is_address = b->device->backend == &backend_cuda || b->device->backend == &backend_host;
-    uintptr_t base = is_address ? (uintptr_t)b->memory : 0;
+    uintptr_t base = b->device->backend->has_addresses ? (uintptr_t)b->memory : 0;
     return (base + b->offset + offset) % alignment == 0;
 }
 

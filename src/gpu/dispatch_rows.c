@@ -193,7 +193,7 @@ static int is_private(const rows_call *c)
 {
     const tqkv_format *f = c->format;
     const backend *b = c->e->device->backend;
-    return (b->specialises || b == &backend_host) && (f->head_dim == 64 || f->head_dim == 128) &&
+    return b->has_row_items && (f->head_dim == 64 || f->head_dim == 128) &&
            f->rotation != TQKV_ROTATION_NONE && !c->balance;
 }
 

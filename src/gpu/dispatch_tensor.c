@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "format/format.h"
+#include "format/levels.h"
 #include "format/lloyd_max.h"
 #include "format/mlx.h"
 #include "format/trellis.h"
@@ -289,13 +290,12 @@ static void tables_make(const int *f, uint32_t words[2][2])
     memcpy(words, t, sizeof t);
 }
 
-/* Real levels as multiples of 1 / 38.2137, which for the Lloyd-Max and mlx values of 4 bits
- * leaves least under N(0,1): 0.32% of the root mean square (0.57% with the largest at 127). */
+/* Real levels as multiples of a unit. */
 static float multiples_make(const tqkv_format *f, level_tables *t)
 {
     const float *values = f->codebook == TQKV_CODEBOOK_MLX ? mlx_codebook(4)
                                                            : lloyd_code_of(4)->values;
-    const float per_unit = 38.213727f;
+    float per_unit = levels_per_unit(f->codebook, f->bits);
     int levels[16];
     for (int n = 0; n < 16; n++)
         levels[n] = (int)lrintf(values[n] * per_unit);

@@ -183,8 +183,7 @@ tqkv_status tqkv_encoder_dispatch(tqkv_encoder *e, const tqkv_pipeline *pipeline
 static int overlap(const tqkv_buffer *a, size_t a_offset, const tqkv_buffer *b, size_t b_offset,
                    size_t bytes)
 {
-    const backend *k = a->device->backend;
-    int is_address = k == &backend_cuda || k == &backend_host;
+    int is_address = a->device->backend->has_addresses;
     uintptr_t x = (is_address ? (uintptr_t)a->memory : 0) + a->offset + a_offset;
     uintptr_t y = (is_address ? (uintptr_t)b->memory : 0) + b->offset + b_offset;
     return (is_address || a->memory == b->memory) && x < y + bytes && y < x + bytes;

@@ -158,7 +158,11 @@ typedef struct binary {
  * the report they are given. */
 struct backend {
     const char *kind;
-    int specialises; /* built-in kernels are worth compiling for each format */
+    int specialises;  /* built-in kernels are worth compiling for each format */
+    int has_row_items; /* kernels may keep a row in an item's registers */
+    int has_addresses; /* memory handles are addresses, whose alignment can be told */
+    int takes_module;  /* compiled kernels that a caller brings (tqkv_registry_config) */
+    int n_numbers;     /* in a device's name: 2 for "opencl:1.0" */
     void (*list)(tqkv_device_info *infos, size_t max, size_t *n);
     /* numbers: those in the device's name */
     tqkv_status (*open)(tqkv_device *d, const unsigned *numbers, void *native, report *r);
@@ -237,6 +241,7 @@ tqkv_status cache_file_write(const char *folder, cache_key key, const binary *co
 /* The built-in kernels: text and host form by name; null if there is none. */
 const char *builtin_name(const char *name); /* the same, static */
 const char *builtin_text(const char *name);
+int builtin_is_special(const char *name); /* it only is one with options */
 const char *builtin_prelude(const char *language);
 tqkv_host_kernel builtin_host_kernel(const char *name);
 

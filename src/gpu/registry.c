@@ -161,11 +161,6 @@ tqkv_status tqkv_registry_register_source(tqkv_registry *r, const char *name, co
 
 /* ---- pipelines ---- */
 
-static int is_cuda(const tqkv_device *d)
-{
-    return d->backend == &backend_cuda;
-}
-
 /* From the folder, else by the compiler, else from the module that was given. */
 static tqkv_status make_kernel(tqkv_registry *r, tqkv_device *d, const program *p, void **kernel,
                                int *has_options)
@@ -186,8 +181,8 @@ static tqkv_status make_kernel(tqkv_registry *r, tqkv_device *d, const program *
     }
     tqkv_status status = b->compile(d, p, kernel, &code, &r->report);
     /* The module has the kernels without options, which are only for speed. */
-    if (status == TQKV_ERROR_NO_DEVICE && is_cuda(d) && r->cuda_module &&
-        strcmp(p->name, "attend_tensor")) {
+    if (status == TQKV_ERROR_NO_DEVICE && b->takes_module && r->cuda_module &&
+        !builtin_is_special(p->name)) {
         *has_options = 0;
         status = b->load(d, p->name, r->cuda_module, r->cuda_module_size, kernel, &r->report);
     }

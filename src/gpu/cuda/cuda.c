@@ -613,6 +613,10 @@ static void graph_close(tqkv_device *d, void *graph)
 const backend backend_cuda = {
     .kind = "cuda",
     .specialises = 1,
+    .has_row_items = 1,
+    .has_addresses = 1,
+    .takes_module = 1,
+    .n_numbers = 1,
     .list = list,
     .open = open_device,
     .close = close_device,

@@ -205,6 +205,8 @@ static tqkv_status elapsed(tqkv_device *d, void *from, void *to, double *seconds
 
 const backend backend_host = {
     .kind = "host",
+    .has_row_items = 1,
+    .has_addresses = 1,
     .list = list,
     .open = open_device,
     .close = close_device,

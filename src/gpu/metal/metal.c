@@ -35,7 +35,10 @@ static const char *const objc_names[] = {OBJC_FUNCTIONS(NAME)};
 #undef NAME
 static const char *const metal_names[] = {"MTLCopyAllDevices"};
 
-enum { SHARED_STORAGE = 0, STATUS_COMPLETED = 4, GROUP_MEMORY = 32 << 10, MAX_GROUP = 1024 };
+/* UNITS: Metal does not tell the number of cores, of which Apple's GPUs have 7 to 80: enough
+ * that long contexts are split, and no device has many times as many groups as it can use. */
+enum { SHARED_STORAGE = 0, STATUS_COMPLETED = 4, GROUP_MEMORY = 32 << 10, MAX_GROUP = 1024,
+       UNITS = 32 };
 
 typedef struct framework {
     object (*copy_devices)(void); /* an NSArray, which we own */
@@ -59,6 +62,7 @@ static void fill_info(const objc_api *api, object device, unsigned number, tqkv_
     info->max_buffer = send_integer(api, device, "maxBufferLength");
     info->max_group = MAX_GROUP;
     info->group_memory = GROUP_MEMORY;
+    info->n_units = UNITS;
 }
 
 static void list(tqkv_device_info *infos, size_t max, size_t *n)
@@ -416,6 +420,7 @@ static tqkv_status elapsed(tqkv_device *d, void *from, void *to, double *seconds
 
 const backend backend_metal = {
     .kind = "metal",
+    .n_numbers = 1,
     .list = list,
     .open = open_device,
     .close = close_device,

@@ -379,6 +379,7 @@ static tqkv_status elapsed(tqkv_device *d, void *from, void *to, double *seconds
 
 const backend backend_opencl = {
     .kind = "opencl",
+    .n_numbers = 2,
     .list = list,
     .open = open_device,
     .close = close_device,
