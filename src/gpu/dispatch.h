@@ -63,8 +63,9 @@ encoder_team encoder_team_of(const format_params *f);
  * encoded so on the device (kernels/narrow.h); 0 where not. */
 uint32_t narrow_items(const tqkv_device *d, const format_params *f, uint32_t *local_bytes);
 
-/* Rows may be decoded by several items each (kernels/decode_lanes.h). */
-int rows_have_lanes(uint32_t head_dim, const rotation_params *rotation);
+/* Rows are decoded by several items each (kernels/decode_lanes.h): on CUDA, and on the host, which
+ * tests it. */
+int rows_have_lanes(const tqkv_device *d, uint32_t head_dim, const rotation_params *rotation);
 
 int is_type(unsigned type);
 static inline size_t type_size(unsigned type)

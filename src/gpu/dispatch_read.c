@@ -27,11 +27,11 @@ static tqkv_status check_target(pages_call *c, const read_arguments *a, int is_k
 }
 
 /* How many rows a group reads: a page's, if lanes of items share each (kernels/decode_lanes.h). */
-static uint32_t place_lanes(const read_params *p, const format_params *f, launch *l)
+static uint32_t place_lanes(const tqkv_device *d, const read_params *p, const format_params *f, launch *l)
 {
     enum { LANE_ITEMS = 64 }; /* a page's preparation serves four rounds of rows of 128 */
     uint32_t dim = f->head_dim;
-    if (!rows_have_lanes(dim, &p->rotation)) {
+    if (!rows_have_lanes(d, dim, &p->rotation)) {
         l->n_items = dim / 8 < 32 ? dim / 8 : 32;
         l->local_bytes = (256 + 4 * dim) * (uint32_t)sizeof(float);
         return 1;
@@ -62,7 +62,7 @@ static tqkv_status record_read(pages_call *c, uint32_t first, uint32_t n_sides)
                             c->views[5], c->views[STAGED_KEYS], c->views[STAGED_KEYS + 1],
                             p->keys.balances, a->numbers, a->keys, a->values},
                 .n_buffers = 12, .is_entered = 1};
-    uint32_t rows = place_lanes(&r, f, &l);
+    uint32_t rows = place_lanes(c->e->device, &r, f, &l);
     if (n_sides == 1 || !memcmp(&r.keys.format, &r.values.format, sizeof r.keys.format)) {
         size_t length = format_options(options, sizeof options, "FORMAT", f);
         snprintf(options + length, sizeof options - length, "GROUP_SIZE=%u MIN_GROUPS=16",

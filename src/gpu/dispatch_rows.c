@@ -239,9 +239,12 @@ tqkv_status tqkv_dispatch_encode(tqkv_encoder *e, tqkv_registry *registry,
 
 /* ---- decoding ---- */
 
-int rows_have_lanes(uint32_t dim, const rotation_params *r)
+int rows_have_lanes(const tqkv_device *d, uint32_t dim, const rotation_params *r)
 {
-    return r->order == 1 && dim >= 32 && (dim & (dim - 1)) == 0;
+    /* Elsewhere lanes exchange through local memory, which is no gain, and takes PoCL minutes to
+     * compile. */
+    int is_served = d->backend->specialises || d->backend == &backend_host;
+    return is_served && r->order == 1 && dim >= 32 && (dim & (dim - 1)) == 0;
 }
 
 tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
@@ -271,7 +274,7 @@ tqkv_status tqkv_dispatch_decode(tqkv_encoder *e, tqkv_registry *registry,
     if (domain == TQKV_ROTATED) {
         uint64_t chunks = product3(n_rows, dim / 8, 1);
         status = launch_set_groups(&l, e, (chunks + 4 * ITEMS - 1) / (4 * ITEMS));
-    } else if (rows_have_lanes(dim, &c.p.rotation)) {
+    } else if (rows_have_lanes(e->device, dim, &c.p.rotation)) {
         uint64_t per_group = 4 * ITEMS * 32 / dim; /* kernels/decode_lanes.h: dim / 32 items a row */
         kernel = "decode_rows_lanes";
         /* 56 registers, and more items at a time; lm4 goes faster with more registers. */

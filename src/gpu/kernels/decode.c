@@ -34,6 +34,7 @@ KERNEL4(decode_rows, rows_params, const uchar, codes, const uchar, scales, const
     }
 }
 
+#ifndef __OPENCL_VERSION__ /* not used there, and PoCL takes minutes to compile it */
 /* The domain of the values that were encoded, by a few items a row. In local memory: the table,
  * and what lanes_butterfly wants. */
 KERNEL4(decode_rows_lanes, rows_params, const uchar, codes, const uchar, scales, const float,
@@ -58,6 +59,7 @@ KERNEL4(decode_rows_lanes, rows_params, const uchar, codes, const uchar, scales,
             pieces_store(dst + row * p->value_stride, p->value_type, p->wide, lane, lanes, x);
     }
 }
+#endif
 
 /* The same for any rotation: a row a group. */
 KERNEL4(decode_rows_original, rows_params, const uchar, codes, const uchar, scales, const float,

@@ -140,6 +140,7 @@ INLINE format_params read_format(PARAM const pages_side *s)
     key_codes, key_scales, key_means, value_codes, value_scales, value_means, staged_keys,    \
         staged_values, balances, numbers, keys, values
 
+#ifndef __OPENCL_VERSION__ /* as decode_rows_lanes */
 KERNEL12(read_pages_lanes, read_params, const uchar, key_codes, const uchar, key_scales,
          const uchar, key_means, const uchar, value_codes, const uchar, value_scales, const uchar,
          value_means, const uchar, staged_keys, const uchar, staged_values, const float, balances,
@@ -170,6 +171,7 @@ KERNEL12(read_pages_lanes, read_params, const uchar, key_codes, const uchar, key
         read_step(p, s, &t, n_items / lanes);
     }
 }
+#endif
 
 /* The same for any rotation and head size: a row a group. */
 KERNEL12(read_pages, read_params, const uchar, key_codes, const uchar, key_scales, const uchar,
