@@ -33,7 +33,9 @@ static const char help[] =
     "      --device NAME  what a device (see 'tqkv devices') does with rows, as shares\n"
     "                     of a copy's bandwidth; --rows says how many. With --attention\n"
     "                     steps of decoding: a table, or the cases given, as\n"
-    "                     FORMAT,SEQUENCES,HEADS,KV_HEADS,HEAD_DIM,TOKENS[,QUERIES[,PAGE]]\n"
+    "                     FORMAT,SEQUENCES,HEADS,KV_HEADS,HEAD_DIM,TOKENS[,QUERIES\n"
+    "                     [,PAGE[,EXTRAS]]], EXTRAS of m (means of pages), s (staged rows),\n"
+    "                     k (a mask)\n"
     "      --cuda-module F  kernels that nvcc compiled, where there is no NVRTC\n"
     "      --json         one JSON object a line\n"
     "  -h, --help         this text\n";

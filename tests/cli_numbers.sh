@@ -79,7 +79,8 @@ bad_case "tq4,8,65536,1,128,1024,1024" "queries are larger"
 bad_case "tq4,1,4,4,128,1024,1,0" PAGE
 bad_case "tq4,1,4,4,128,1024,1,33" "multiple of PAGE"
 bad_case "tq2,1,1,1,16,1048576,1,1" "262144 pages"
-bad_case "tq4,1,4,4,128,1024,1,32,7" "5 to 7 numbers"
+bad_case "tq4,1,4,4,128,1024,1,64,7" "EXTRAS are letters"
+bad_case "tq4,1,4,4,128,1024,1,32,m" "pages of 64 tokens"
 bad_case "tq4,1,4,4,128,1024x" TOKENS
 bad_case "tq4,1,4,4,128," "TOKENS"
 bad_case "tq4,1,4,4,128" "5 to 7 numbers"
