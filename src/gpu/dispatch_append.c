@@ -88,8 +88,7 @@ static tqkv_status record_all(append_call *c)
         if (status == TQKV_OK)
             status = record_rows(c, n, n);
     }
-    for (int i = 0; i < CACHE_VIEWS; i++)
-        tqkv_buffer_free(c->views[i]);
+    views_free(c->views, CACHE_VIEWS);
     if (status != TQKV_OK)
         encoder_truncate(c->e, recorded);
     return status;

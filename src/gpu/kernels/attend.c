@@ -14,6 +14,7 @@
 #include "format_constants.h"
 #include "place.h"
 #include "attend_rows.h"
+#include "page_mean.h"
 
 /* Query rows that share one decoding of the keys and values; tokens of a tile,
  * one for each item; pages that a tile can touch; items that share the product of a query and
@@ -58,12 +59,6 @@ INLINE uint max_of(uint a, uint b)
     return a > b ? a : b;
 }
 
-/* A row's choice is the sign of its scale (the first, for mlx). */
-INLINE bool scale_has_choice(const format_params *f, GLOBAL const uchar *scales)
-{
-    return scales[f->kind == KIND_MLX ? 3 : 1] >> 7;
-}
-
 /* A scale that no encoder writes counts as 0. With a choice, the sign is not the scale's. */
 INLINE float safe_scale(const format_params *f, GLOBAL const uchar *scales, uint block, bool is_chosen)
 {
@@ -82,18 +77,6 @@ INLINE GLOBAL const uchar *scales_at(const format_params *f, GLOBAL const uchar 
     if (f->kind == KIND_PLAIN)
         return scales;
     return scales + scale_offset(o, sequence, head, at);
-}
-
-/* A mean's factor, behind its levels. */
-INLINE float mean_scale(GLOBAL const uchar *mean, uint dim)
-{
-    float scale = f16_to_float((ushort)(mean[dim] | mean[dim + 1] << 8));
-    return scale > 0 && scale < INFINITY ? scale : 0;
-}
-
-INLINE float mean_level(GLOBAL const uchar *mean, uint d)
-{
-    return (float)((int)(mean[d] ^ 128u) - 128);
 }
 
 /* Eight plain numbers, made finite as queries are. */
@@ -165,8 +148,8 @@ INLINE void means_multiply(PARAM const attend_params *p, const attend_task *k, a
             if (!at.is_staged) {
                 GLOBAL const uchar *mean = means + mean_offset(&p->keys, k->head, at);
                 for (uint d = part; d < dim; d += MEAN_PARTS)
-                    sum = fmaf(mean_level(mean, d), l->original[d * ROWS + r], sum);
-                sum *= mean_scale(mean, dim);
+                    sum = fmaf(page_mean_level(mean[d]), l->original[d * ROWS + r], sum);
+                sum *= page_mean_scale(mean, dim);
             }
         }
         l->means[i] = sum;
@@ -372,9 +355,9 @@ KERNEL16(attend_split, attend_params, const float, queries, const uchar, key_cod
             UNROLL for (uint r = 0; r < ROWS; r++)
                 if (is_original && chosen[r] > 0) {
                     GLOBAL const uchar *mean = value_means + mean_offset(&p->values, k.head, at);
-                    float factor = chosen[r] * mean_scale(mean, dim);
+                    float factor = chosen[r] * page_mean_scale(mean, dim);
                     UNROLL for (uint j = 0; j < 8; j++)
-                        original[r][j] = fmaf(factor, mean_level(mean, chunk * 8 + j), original[r][j]);
+                        original[r][j] = fmaf(factor, page_mean_level(mean[chunk * 8 + j]), original[r][j]);
                 }
         }
         if (has_key_means && tile + TILE < end)

@@ -84,24 +84,6 @@ INLINE void narrow_tables(const narrow *m, uint item, uint n_items)
     }
 }
 
-/* Four times n ints that lie side by side. */
-INLINE void ints_load(LOCAL const int *p, uint n, int *x)
-{
-    UNROLL for (uint i = 0; i < n; i++)
-    {
-#if defined(__CUDACC__)
-        int4 four = ((const int4 *)p)[i];
-        x[4 * i] = four.x;
-        x[4 * i + 1] = four.y;
-        x[4 * i + 2] = four.z;
-        x[4 * i + 3] = four.w;
-#else
-        for (uint j = 0; j < 4; j++)
-            x[4 * i + j] = p[4 * i + j];
-#endif
-    }
-}
-
 /* ---- a row in a column ---- */
 
 /* As moments sums. */

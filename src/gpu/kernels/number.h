@@ -116,3 +116,21 @@ INLINE void numbers_store(GLOBAL uchar *p, uint type, ulong i, uint wide, const 
                     bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7]));
     }
 }
+
+/* Four times n ints that lie side by side at a multiple of 16 bytes. */
+INLINE void ints_load(LOCAL const int *p, uint n, int *x)
+{
+    UNROLL for (uint i = 0; i < n; i++)
+    {
+#if defined(__CUDACC__)
+        int4 four = ((const int4 *)p)[i];
+        x[4 * i] = four.x;
+        x[4 * i + 1] = four.y;
+        x[4 * i + 2] = four.z;
+        x[4 * i + 3] = four.w;
+#else
+        for (uint j = 0; j < 4; j++)
+            x[4 * i + j] = p[4 * i + j];
+#endif
+    }
+}

@@ -1,6 +1,7 @@
 #pragma once
 /* What kernels on pages share (tqkv_page.h): where things lie, and means. */
 #include "place.h"
+#include "page_mean.h"
 
 #define NO_PLACE 0xFFFFFFFFu
 
@@ -22,16 +23,4 @@ INLINE ulong page_mean_at(PARAM const pages_side *s, uint layer, uint head, uint
 INLINE ulong staged_at(PARAM const pages_side *s, uint layer, uint head, uint page)
 {
     return layer * s->from_layer + page * s->from_page + head * s->from_head;
-}
-
-/* A scale that sealing does not write counts as 0. */
-INLINE float page_mean_scale(GLOBAL const uchar *mean, uint dim)
-{
-    uint scale16 = mean[dim] | (uint)mean[dim + 1] << 8;
-    return scale16 < 0x7C00 ? f16_to_float((ushort)scale16) : 0;
-}
-
-INLINE float page_mean_value(uint level, float scale)
-{
-    return (float)(level < 128 ? (int)level : (int)level - 256) * scale;
 }

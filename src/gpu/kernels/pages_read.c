@@ -81,40 +81,22 @@ INLINE void read_step(PARAM const read_params *p, PARAM const pages_side *s, rea
 
 INLINE void read_choice(PARAM const pages_side *s, read_task *t)
 {
-    uint sign_byte = t->scales[s->format.kind == KIND_MLX ? 3 : 1];
-    t->is_rest = s->has_mean && sign_byte > 127;
+    format_params f = s->format;
+    t->is_rest = s->has_mean && scale_has_choice(&f, t->scales);
     t->sign = t->is_rest ? -1 : 1;
-}
-
-/* Four times n floats that lie side by side at a multiple of 16 bytes. */
-INLINE void floats_load(LOCAL const float *p, uint n, float *x)
-{
-    UNROLL for (uint i = 0; i < n; i++)
-    {
-#if defined(__CUDACC__)
-        float4 four = ((const float4 *)p)[i];
-        x[4 * i] = four.x;
-        x[4 * i + 1] = four.y;
-        x[4 * i + 2] = four.z;
-        x[4 * i + 3] = four.w;
-#else
-        for (uint j = 0; j < 4; j++)
-            x[4 * i + j] = p[4 * i + j];
-#endif
-    }
 }
 
 /* Values first to first + 7 of a sealed row become what was sealed. */
 INLINE void read_finish(PARAM const pages_side *s, const read_task *t, uint first,
                         LOCAL const float *mean, float *x)
 {
-    float m[8];
+    int m[8]; /* bits of floats */
     if (t->is_key && s->has_balance)
         UNROLL for (uint j = 0; j < 8; j++)
             x[j] /= t->balance[first + j];
-    floats_load(mean + first, 2, m);
+    ints_load((LOCAL const int *)(mean + first), 2, m);
     UNROLL for (uint j = 0; j < 8; j++)
-        x[j] += m[j];
+        x[j] += as_float((uint)m[j]);
 }
 
 /* Those of a row that is staged, or not there. */

@@ -138,3 +138,9 @@ INLINE float scale_load(const format_params *f, GLOBAL const uchar *scales, uint
                           (uint)scales[4 * block + 2] << 16 | (uint)scales[4 * block + 3] << 24);
     return f->head_dim > 256 ? norm / f->block_factor : norm * f->inverse_root;
 }
+
+/* A row's choice in a page with a mean is the sign of its scale (the first, for mlx). */
+INLINE bool scale_has_choice(const format_params *f, GLOBAL const uchar *scales)
+{
+    return scales[f->kind == KIND_MLX ? 3 : 1] >> 7;
+}
